@@ -1,0 +1,48 @@
+"""Deliberate errors; everything else that escapes is a bug.
+
+::
+
+    MedSeg3DError
+      ConfigError   an option, a plan or a name is wrong
+      DataError     a file, volume or folder breaks the data contract
+      ModelError    a bundle or checkpoint cannot be used
+      RunError      a run cannot start or go on (resources, state, interrupted)
+
+A message is one sentence that says what was found, what was expected and what to do.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class MedSeg3DError(Exception):
+    """Root of all deliberate errors; the command line prints it as one line, exit code 1."""
+
+
+class ConfigError(MedSeg3DError, ValueError):
+    """An option, a plan or a name is wrong."""
+
+
+class DataError(MedSeg3DError, ValueError):
+    """A file, volume or folder breaks the data contract."""
+
+
+class ModelError(MedSeg3DError, ValueError):
+    """A bundle or checkpoint cannot be used."""
+
+
+class RunError(MedSeg3DError, RuntimeError):
+    """A run cannot start or cannot go on."""
+
+
+@contextmanager
+def about_case(case_id: str) -> Iterator[None]:
+    """Put ``case ID:`` before the message of any data error raised inside."""
+    try:
+        yield
+    except DataError as error:
+        prefix = f"case {case_id}: "
+        message = str(error)
+        if message.startswith(prefix):
+            raise
+        raise type(error)(prefix + message) from error
