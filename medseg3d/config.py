@@ -1,0 +1,374 @@
+"""Every option, defined, typed and documented once for Python, YAML and the command line.
+
+A field whose ``json_schema_extra`` has ``cli`` becomes a flag (or, with ``positional``, an
+argument); all others are reached through ``--config FILE.yaml`` and ``--set key=value``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from medseg3d.errors import ConfigError
+from medseg3d.types import Size3, Spacing
+
+M = TypeVar("M", bound=BaseModel)
+
+FLAG = {"cli": True}
+ARGUMENT = {"cli": True, "positional": True}
+
+
+def _flag(*names: str) -> dict[str, Any]:
+    """Mark a field as a command-line flag with these short names."""
+    return {"cli": True, "names": list(names)}
+
+
+class Options(BaseModel):
+    """Common behavior: unknown keys are errors, values do not change after construction."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Part(Options):
+    """A network or loss by name, with options for its constructor."""
+
+    name: str = Field(description="Registered name.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Constructor options.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class AugmentationConfig(Options):
+    """Random changes of training patches; 0 switches one off."""
+
+    rotation_degrees: float = Field(
+        20.0, ge=0, le=180, description="Largest rotation about each axis."
+    )
+    scale: tuple[float, float] = Field((0.8, 1.25), description="Range of the zoom factor.")
+    affine_probability: float = Field(0.6, ge=0, le=1, description="Share of rotated patches.")
+    elastic_probability: float = Field(
+        0.3, ge=0, le=1, description="Share of smoothly displaced patches."
+    )
+    elastic_fraction: float = Field(
+        0.06, ge=0, description="Displacement (sd) as a fraction of the patch edge."
+    )
+    mirror_axes: tuple[int, ...] = Field(
+        (0, 1, 2), description="Axes that are flipped, each with probability 0.5."
+    )
+    intensity_probability: float = Field(
+        0.15, ge=0, le=1, description="Share of patches for each of noise, blur, gamma, contrast."
+    )
+
+
+class FitConfig(Options):
+    """Options of ``medseg3d fit``."""
+
+    data: Path = Field(
+        description="Folder with the cases to learn from.", json_schema_extra=ARGUMENT
+    )
+    out: Path | None = Field(
+        None,
+        description="Run folder; default runs/<data>_<network>_<time>.",
+        json_schema_extra=_flag("-o"),
+    )
+    network: Part = Field(
+        Part(name="unet3d"),
+        description="Network by name (medseg3d list networks).",
+        json_schema_extra=FLAG,
+    )
+    loss: Part = Field(
+        Part(name="dice_ce"),
+        description="Loss by name (medseg3d list losses).",
+        json_schema_extra=FLAG,
+    )
+    epochs: int | None = Field(
+        None,
+        gt=0,
+        description="Train this many epochs of steps_per_epoch steps.",
+        json_schema_extra=FLAG,
+    )
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="Train this long instead; default 60 when no epochs are given.",
+        json_schema_extra=FLAG,
+    )
+    fold: int = Field(
+        0, ge=0, description="Fold that is held out for validation.", json_schema_extra=FLAG
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N.",
+        json_schema_extra=FLAG,
+    )
+    seed: int = Field(0, ge=0, description="Seed of every random choice.", json_schema_extra=FLAG)
+    workers: int = Field(
+        0,
+        ge=0,
+        description="Processes that prepare patches; 0 prepares them in the main process.",
+        json_schema_extra=FLAG,
+    )
+    resume: bool = Field(
+        False,
+        description="Go on with the interrupted run in the run folder.",
+        json_schema_extra=FLAG,
+    )
+    plan: Path | None = Field(
+        None, description="A plan.yaml, perhaps edited, to use instead of measuring one."
+    )
+    folds: int = Field(5, ge=2, description="Number of folds, grouped by patient.")
+    cache: Path | None = Field(
+        None, description="Folder of preprocessed cases; default .cache beside the run folder."
+    )
+    spacing: Spacing | None = Field(None, description="Target spacing in mm, over the plan's.")
+    patch_size: Size3 | None = Field(None, description="Patch in voxels, over the plan's.")
+    batch_size: int | None = Field(None, gt=0, description="Patches per step, over the plan's.")
+    width: int | None = Field(
+        None, gt=0, description="Channels of the finest stage, over the plan's."
+    )
+    memory_gb: float | None = Field(
+        None, gt=0, description="Memory that training may take; default from the machine."
+    )
+    steps_per_epoch: int = Field(100, gt=0, description="Optimizer steps in an epoch.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(0.03, ge=0, description="Decoupled weight decay of AdamW.")
+    warmup: float = Field(
+        0.03, ge=0, lt=1, description="Share of the budget with a rising learning rate."
+    )
+    decay_power: float = Field(
+        1.5, gt=0, description="Exponent of the polynomial fall to zero at the budget's end."
+    )
+    gradient_clip: float = Field(
+        12.0, gt=0, description="Largest norm of the gradient; longer ones are cut."
+    )
+    ema: float = Field(
+        0.999, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0 for none."
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="Arithmetic of the network; auto takes bf16 where it is fast."
+    )
+    foreground: float = Field(
+        1 / 3, ge=0, le=1, description="Share of patches centered on foreground."
+    )
+    augmentation: AugmentationConfig = Field(
+        AugmentationConfig(), description="Random changes of training patches."
+    )
+    validate_every: int | None = Field(
+        None,
+        gt=0,
+        description="Epochs between validations; default so that they take about 5 % of the time.",
+    )
+    overlap: float = Field(
+        0.5, ge=0, lt=1, description="Overlap of neighboring windows in validation."
+    )
+    stages: tuple[StageConfig, ...] = Field(
+        (), description="Training stages for networks that have them (hdenseunet)."
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> FitConfig:
+        if self.epochs is not None and self.max_minutes is not None:
+            raise ValueError("epochs and max_minutes exclude each other; give one of them")
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} does not exist; folds are 0 to {self.folds - 1}")
+        return self
+
+
+class StageConfig(Options):
+    """One training stage of a network that is trained in parts."""
+
+    name: str = Field(description="Stage as the network calls it, such as 2d, 3d or joint.")
+    share: float = Field(gt=0, le=1, description="Share of the budget.")
+
+
+class PredictConfig(Options):
+    """Options of ``medseg3d predict``."""
+
+    inputs: tuple[Path, ...] = Field(
+        min_length=1,
+        description="Images or folders of images; CASE_0000, CASE_0001 ... are channels.",
+        json_schema_extra=ARGUMENT,
+    )
+    model: Path | None = Field(
+        None,
+        description="Run folder or bundle; default the newest finished run under ./runs.",
+        json_schema_extra=_flag("-m"),
+    )
+    out: Path | None = Field(
+        None,
+        description="File for one input, else folder; default <input>_seg.nii.gz beside it.",
+        json_schema_extra=_flag("-o"),
+    )
+    overlap: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Fraction of a window shared with its neighbor.",
+        json_schema_extra=FLAG,
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N.",
+        json_schema_extra=FLAG,
+    )
+    probabilities: bool = Field(
+        False,
+        description="Also write the probabilities of all labels as <name>_probabilities.nii.gz.",
+        json_schema_extra=FLAG,
+    )
+    overwrite: bool = Field(False, description="Replace existing files.", json_schema_extra=FLAG)
+    mirror: bool = Field(
+        False, description="Average over mirrored copies: up to 8 times slower, a little better."
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="Arithmetic of the network; auto as the bundle was validated."
+    )
+
+
+class ScoreConfig(Options):
+    """Options of ``medseg3d score``."""
+
+    predictions: Path = Field(
+        description="Predicted label map or folder of them.", json_schema_extra=ARGUMENT
+    )
+    references: Path = Field(
+        description="Reference label map or folder of them.", json_schema_extra=ARGUMENT
+    )
+    out: Path = Field(
+        Path("scores.csv"),
+        description="Table to write; the summary goes beside it as .json.",
+        json_schema_extra=_flag("-o"),
+    )
+    tolerance_mm: float = Field(
+        1.0,
+        gt=0,
+        description="Accepted surface distance of surface Dice, in mm.",
+        json_schema_extra=FLAG,
+    )
+    labels: dict[int, str] | None = Field(
+        None, description="Label values and names; default all values found, names if known."
+    )
+
+    @field_validator("out")
+    @classmethod
+    def _csv(cls, value: Path) -> Path:
+        if value.suffix.lower() != ".csv":
+            raise ValueError(f"the table is written as CSV, so {value.name} must end in .csv")
+        return value
+
+
+FitConfig.model_rebuild()
+
+
+def validated(model: type[M], values: Mapping[str, Any], *, source: str = "options") -> M:
+    """Build a model, or say in one sentence per problem what is wrong.
+
+    Args:
+        model: The model to build.
+        values: Its fields.
+        source: Where the values come from, to begin the message with: a file or "options".
+
+    Raises:
+        ConfigError: If a key is unknown or a value does not fit.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problems = "; ".join(_problem(model, dict(item)) for item in error.errors())
+        raise ConfigError(f"{source}: {problems}") from None
+
+
+def _problem(model: type[BaseModel], item: dict[str, Any]) -> str:
+    place = ".".join(str(step) for step in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(model, item["loc"][:-1])
+        close = get_close_matches(str(item["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+        return f"unknown key {place!r}; {hint}"
+    if item["type"] == "missing":
+        return f"{place} is missing"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    return f"{place}: {message}, got {item['input']!r}" if place else message
+
+
+def _fields_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
+    for step in place:
+        field = model.model_fields.get(str(step))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return list(model.model_fields)
+        model = inner
+    return list(model.model_fields)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML 1.2 file (``1e-3`` is a number, ``no`` is a text).
+
+    Raises:
+        ConfigError: If the file is missing, not YAML or not a mapping.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the name") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not valid YAML: {detail}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, found a {type(values).__name__}")
+    return {str(key): value for key, value in values.items()}
+
+
+def to_yaml(model: BaseModel, *, title: str) -> str:
+    """The model as YAML text, each key under its description."""
+    import io
+
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            mapping = CommentedMap({key: plain(item) for key, item in value.items()})
+            return mapping
+        if isinstance(value, list):
+            sequence = CommentedSeq(plain(item) for item in value)
+            if not any(isinstance(item, dict) for item in value):
+                sequence.fa.set_flow_style()
+            return sequence
+        return value
+
+    dumped = model.model_dump(mode="json")
+    document = CommentedMap()
+    for key, value in dumped.items():
+        document[key] = plain(value)
+        description = type(model).model_fields[key].description
+        if description:
+            document.yaml_set_comment_before_after_key(key, before=description)
+    document.yaml_set_start_comment(title)
+    yaml = YAML()
+    yaml.width = 4096
+    text = io.StringIO()
+    yaml.dump(document, text)
+    return text.getvalue()
