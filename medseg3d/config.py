@@ -173,6 +173,9 @@ class FitConfig(Options):
         gt=0,
         description="Epochs between validations; default so that they take about 5 % of the time.",
     )
+    checkpoint_minutes: float = Field(
+        1.0, ge=0, description="Shortest time between two checkpoints."
+    )
     overlap: float = Field(
         0.5, ge=0, lt=1, description="Overlap of neighboring windows in validation."
     )

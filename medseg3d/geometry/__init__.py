@@ -1,1 +1,1 @@
-"""geometry"""
+"""Grids, orientations and resampling."""

@@ -1,1 +1,1 @@
-"""inference"""
+"""Whole volumes from a network that sees windows."""

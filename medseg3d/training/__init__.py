@@ -1,1 +1,1 @@
-"""training"""
+"""Learning from patches, within a budget of epochs or minutes."""

@@ -1,0 +1,30 @@
+"""Fit, predict and score: the only place where the parts are put together.
+
+Each verb is imported when it is first used, so that ``score`` does not wait for torch nor
+``predict`` for lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medseg3d.api.fitting import Run, fit
+    from medseg3d.api.predicting import Prediction, predict
+    from medseg3d.api.scores import ScoreResult, score
+
+__all__ = ["Prediction", "Run", "ScoreResult", "fit", "predict", "score"]
+
+_HOMES = {
+    "Run": "fitting",
+    "fit": "fitting",
+    "Prediction": "predicting",
+    "predict": "predicting",
+    "ScoreResult": "scores",
+    "score": "scores",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,301 @@
+"""The command ``medseg3d``: a thin layer over :mod:`medseg3d.api`.
+
+Everything heavy is imported inside the commands, so that help and typing errors are instant.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from typer.core import TyperGroup
+
+import medseg3d
+from medseg3d.cli_options import Quiet, Verbose, command, merged, option_rows
+from medseg3d.config import FitConfig, PredictConfig, ScoreConfig, read_yaml
+from medseg3d.errors import MedSeg3DError, RunError
+from medseg3d.progress import LOGGER
+
+if TYPE_CHECKING:
+    from medseg3d.registry import Registry
+    from medseg3d.scoring import Summary
+
+COMMANDS: dict[str, type[BaseModel]] = {
+    "fit": FitConfig,
+    "predict": PredictConfig,
+    "score": ScoreConfig,
+}
+INTERRUPTED = 130
+
+
+class Program(TyperGroup):
+    """The group of commands; a deliberate error becomes one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except MedSeg3DError as error:
+            typer.echo(f"medseg3d {ctx.invoked_subcommand}: {error}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo(f"medseg3d {ctx.invoked_subcommand}: interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=Program,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class StderrHandler(logging.Handler):
+    """Writes to the stderr of the moment, which a progress bar replaces while it is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line; warnings and errors say what they are."""
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        sys.stderr.write(f"{level}{self.format(record)}\n")
+
+
+def _show_version(given: bool) -> None:
+    if given:
+        typer.echo(f"medseg3d {medseg3d.__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+    ),
+]
+
+
+@app.callback(
+    epilog="Start with:  medseg3d fit DATA  then  medseg3d predict IMAGE\n\n"
+    "See it work on generated data:  medseg3d demo"
+)
+def program(
+    version: Version = False,  # noqa: ARG001
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Segment 3D medical images: learn from labeled cases, label new images, score the result."""
+    if not any(isinstance(handler, StderrHandler) for handler in LOGGER.handlers):
+        LOGGER.addHandler(StderrHandler())
+    if not (verbose or quiet):
+        LOGGER.setLevel(logging.INFO)
+
+
+def fit(config: FitConfig) -> None:
+    """Learn to segment from a folder of labeled cases.
+
+    The plan (spacing, patch, network size) is measured from the cases. The run folder holds
+    everything the run did; its model.medseg3d is what predict needs.
+    """
+    from medseg3d import api
+
+    run = api.fit(config)
+    _show(run.scores.summary)
+    typer.echo(run.bundle)
+
+
+def predict(config: PredictConfig) -> None:
+    """Label images with a trained model, on exactly the grid of each image.
+
+    Prints each label map that was written, with the volume of every label.
+    """
+    from medseg3d import api
+
+    for prediction in api.predict(config):
+        volumes = (f"{name} {volume:.4g} mL" for name, volume in prediction.volumes_ml.items())
+        typer.echo(f"{prediction.path}\t{', '.join(volumes)}")
+
+
+def score(config: ScoreConfig) -> None:
+    """Compare predicted label maps with references, paired by case id.
+
+    Writes one row per case and label, and a summary beside the table.
+    """
+    from medseg3d import api
+
+    result = api.score(config)
+    _show(result.summary)
+    typer.echo(result.csv)
+
+
+def _examples(*lines: str) -> str:
+    return "\n\n".join(["Examples:", *lines])
+
+
+app.command(
+    "fit",
+    epilog=_examples(
+        "medseg3d fit DATA",
+        "medseg3d fit DATA -o runs/liver --network vnet --max-minutes 120",
+        "medseg3d fit DATA --config pipelines/liver.yaml --set batch_size=1",
+        "medseg3d fit DATA -o runs/liver --resume",
+        "All options, also those without a flag: medseg3d list options",
+    ),
+)(command(FitConfig, fit))
+app.command(
+    "predict",
+    epilog=_examples(
+        "medseg3d predict IMAGE.nii.gz",
+        "medseg3d predict FOLDER -m runs/liver -o predictions",
+        "medseg3d predict CASE_0000.nii.gz CASE_0001.nii.gz -o CASE_seg.nii.gz",
+        "All options, also those without a flag: medseg3d list options",
+    ),
+)(command(PredictConfig, predict))
+app.command(
+    "score",
+    epilog=_examples(
+        "medseg3d score predictions references",
+        "medseg3d score predictions references -o liver.csv --tolerance-mm 2",
+        "All options, also those without a flag: medseg3d list options",
+    ),
+)(command(ScoreConfig, score))
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    NETWORKS = "networks"
+    LOSSES = "losses"
+    METRICS = "metrics"
+    OPTIONS = "options"
+
+
+@app.command(
+    "list",
+    epilog=_examples(
+        "medseg3d list networks", "medseg3d list metrics --json", "medseg3d list options"
+    ),
+)
+def list_parts(
+    kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the networks, losses, metrics or options that exist.
+
+    A table on a terminal, else one line per row with tabs between the columns.
+    """
+    rows = _rows(kind)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2, default=str))
+    else:
+        _show_rows(rows)
+
+
+def _rows(kind: Kind) -> list[dict[str, Any]]:
+    if kind is Kind.OPTIONS:
+        return [
+            {"command": name, **row}
+            for name, model in COMMANDS.items()
+            for row in option_rows(model)
+        ]
+    registry: Registry[Any] = getattr(import_module(f"medseg3d.{kind}"), kind.upper())
+    return [{"name": name, **registry.facts(name)} for name in registry]
+
+
+def _show_rows(rows: Sequence[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    console = Console()
+    if not console.is_terminal:
+        typer.echo("\n".join("\t".join(line) for line in [columns, *cells]))
+        return
+    table = Table(*columns, box=box.SIMPLE)
+    for line in cells:
+        table.add_row(*map(Text, line))
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _show(summary: "Summary") -> None:
+    from rich.console import Console
+
+    from medseg3d.scoring import summary_table
+
+    Console().print(summary_table(summary))
+
+
+@app.command(epilog=_examples("medseg3d demo", "medseg3d demo -o runs/first"))
+def demo(
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Run folder; default runs/<data>_<network>_<time>."),
+    ] = None,
+    verbose: Verbose = False,  # noqa: ARG001
+    quiet: Quiet = False,  # noqa: ARG001
+) -> None:
+    """Fit, predict and score on generated abdominal scans, to see the whole way once.
+
+    Needs the source checkout, where sample_data and pipelines lie.
+    """
+    from medseg3d import api
+
+    checkout = Path(__file__).parents[1]
+    sample, pipeline = _sample_data(checkout), checkout / "pipelines" / "demo.yaml"
+    given = {"data": sample} | ({} if out is None else {"out": out})
+    run = api.fit(merged(FitConfig, {str(pipeline): read_yaml(pipeline), "flags": given}))
+    predictions = run.folder / "predictions"
+    api.predict(PredictConfig(inputs=(sample / "imagesTs",), model=run.folder, out=predictions))
+    result = api.score(
+        ScoreConfig(
+            predictions=predictions,
+            references=sample / "labelsTs",
+            out=run.folder / "scores.csv",
+        )
+    )
+    _show(result.summary)
+    places = {
+        "cases": sample,
+        "run": run.folder,
+        "model": run.bundle,
+        "predictions": predictions,
+        "scores": result.csv,
+    }
+    for what, where in places.items():
+        typer.echo(f"{what:12}{where}")
+
+
+def _sample_data(checkout: Path) -> Path:
+    """The generated cases of the checkout; they are made if they are not there."""
+    folder = checkout / "sample_data"
+    script = folder / "make_sample_data.py"
+    if not script.is_file():
+        raise RunError(
+            f"the demo needs the source checkout, but {folder} holds no {script.name}; "
+            "clone the repository and run make demo in it"
+        )
+    if not (folder / "labelsTs").is_dir():
+        LOGGER.info("making the sample cases in %s", folder)
+        subprocess.run([sys.executable, str(script)], check=True)
+    return folder
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    app(prog_name="medseg3d")

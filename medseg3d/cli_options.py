@@ -1,0 +1,313 @@
+"""Command-line parameters made from the option models of :mod:`medseg3d.config`.
+
+Three layers are merged, each above the one before: the YAML file of ``--config``, the flags,
+and ``--set KEY=VALUE``. Only what was given enters the model, so that it still knows which of
+its values are defaults.
+"""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import typer
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from rich.markup import escape
+
+from medseg3d.config import read_yaml, validated
+from medseg3d.errors import ConfigError
+from medseg3d.progress import LOGGER
+
+M = TypeVar("M", bound=BaseModel)
+Command = Callable[..., None]
+
+
+def _louder(given: bool) -> None:
+    if given:
+        LOGGER.setLevel(logging.DEBUG)
+
+
+def _quieter(given: bool) -> None:
+    if given:
+        LOGGER.setLevel(logging.WARNING)
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML file with options; flags go above it."),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", callback=_louder, help="Say more.", show_default=False)
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", callback=_quieter, help="Say nothing but warnings and errors."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any option by name, dotted where nested; repeatable "
+        "(all of them: medseg3d list options).",
+    ),
+]
+
+
+def command(model: type[M], run: Callable[[M], None]) -> Command:
+    """A function for typer whose parameters are the model's command-line fields.
+
+    Args:
+        model: Options of the command. A field takes part if its ``json_schema_extra`` has
+            ``cli``; ``positional`` makes it an argument, ``names`` adds short spellings.
+        run: What to do with the validated options; its docstring is the command's help.
+    """
+
+    def invoke(
+        context: typer.Context,
+        config: Path | None,
+        settings: list[str] | None,
+        verbose: bool,  # noqa: ARG001
+        quiet: bool,  # noqa: ARG001
+        **flags: Any,
+    ) -> None:
+        layers = given_options(flags, file=config, settings=settings or ())
+        for name, field in arguments(model):
+            if field.is_required() and not any(name in layer for layer in layers.values()):
+                context.fail(f"Missing argument '{name.upper()}'.")
+        run(merged(model, layers))
+
+    parameters = [
+        _keyword("context", typer.Context, inspect.Parameter.empty),
+        *(_parameter(name, field) for name, field in _command_line_fields(model)),
+        _keyword("config", ConfigFile),
+        _keyword("settings", Settings),
+        _keyword("verbose", Verbose, default=False),
+        _keyword("quiet", Quiet, default=False),
+    ]
+    paragraphs = inspect.cleandoc(run.__doc__ or "").split("\n\n")
+    invoke.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    invoke.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    vars(invoke)["__signature__"] = inspect.Signature(parameters)
+    return invoke
+
+
+def arguments(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """The fields that stand on the command line without a flag."""
+    for name, field in _command_line_fields(model):
+        if _marks(field).get("positional"):
+            yield name, field
+
+
+def given_options(
+    flags: Mapping[str, Any],
+    *,
+    file: Path | None = None,
+    settings: Sequence[str] = (),
+) -> dict[str, dict[str, Any]]:
+    """What the user said, by source, in the order in which it is merged.
+
+    Args:
+        flags: Values by field; ``None`` and empty lists were not given.
+        file: YAML file.
+        settings: ``KEY=VALUE`` texts.
+
+    Raises:
+        ConfigError: If the file or a setting cannot be read, or a flag and a setting
+            disagree about one option.
+    """
+    from_flags = {name: value for name, value in flags.items() if value not in (None, [], ())}
+    from_settings: dict[str, Any] = {}
+    for text in settings:
+        key, value = _setting(text)
+        if key in from_flags:
+            raise ConfigError(f"{key} is given twice, as --{_dashed(key)} and with --set")
+        _place(from_settings, key.split("."), value)
+    from_file = read_yaml(file) if file is not None else {}
+    return {str(file): from_file, "flags": from_flags, "--set": from_settings}
+
+
+def merged(model: type[M], layers: Mapping[str, Mapping[str, Any]]) -> M:
+    """One validated model from the layers, the last one on top.
+
+    Raises:
+        ConfigError: If a key is unknown or a value does not fit; the message begins with
+            the source of the value, a file with its line.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for source, layer in layers.items():
+        for name, value in layer.items():
+            values[name] = _over(_starting_point(model, name, values), value)
+            origins[name] = source
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        wrong = [str(problem["loc"][0]) for problem in error.errors() if problem["loc"]]
+        sources = [_spelled(origins[name], name) for name in wrong if name in origins]
+    return validated(model, values, source=", ".join(dict.fromkeys(sources)) or "options")
+
+
+def option_rows(model: type[BaseModel], prefix: str = "") -> Iterator[dict[str, str]]:
+    """Name, type, default and description of every option, nested ones with dots."""
+    for name, field in model.model_fields.items():
+        inner = _plain_type(field.annotation)
+        if _is_model(inner) and "name" not in inner.model_fields:
+            yield from option_rows(inner, f"{prefix}{name}.")
+            continue
+        yield {
+            "name": prefix + name,
+            "type": _type_text(field.annotation),
+            "default": _default_text(field) or "",
+            "description": field.description or "",
+        }
+
+
+def _command_line_fields(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    return ((n, field) for n, field in model.model_fields.items() if _marks(field).get("cli"))
+
+
+def _marks(field: FieldInfo) -> Mapping[str, Any]:
+    extra = field.json_schema_extra
+    return extra if isinstance(extra, dict) else {}
+
+
+def _keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    """Not given is ``None`` here, whatever the default of the field."""
+    kind = _plain_type(field.annotation)
+    default = _default_text(field)
+    text = escape(field.description or "")
+    if default not in (None, "false"):
+        text += f" [dim]{escape(f'[default: {default}]')}[/dim]"
+    facts: dict[str, Any] = {"help": text, "show_default": False}
+    if _marks(field).get("positional"):
+        info = typer.Argument(metavar=name.upper(), **facts)
+    else:
+        dashed = _dashed(name)
+        spelling = f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"
+        if _is_model(kind):
+            facts["metavar"] = "NAME"
+        info = typer.Option(spelling, *_marks(field).get("names", ()), **facts)
+    return _keyword(name, Annotated[_flag_type(kind) | None, info])
+
+
+def _flag_type(kind: Any) -> Any:
+    """The type that typer parses; pydantic checks the rest."""
+    if _is_model(kind):
+        return str
+    if get_origin(kind) in (tuple, list):
+        items = get_args(kind)
+        return list[items[0]] if items[1:] in ((), (...,)) else kind  # type: ignore[valid-type]
+    return kind
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The annotation without its ``None``."""
+    if get_origin(annotation) in (Union, UnionType):
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        return kinds[0] if len(kinds) == 1 else annotation
+    return annotation
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _type_text(annotation: Any) -> str:
+    """A type as a newcomer reads it: ``float, float, float`` or ``auto | cpu``."""
+    kind, items = get_origin(annotation), get_args(annotation)
+    if kind in (Union, UnionType):
+        return " | ".join("null" if i is type(None) else _type_text(i) for i in items)
+    if kind is Literal:
+        return " | ".join(map(str, items))
+    if kind in (tuple, list):
+        inside = ["..." if item is ... else _type_text(item) for item in items]
+        return f"[{', '.join(inside)}]"
+    if kind is dict:
+        return f"{{{': '.join(map(_type_text, items))}}}"
+    if _is_model(annotation):
+        return "name" if "name" in annotation.model_fields else "options"
+    names = {str: "text", Path: "path", bool: "true | false"}
+    return names.get(annotation) or str(getattr(annotation, "__name__", annotation))
+
+
+def _default_text(field: FieldInfo) -> str | None:
+    """The default as one writes it, or None if there is nothing to say."""
+    value = None if field.is_required() else field.get_default(call_default_factory=True)
+    if value is None:
+        return None
+    if isinstance(value, BaseModel):
+        return str(getattr(value, "name", "")) or None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ConfigError(f"--set expects KEY=VALUE, such as batch_size=2, got {text!r}")
+    try:
+        return key, YAML(typ="safe").load(value)
+    except YAMLError:
+        raise ConfigError(f"--set {key}: {value!r} is not a YAML value; quote texts") from None
+
+
+def _place(values: dict[str, Any], steps: Sequence[str], value: Any) -> None:
+    for step in steps[:-1]:
+        inner = values.setdefault(step, {})
+        if not isinstance(inner, dict):
+            inner = values[step] = {"name": inner}
+        values = inner
+    values[steps[-1]] = value
+
+
+def _starting_point(model: type[BaseModel], name: str, values: Mapping[str, Any]) -> Any:
+    """The value that is there, or the name of the default part, to put options on."""
+    if name in values:
+        return values[name]
+    field = model.model_fields.get(name)
+    default = field.get_default(call_default_factory=True) if field else None
+    return default.model_dump(exclude_unset=True) if isinstance(default, BaseModel) else None
+
+
+def _over(below: Any, above: Any) -> Any:
+    """``above`` on top of ``below``; options stay with the part that they were given for."""
+    if isinstance(below, str) and isinstance(above, dict):
+        below = {"name": below}
+    if isinstance(below, dict) and isinstance(above, str) and below.get("name") == above:
+        return below
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    if above.get("name", below.get("name")) != below.get("name"):
+        return above
+    return below | {name: _over(below.get(name), value) for name, value in above.items()}
+
+
+def _spelled(source: str, name: str) -> str:
+    """Where the user finds the value: a flag, or the line of the file."""
+    if source == "flags":
+        return f"--{_dashed(name)}"
+    if source == "--set":
+        return source
+    from ruamel.yaml import YAML
+
+    place = YAML().load(Path(source).read_text(encoding="utf-8")).lc.key(name)
+    return f"{source}:{place[0] + 1}"

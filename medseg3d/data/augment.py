@@ -1,0 +1,575 @@
+"""Random changes of a training patch: drawn as plain values first, applied second.
+
+Rotation, scaling and a smooth displacement are one pass over the output patch that samples
+the source directly, without a grid in memory; image and labels move together. Everything else
+is TorchIO's, or arithmetic on whole arrays. Kinds and probabilities follow nnU-Net [1]_, with
+milder rotations and scales.
+
+References:
+    .. [1] Isensee et al., "nnU-Net: a self-configuring method for deep learning-based
+       biomedical image segmentation", Nat. Methods 18, 2021, supplementary note 4.
+       https://doi.org/10.1038/s41592-020-01008-z
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+import torchio as tio
+
+from medseg3d.errors import ConfigError
+from medseg3d.types import Image, LabelMap, Size3, Spacing
+
+COARSE = 3.0
+"""Ratio of spacings beyond which an axis is too coarse to rotate into the others."""
+
+CONTROL_POINTS = 6
+"""Control points of the displacement along each axis."""
+
+NOISE = (0.02, 0.25)
+"""Standard deviation in units of the normalized intensities."""
+
+BLUR = (0.5, 1.0)
+"""Standard deviation in voxels."""
+
+BRIGHTNESS = CONTRAST = (0.75, 1.25)
+GAMMA = (0.7, 1.5)
+INVERTED_GAMMA = 0.25
+COARSENESS = (1.0, 2.0)
+"""Voxel size of the coarser grid, in voxels."""
+
+Matrix = npt.NDArray[np.float64]
+Box = tuple[Size3, Size3]
+Step = Callable[[tio.Subject], tio.Subject]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Changes:
+    """What happens to one patch; the default is nothing.
+
+    Attributes:
+        matrix: ``(3, 3)``, offset from the patch's center in voxels of the output to the
+            offset in voxels of the source.
+        displacement: ``(3, N, N, N)``, further offset in source voxels at control points
+            that span the patch, linear between them.
+        flips: Axes ``0, 1, 2`` to reverse.
+        noise: Standard deviation and seed of Gaussian noise.
+        blur: Standard deviation of a Gaussian blur per axis, in voxels.
+        brightness: Factor per channel.
+        contrast: Factor per channel on the distance from the mean; the range is kept.
+        coarseness: Voxel size per axis of a coarser grid to go through, in voxels.
+        gamma: Exponent per channel on intensities between 0 and 1; mean and standard
+            deviation are kept.
+        inverted: Whether gamma acts on the negative image.
+    """
+
+    matrix: Matrix | None = None
+    displacement: npt.NDArray[np.float32] | None = None
+    flips: tuple[int, ...] = ()
+    noise: tuple[float, int] | None = None
+    blur: tuple[float, float, float] | None = None
+    brightness: tuple[float, ...] | None = None
+    contrast: tuple[float, ...] | None = None
+    coarseness: tuple[float, float, float] | None = None
+    gamma: tuple[float, ...] | None = None
+    inverted: bool = False
+
+    @property
+    def moves(self) -> bool:
+        """Whether the patch is sampled between voxels."""
+        return self.matrix is not None or self.displacement is not None
+
+    def source_box(self, start: Sequence[int], size: Size3, shape: Size3) -> Box:
+        """The part of the volume that the patch is made from.
+
+        Args:
+            start: First voxel of the unchanged patch in the volume; may lie outside.
+            size: Patch size.
+            shape: Shape of the volume.
+
+        Returns:
+            First voxel and size of a box inside the volume if the patch is resampled, which
+            takes what lies beyond as empty; otherwise the patch itself.
+        """
+        if not self.moves:
+            return as_size(start), size
+        half = (np.array(size) - 1) / 2
+        reach = half if self.matrix is None else np.abs(self.matrix) @ half
+        if self.displacement is not None:
+            reach = reach + np.abs(self.displacement).max(axis=(1, 2, 3))
+        center = np.array(start) + half
+        first = np.clip(np.floor(center - reach).astype(int), 0, np.array(shape) - 1)
+        last = np.clip(np.ceil(center + reach).astype(int) + 1, first + 1, shape)
+        return as_size(first), as_size(last - first)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Which random changes a training patch may undergo, and how often.
+
+    Factors are drawn evenly on the logarithmic scale, so that halving is as likely as doubling.
+
+    Attributes:
+        spacing: Voxel size in mm; rotations are rotations in mm. If one axis is more than three
+            times coarser than the others, patches are rotated, scaled and bent in its plane only.
+        mirror_axes: Axes that are reversed, each with probability 1/2.
+        rotation_degrees: Largest angle about each axis.
+        scale: Size of objects after over before, smallest and largest.
+        affine_probability: Share of patches that are rotated and scaled.
+        elastic_probability: Share of patches that are smoothly displaced.
+        elastic_fraction: Largest displacement, as a share of the patch along each axis.
+        intensity_probability: Share of patches for each of noise, blur, brightness, contrast,
+            a coarser grid and gamma.
+
+    Raises:
+        ConfigError: If a probability leaves [0, 1], an axis does not exist, the scale is not a
+            range of positive numbers or the displacement could fold the patch.
+    """
+
+    spacing: Spacing = (1.0, 1.0, 1.0)
+    mirror_axes: tuple[int, ...] = (0, 1, 2)
+    rotation_degrees: float = 20.0
+    scale: tuple[float, float] = (0.8, 1.25)
+    affine_probability: float = 0.6
+    elastic_probability: float = 0.3
+    elastic_fraction: float = 0.06
+    intensity_probability: float = 0.15
+
+    def __post_init__(self) -> None:
+        for name in ("affine_probability", "elastic_probability", "intensity_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"augmentation: {name} is {getattr(self, name)}; choose 0 (never) to 1 (always)"
+                )
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ConfigError(
+                f"augmentation: scale is {self.scale}, expected two positive factors, "
+                "the smaller first, such as (0.8, 1.25)"
+            )
+        if not set(self.mirror_axes) <= {0, 1, 2}:
+            raise ConfigError(
+                f"augmentation: mirror_axes is {self.mirror_axes}; choose among 0, 1 and 2"
+            )
+        # Neighboring control points may move towards each other by twice the largest.
+        limit = 0.5 / (CONTROL_POINTS - 1)
+        if not 0 <= self.elastic_fraction < limit:
+            raise ConfigError(
+                f"augmentation: elastic_fraction is {self.elastic_fraction}; choose 0 to less "
+                f"than {limit}, where patches would fold"
+            )
+
+    @property
+    def coarse_axis(self) -> int | None:
+        """The axis that is left alone by rotations, scaling and displacement, if any."""
+        axis = int(np.argmax(self.spacing))
+        others = np.delete(self.spacing, axis)
+        return axis if self.spacing[axis] > COARSE * others.max() else None
+
+    def draw(self, generator: np.random.Generator, size: Size3, num_channels: int = 1) -> Changes:
+        """Draw the changes of one patch of that size."""
+
+        def happens(probability: float) -> bool:
+            return bool(generator.random() < probability)
+
+        def factors(limits: tuple[float, float]) -> tuple[float, ...]:
+            return tuple(log_uniform(generator, limits, num_channels).tolist())
+
+        def per_axis(limits: tuple[float, float]) -> tuple[float, float, float]:
+            first, second, third = generator.uniform(*limits, 3).tolist()
+            return first, second, third
+
+        drawn: dict[str, Any] = {
+            "flips": tuple(axis for axis in self.mirror_axes if happens(0.5)),
+        }
+        if happens(self.affine_probability):
+            drawn["matrix"] = self._matrix(generator)
+        if happens(self.elastic_probability):
+            drawn["displacement"] = self._displacement(generator, size)
+        often = self.intensity_probability
+        if happens(often):
+            drawn["noise"] = (float(generator.uniform(*NOISE)), int(generator.integers(2**31)))
+        if happens(often):
+            drawn["blur"] = per_axis(BLUR)
+        if happens(often):
+            drawn["brightness"] = factors(BRIGHTNESS)
+        if happens(often):
+            drawn["contrast"] = factors(CONTRAST)
+        if happens(often):
+            drawn["coarseness"] = per_axis(COARSENESS)
+        if happens(often):
+            drawn["gamma"] = factors(GAMMA)
+            drawn["inverted"] = happens(INVERTED_GAMMA)
+        return Changes(**drawn)
+
+    def apply(
+        self,
+        image: Image,
+        labels: LabelMap,
+        changes: Changes,
+        *,
+        size: Size3 | None = None,
+        offset: Sequence[int] = (0, 0, 0),
+    ) -> tuple[Image, LabelMap]:
+        """Make the changed patch.
+
+        Args:
+            image: Source ``(C, I, J, K)``: the patch itself or, if the changes move voxels,
+                any region around it; what lies beyond is 0.
+            labels: Labels ``(I, J, K)`` of the same region.
+            changes: What :meth:`draw` returned.
+            size: Patch size, by default that of the source.
+            offset: First voxel of the unchanged patch within the source.
+
+        Returns:
+            Image ``(C, *size)`` and labels ``size``.
+        """
+        if changes.moves:
+            image, labels = warp(
+                image,
+                labels,
+                changes.matrix,
+                changes.displacement,
+                size=size or as_size(labels.shape),
+                offset=offset,
+            )
+        steps = steps_in_order(changes)
+        if not steps:
+            return image, labels
+        subject = patch_subject(image, labels)
+        # TorchIO draws from the global generator even when nothing is left to chance.
+        with torch.random.fork_rng(devices=[]):
+            for step in steps:
+                subject = step(subject)
+        moved = subject.get_image("labels").numpy()[0]
+        return subject.get_image("image").numpy(), moved.astype(labels.dtype, copy=False)
+
+    def _matrix(self, generator: np.random.Generator) -> Matrix:
+        largest = np.deg2rad(self.rotation_degrees)
+        angles = generator.uniform(-largest, largest, 3)
+        shrink = np.full(3, 1 / log_uniform(generator, self.scale))
+        if self.coarse_axis is not None:
+            angles[np.arange(3) != self.coarse_axis] = 0
+            shrink[self.coarse_axis] = 1
+        spacing = np.array(self.spacing)
+        matrix: Matrix = rotation_matrix(angles) * spacing / spacing[:, None] * shrink
+        return matrix
+
+    def _displacement(self, generator: np.random.Generator, size: Size3) -> npt.NDArray[np.float32]:
+        largest = generator.uniform(0, self.elastic_fraction) * np.array(size)
+        if self.coarse_axis is not None:
+            largest[self.coarse_axis] = 0
+        field = generator.uniform(-1, 1, (3, *(CONTROL_POINTS,) * 3)) * largest[:, None, None, None]
+        return np.asarray(field, dtype=np.float32)
+
+
+def image_of(tensor: torch.Tensor) -> tio.ScalarImage:
+    """A TorchIO image of ``(C, I, J, K)`` intensities, its voxels as long as wide."""
+    return tio.ScalarImage(tensor=tensor)  # type: ignore[no-untyped-call]
+
+
+def patch_subject(image: Image, labels: LabelMap, **facts: Any) -> tio.Subject:
+    """A TorchIO subject of ``image`` ``(C, I, J, K)``, ``labels`` ``(1, I, J, K)`` and facts."""
+    label_map = tio.LabelMap(tensor=labels[None])  # type: ignore[no-untyped-call]
+    return tio.Subject(image=image_of(torch.from_numpy(image)), labels=label_map, **facts)
+
+
+def log_uniform(
+    generator: np.random.Generator, limits: tuple[float, float], count: int = 1
+) -> npt.NDArray[np.float64]:
+    """Numbers between two positive limits, even on the logarithmic scale."""
+    return np.exp(generator.uniform(math.log(limits[0]), math.log(limits[1]), count))
+
+
+def as_size(numbers: Sequence[int] | npt.NDArray[Any]) -> Size3:
+    """Three plain integers."""
+    i, j, k = (int(number) for number in numbers)
+    return i, j, k
+
+
+def rotation_matrix(angles: Sequence[float] | Matrix) -> Matrix:
+    """Rotation about the first, then the second, then the third axis, in radians.
+
+    Examples:
+        >>> rotation_matrix((0.0, 0.0, np.pi / 2)).round() @ (1, 0, 0)
+        array([0., 1., 0.])
+    """
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        after, last = (axis + 1) % 3, (axis + 2) % 3
+        turn = np.eye(3)
+        turn[after, after] = turn[last, last] = np.cos(angle)
+        turn[last, after] = np.sin(angle)
+        turn[after, last] = -np.sin(angle)
+        matrix = turn @ matrix
+    return matrix
+
+
+def steps_in_order(changes: Changes) -> list[Step]:
+    """The changes other than resampling, ready to apply to a subject one after another."""
+    steps: list[Step] = []
+    if changes.noise is not None:
+        std, seed = changes.noise
+        steps.append(on_image(lambda image: image + std * seeded_noise(image.shape, seed)))
+    if changes.blur is not None:
+        steps.append(tio.Blur(changes.blur, copy=False))
+    if changes.brightness is not None:
+        brightness = column(changes.brightness)
+        steps.append(on_image(lambda image: image * brightness))
+    if changes.contrast is not None:
+        contrast = column(changes.contrast)
+        steps.append(on_image(lambda image: stretched(image, contrast)))
+    if changes.coarseness is not None:
+        steps.append(through_coarser_grid(changes.coarseness))
+    if changes.gamma is not None:
+        steps.append(on_image(gamma_correction(changes.gamma, inverted=changes.inverted)))
+    if changes.flips:
+        steps.append(tio.Flip(changes.flips, copy=False))  # type: ignore[no-untyped-call]
+    return steps
+
+
+def on_image(function: Callable[[torch.Tensor], torch.Tensor]) -> Step:
+    """A step that changes the intensities of a subject and nothing else."""
+
+    def step(subject: tio.Subject) -> tio.Subject:
+        image = subject.get_image("image")
+        image.set_data(function(image.data))
+        return subject
+
+    return step
+
+
+def seeded_noise(shape: Sequence[int], seed: int) -> torch.Tensor:
+    """Standard normal noise from a generator of its own.
+
+    TorchIO's noise seeds the global generators, those of the accelerators too, on which the
+    network's dropout depends.
+    """
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+
+
+def column(values: Sequence[float]) -> torch.Tensor:
+    """One value per channel ``(C, 1, 1, 1)``."""
+    return torch.tensor(values, dtype=torch.float32)[:, None, None, None]
+
+
+def stretched(image: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Distances from each channel's mean times a factor, within the former range."""
+    axes = (1, 2, 3)
+    mean = image.mean(axes, keepdim=True)
+    lowest, highest = image.amin(axes, keepdim=True), image.amax(axes, keepdim=True)
+    return ((image - mean) * factor + mean).clamp(lowest, highest)
+
+
+def gamma_correction(
+    gamma: Sequence[float], *, inverted: bool
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """TorchIO's gamma on intensities between 0 and 1; keeps each channel's mean and deviation."""
+    power = tio.Gamma(list(gamma), copy=False)
+    sign = -1 if inverted else 1
+
+    def correct(image: torch.Tensor) -> torch.Tensor:
+        axes = (1, 2, 3)
+        image = sign * image
+        lowest, highest = image.amin(axes, keepdim=True), image.amax(axes, keepdim=True)
+        # A patch of air is constant; any positive range leaves it so.
+        corrected = power((image - lowest) / (highest - lowest).clamp_min(1e-6))
+        std, mean = torch.std_mean(image, axes, keepdim=True)
+        std_now, mean_now = torch.std_mean(corrected, axes, keepdim=True)
+        return sign * ((corrected - mean_now) * (std / std_now.clamp_min(1e-6)) + mean)
+
+    return correct
+
+
+def through_coarser_grid(voxel_size: tuple[float, float, float]) -> Step:
+    """A step to a coarser grid (nearest voxel) and back (linear), for the image only."""
+
+    def step(subject: tio.Subject) -> tio.Subject:
+        image = subject.get_image("image")
+        # An axis of few voxels would lose all but one.
+        size_i, size_j, size_k = (
+            min(size, max(1.0, length / 2))
+            for size, length in zip(voxel_size, image.spatial_shape, strict=True)
+        )
+        there = tio.Resample((size_i, size_j, size_k), image_interpolation="nearest", copy=False)
+        back = tio.Resample(
+            (image.spatial_shape, np.eye(4)), image_interpolation="linear", copy=False
+        )
+        image.set_data(back(there(image_of(image.data))).data)
+        return subject
+
+    return step
+
+
+def warp(
+    image: Image,
+    labels: LabelMap,
+    matrix: Matrix | None,
+    displacement: npt.NDArray[np.float32] | None,
+    *,
+    size: Size3,
+    offset: Sequence[int] = (0, 0, 0),
+) -> tuple[Image, LabelMap]:
+    """Sample a patch from a region through a matrix and a displacement.
+
+    Voxel ``o`` of the patch is read at ``offset + c + matrix @ (o - c) + displacement(o)``
+    with the patch's center ``c = (size - 1) / 2``. Images are trilinear, with 0 beyond the
+    region; a voxel gets the label whose trilinear weights are the largest.
+
+    Args:
+        image: Region ``(C, I, J, K)``.
+        labels: Labels ``(I, J, K)`` of the region.
+        matrix: ``(3, 3)``, identity by default.
+        displacement: ``(3, N, N, N)`` in voxels, none by default.
+        size: Patch size.
+        offset: Where the unchanged patch begins in the region.
+    """
+    linear = np.eye(3) if matrix is None else np.asarray(matrix, dtype=np.float64)
+    bend = np.zeros((3, 2, 2, 2), dtype=np.float32) if displacement is None else displacement
+    center = (np.array(size, dtype=np.float64) - 1) / 2
+    origin = np.array(offset, dtype=np.float64) + center - linear @ center
+    warped = np.empty((len(image), *size), dtype=np.float32)
+    moved = np.empty(size, dtype=labels.dtype)
+    _sample(
+        np.ascontiguousarray(image, dtype=np.float32),
+        np.ascontiguousarray(labels),
+        linear,
+        origin,
+        np.ascontiguousarray(bend),
+        warped,
+        moved,
+    )
+    return warped, moved
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function in machine code, kept on disk where some folder allows it."""
+    try:
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # neither the package nor the user's cache folder can be written
+        return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+@compiled
+def _elect(votes: Any, weights: Any) -> Any:
+    most, winner = -1.0, votes[0]
+    for candidate in votes:
+        total = 0.0
+        for vote, weight in zip(votes, weights):  # noqa: B905 - machine code knows no strict
+            if vote == candidate:
+                total += weight
+        if total > most:
+            most, winner = total, candidate
+        if total > 0.5:
+            break
+    return winner
+
+
+@compiled
+def _sample(
+    image: Any, labels: Any, matrix: Any, origin: Any, bend: Any, warped: Any, moved: Any
+) -> None:
+    size_i, size_j, size_k = moved.shape
+    end_i, end_j, end_k = labels.shape
+    points = bend.shape[1]
+    step_i = (points - 1) / max(size_i - 1, 1)
+    step_j = (points - 1) / max(size_j - 1, 1)
+    step_k = (points - 1) / max(size_k - 1, 1)
+    row = np.empty((3, points))
+    weights = np.empty(8)
+    votes = np.empty(8, dtype=labels.dtype)
+    background = labels.dtype.type(0)
+    # Unsigned places in flat arrays spare the test for counting from the end.
+    flat_image, flat_labels = image.reshape(len(image), -1), labels.ravel()
+    next_i, next_j, next_k = np.uintp(end_j * end_k), np.uintp(end_k), np.uintp(1)
+    next_ij, next_ik, next_jk = next_i + next_j, next_i + next_k, next_j + next_k
+    next_ijk = next_ij + next_k
+    for i in range(size_i):
+        cell_i = min(int(i * step_i), points - 2)
+        part_i = i * step_i - cell_i
+        for j in range(size_j):
+            cell_j = min(int(j * step_j), points - 2)
+            part_j = j * step_j - cell_j
+            for axis in range(3):
+                start = origin[axis] + matrix[axis, 0] * i + matrix[axis, 1] * j
+                for point in range(points):
+                    near = (1 - part_j) * bend[axis, cell_i, cell_j, point]
+                    near += part_j * bend[axis, cell_i, cell_j + 1, point]
+                    far = (1 - part_j) * bend[axis, cell_i + 1, cell_j, point]
+                    far += part_j * bend[axis, cell_i + 1, cell_j + 1, point]
+                    row[axis, point] = start + (1 - part_i) * near + part_i * far
+            for k in range(size_k):
+                cell_k = min(int(k * step_k), points - 2)
+                part_k = k * step_k - cell_k
+                x = (1 - part_k) * row[0, cell_k] + part_k * row[0, cell_k + 1]
+                y = (1 - part_k) * row[1, cell_k] + part_k * row[1, cell_k + 1]
+                z = (1 - part_k) * row[2, cell_k] + part_k * row[2, cell_k + 1]
+                x += matrix[0, 2] * k
+                y += matrix[1, 2] * k
+                z += matrix[2, 2] * k
+                if not (-1 <= x < end_i and -1 <= y < end_j and -1 <= z < end_k):
+                    for channel in range(len(warped)):
+                        warped[channel, i, j, k] = 0
+                    moved[i, j, k] = 0
+                    continue
+                a, b, c = int(x + 1) - 1, int(y + 1) - 1, int(z + 1) - 1
+                u, v, w = x - a, y - b, z - c
+                inside = a >= 0 and a + 1 < end_i and b >= 0 and b + 1 < end_j
+                inside = inside and c >= 0 and c + 1 < end_k
+                if inside:
+                    here = np.uintp((a * end_j + b) * end_k + c)
+                    first = flat_labels[here]
+                    agree = (
+                        first == flat_labels[here + next_k]
+                        and first == flat_labels[here + next_j]
+                        and first == flat_labels[here + next_jk]
+                        and first == flat_labels[here + next_i]
+                        and first == flat_labels[here + next_ik]
+                        and first == flat_labels[here + next_ij]
+                        and first == flat_labels[here + next_ijk]
+                    )
+                    for channel in range(len(warped)):
+                        values = flat_image[channel]
+                        near = values[here] + w * (values[here + next_k] - values[here])
+                        far = values[here + next_j]
+                        far += w * (values[here + next_jk] - far)
+                        low = near + v * (far - near)
+                        near = values[here + next_i]
+                        near += w * (values[here + next_ik] - near)
+                        far = values[here + next_ij]
+                        far += w * (values[here + next_ijk] - far)
+                        warped[channel, i, j, k] = low + u * (near + v * (far - near) - low)
+                    if agree:
+                        moved[i, j, k] = first
+                        continue
+                else:
+                    for channel in range(len(warped)):
+                        warped[channel, i, j, k] = 0
+                for corner in range(8):
+                    here_a, here_b, here_c = (
+                        a + (corner >> 2),
+                        b + ((corner >> 1) & 1),
+                        c + (corner & 1),
+                    )
+                    weight = u if corner & 4 else 1 - u
+                    weight *= v if corner & 2 else 1 - v
+                    weight *= w if corner & 1 else 1 - w
+                    weights[corner] = weight
+                    if inside or (
+                        0 <= here_a < end_i and 0 <= here_b < end_j and 0 <= here_c < end_k
+                    ):
+                        votes[corner] = labels[here_a, here_b, here_c]
+                        if not inside:
+                            for channel in range(len(warped)):
+                                warped[channel, i, j, k] += (
+                                    weight * image[channel, here_a, here_b, here_c]
+                                )
+                    else:
+                        votes[corner] = background
+                moved[i, j, k] = _elect(votes, weights)

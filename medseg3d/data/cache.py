@@ -1,0 +1,329 @@
+"""Preprocessed cases on disk, in chunks, so that a patch costs no more than its own voxels.
+
+One case is one folder: ``image.b2nd`` (``(C, I, J, K)`` float16), ``labels.b2nd``
+(``(I, J, K)`` channel indices), ``coordinates.npy`` (foreground voxels, label by label) and
+``facts.json``. Folders are named by content (:func:`case_key`), written beside and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medseg3d.errors import DataError, about_case
+from medseg3d.types import Image, LabelMap, Size3
+
+LAYOUT = 1
+CHUNK = 64
+BLOCK = 32
+COORDINATES_PER_LABEL = 20_000
+
+Coordinates = npt.NDArray[np.integer[Any]]
+"""Voxel indices ``(N, 3)`` along ``(I, J, K)``."""
+
+
+def case_key(plan_fingerprint: str, files: Sequence[Path]) -> str:
+    """Name of the cache folder of a case: a digest of what its content depends on.
+
+    Args:
+        plan_fingerprint: Text that changes whenever preprocessing would.
+        files: The case's files, channels in order and then the labels.
+
+    Returns:
+        32 hexadecimal digits, equal for equal content wherever the files lie.
+
+    Raises:
+        DataError: If a file cannot be read.
+    """
+    digest = hashlib.sha256(f"{LAYOUT}\n{plan_fingerprint}\n".encode())
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read ({error.strerror}); check that it exists and is readable"
+            ) from error
+    return digest.hexdigest()[:32]
+
+
+class CachedCase:
+    """A preprocessed case whose patches are read without loading the rest.
+
+    Opened arrays are kept, reads from several threads take turns, and a copy sent to another
+    process opens its own.
+
+    Attributes:
+        folder: Where the case is stored.
+        case_id: Name of the case.
+        shape: Voxels along ``(I, J, K)``.
+        num_channels: Image channels ``C``.
+        label_counts: Voxels per label, background first; empty if the case has no labels.
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.case_id: str = facts["case"]
+        size_i, size_j, size_k = facts["shape"]
+        self.shape: Size3 = (size_i, size_j, size_k)
+        self.num_channels: int = facts["num_channels"]
+        self.label_counts: tuple[int, ...] = tuple(facts["label_counts"])
+        self._offsets: list[int] = facts["coordinate_offsets"]
+        self._arrays: dict[str, Any] = {}
+        self._turn = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (CachedCase.open, (self.folder,))
+
+    def __repr__(self) -> str:
+        return f"CachedCase({self.case_id!r}, shape={self.shape})"
+
+    @classmethod
+    def write(
+        cls,
+        folder: Path,
+        *,
+        case_id: str,
+        image: Image,
+        labels: LabelMap | None,
+        num_labels: int,
+    ) -> CachedCase:
+        """Store a case; a complete folder that is already there is kept.
+
+        Args:
+            folder: Where to store it; appears at once and whole, or not at all.
+            case_id: Name of the case.
+            image: Normalized intensities ``(C, I, J, K)``; stored as float16, so values
+                beyond +-65504 are clipped.
+            labels: Channel indices ``(I, J, K)`` in ``[0, num_labels)``, or nothing.
+            num_labels: Labels ``L``, background included.
+
+        Raises:
+            DataError: If the image is not finite, or the labels do not fit image or ``L``.
+        """
+        folder = Path(folder)
+        if is_complete(folder):
+            return cls.open(folder)
+        with about_case(case_id):
+            label_counts = checked_label_counts(image, labels, num_labels)
+        beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        beside.mkdir(parents=True)
+        try:
+            _write_array(beside / "image.b2nd", as_half(image))
+            coordinates: Coordinates = np.empty((0, 3), dtype=np.int16)
+            offsets = [0]
+            if labels is not None:
+                stored: LabelMap = labels.astype(np.uint8 if num_labels <= 256 else np.uint16)
+                _write_array(beside / "labels.b2nd", stored)
+                coordinates, offsets = foreground_coordinates(stored, num_labels)
+            np.save(beside / "coordinates.npy", coordinates, allow_pickle=False)
+            facts = {
+                "layout": LAYOUT,
+                "case": case_id,
+                "shape": list(image.shape[1:]),
+                "num_channels": image.shape[0],
+                "label_counts": label_counts,
+                "coordinate_offsets": offsets,
+                "bytes": {path.name: path.stat().st_size for path in sorted(beside.iterdir())},
+            }
+            (beside / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            _settle(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> CachedCase:
+        """Open a stored case; its arrays are opened when first read.
+
+        Raises:
+            DataError: If the folder is missing or incomplete.
+        """
+        folder = Path(folder)
+        facts = _facts(folder)
+        if facts is None:
+            raise DataError(
+                f"cached case {folder} is missing or incomplete; "
+                "delete that folder to build it anew"
+            )
+        return cls(folder, facts)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the case was stored with labels."""
+        return bool(self.label_counts)
+
+    @property
+    def labels_present(self) -> tuple[int, ...]:
+        """Labels other than background with at least one voxel."""
+        return tuple(label for label, count in enumerate(self.label_counts) if label and count)
+
+    def coordinates(self, label: int) -> Coordinates:
+        """Voxels ``(N, 3)`` of a label; a fixed random subset if there are very many."""
+        if label not in self.labels_present:
+            return np.empty((0, 3), dtype=np.int16)
+        with self._readable():
+            if "coordinates" not in self._arrays:
+                path = self.folder / "coordinates.npy"
+                self._arrays["coordinates"] = np.load(path, mmap_mode="r", allow_pickle=False)
+            start, stop = self._offsets[label - 1 : label + 1]
+            return np.asarray(self._arrays["coordinates"][start:stop])
+
+    def read_image(self, start: Sequence[int], size: Sequence[int]) -> Image:
+        """Intensities ``(C, *size)`` of the box at voxel ``start``, which lies in the volume."""
+        box = (slice(None), *self._box(start, size))
+        with self._readable():
+            # numpy converts halves one by one, torch in vectors
+            return torch.from_numpy(self._array("image")[box]).float().numpy()
+
+    def read_labels(self, start: Sequence[int], size: Sequence[int]) -> LabelMap:
+        """Labels ``size`` of the box at voxel ``start``, uint8 or uint16."""
+        box = self._box(start, size)
+        with self._readable():
+            return np.asarray(self._array("labels")[box])
+
+    def image(self) -> Image:
+        """The whole image ``(C, I, J, K)``."""
+        return self.read_image((0, 0, 0), self.shape)
+
+    def labels(self) -> LabelMap:
+        """The whole label map ``(I, J, K)``."""
+        return self.read_labels((0, 0, 0), self.shape)
+
+    def _box(self, start: Sequence[int], size: Sequence[int]) -> tuple[slice, slice, slice]:
+        i, j, k = (
+            slice(int(first), int(first) + int(length))
+            for first, length in zip(start, size, strict=True)
+        )
+        for axis, whole in zip((i, j, k), self.shape, strict=True):
+            assert 0 <= axis.start < axis.stop <= whole, f"box {(i, j, k)} leaves {self.shape}"
+        return i, j, k
+
+    def _array(self, name: str) -> Any:
+        if name == "labels" and not self.has_labels:
+            raise DataError(f"case {self.case_id}: no labels were stored; train on labeled cases")
+        if name not in self._arrays:
+            # More threads would fight for the cores that train.
+            single = blosc2.DParams(nthreads=1)
+            self._arrays[name] = blosc2.open(
+                str(self.folder / f"{name}.b2nd"), mode="r", dparams=single
+            )
+        return self._arrays[name]
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            with self._turn:
+                yield
+        except (OSError, RuntimeError, EOFError, KeyError) as error:
+            raise DataError(
+                f"case {self.case_id}: cached case {self.folder} is damaged ({error}); "
+                "delete that folder to build it anew"
+            ) from error
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether every file of a stored case is there with the size it was written with."""
+    return _facts(Path(folder)) is not None
+
+
+def as_half(image: Image) -> npt.NDArray[np.float16]:
+    """The image in float16, clipped to what it can hold."""
+    largest = float(np.finfo(np.float16).max)
+    halves = torch.from_numpy(np.ascontiguousarray(image)).clamp(-largest, largest).half()
+    return np.asarray(halves.numpy(), dtype=np.float16)
+
+
+def checked_label_counts(image: Image, labels: LabelMap | None, num_labels: int) -> list[int]:
+    """Voxels per label, after making sure that image and labels can be stored."""
+    if not np.isfinite(image).all():
+        raise DataError(
+            "the preprocessed image holds NaN or infinite values; repair or leave out the case"
+        )
+    if labels is None:
+        return []
+    if labels.shape != image.shape[1:]:
+        raise DataError(
+            f"labels of shape {labels.shape} do not fit an image of shape {image.shape[1:]}; "
+            "both must lie on one grid"
+        )
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= num_labels:
+        raise DataError(
+            f"labels run from {lowest} to {highest}, expected 0 to {num_labels - 1}; "
+            "map label values to channel indices first"
+        )
+    counts = np.zeros(num_labels, dtype=np.int64)
+    for plane in labels:
+        counts += np.bincount(plane.ravel(), minlength=num_labels)
+    return [int(count) for count in counts]
+
+
+def foreground_coordinates(labels: LabelMap, num_labels: int) -> tuple[Coordinates, list[int]]:
+    """Voxels of labels 1 to ``L - 1``, at most 20,000 each, and where each label's begin.
+
+    Returns:
+        Coordinates ``(N, 3)`` sorted by label, and ``L`` offsets: those of label ``l`` are
+        ``coordinates[offsets[l - 1]:offsets[l]]``.
+    """
+    foreground = np.flatnonzero(labels)
+    values = labels.ravel()[foreground]
+    foreground = foreground[np.argsort(values, kind="stable")]
+    ends = np.cumsum(np.bincount(values, minlength=num_labels)[1:])
+    kept, offsets = [], [0]
+    for label, voxels in enumerate(np.split(foreground, ends[:-1]) if num_labels > 1 else [], 1):
+        chosen = voxels
+        if len(voxels) > COORDINATES_PER_LABEL:
+            generator = np.random.default_rng(label)
+            chosen = np.sort(generator.choice(voxels, COORDINATES_PER_LABEL, replace=False))
+        kept.append(chosen)
+        offsets.append(offsets[-1] + len(chosen))
+    places = np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
+    dtype = np.int16 if max(labels.shape) <= np.iinfo(np.int16).max else np.int32
+    return np.stack(np.unravel_index(places, labels.shape), axis=1).astype(dtype), offsets
+
+
+def _write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    spatial = array.ndim - 3
+    blosc2.asarray(
+        np.ascontiguousarray(array),
+        urlpath=str(path),
+        mode="w",
+        contiguous=True,
+        chunks=(*array.shape[:spatial], *(min(CHUNK, n) for n in array.shape[spatial:])),
+        blocks=((1,) * spatial + tuple(min(BLOCK, n) for n in array.shape[spatial:])),
+        cparams=blosc2.CParams(codec=blosc2.Codec.ZSTD, clevel=1, nthreads=1),
+    )
+
+
+def _facts(folder: Path) -> dict[str, Any] | None:
+    try:
+        facts: dict[str, Any] = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        sizes = {name: (folder / name).stat().st_size for name in facts["bytes"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return facts if facts["layout"] == LAYOUT and sizes == facts["bytes"] else None
+
+
+def _settle(beside: Path, folder: Path) -> None:
+    """Rename a finished folder; another process may have finished the same one first."""
+    if folder.exists() and not is_complete(folder):
+        shutil.rmtree(folder)
+    try:
+        os.rename(beside, folder)  # noqa: PTH104 - Path.rename says no more, os names the race
+    except OSError:
+        if not is_complete(folder):
+            raise

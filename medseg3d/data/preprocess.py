@@ -1,0 +1,187 @@
+"""From a case on disk to the array that a network sees, and back to the native grid.
+
+The working grid is RAS+, cropped to the non-zero box and resampled to the plan's spacing.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg3d.data.canonical import Box, CanonicalCase, nonzero_box
+from medseg3d.data.plan import Normalization, Plan
+from medseg3d.errors import DataError
+from medseg3d.geometry.orientation import Reorientation
+from medseg3d.geometry.resampling import (
+    resample_image,
+    resample_labels,
+    restore_labels,
+    restore_probabilities,
+)
+from medseg3d.types import Image, LabelMap, Size3, Spacing
+
+MAX_WORKING_VOXELS = 1 << 31
+"""A working grid beyond this is a wrong spacing in the header rather than a scan."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a working grid lies in the native one.
+
+    Attributes:
+        canonical_shape: Voxels of the whole case in RAS+ order.
+        box: Part of it that was kept.
+        reorientation: Way back to the native order.
+    """
+
+    canonical_shape: Size3
+    box: Box
+    reorientation: Reorientation
+
+    def restore_labels(
+        self, logits: npt.NDArray[np.float32], label_values: tuple[int, ...]
+    ) -> LabelMap:
+        """Label map on the native grid: logits are interpolated, then the largest one wins.
+
+        Args:
+            logits: ``(L, i, j, k)`` on the working grid.
+            label_values: Value to write for each of the ``L`` logit channels.
+
+        Returns:
+            ``(I, J, K)`` in the smallest unsigned type that holds the values.
+        """
+        found = restore_labels(logits, self._box_shape())
+        values = np.asarray(label_values)
+        whole = np.zeros(self.canonical_shape, dtype=np.min_scalar_type(int(values.max())))
+        whole[self.box] = values.astype(whole.dtype)[found]
+        return self.reorientation.invert(whole)
+
+    def restore_probabilities(
+        self, logits: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Softmax probabilities ``(L, I, J, K)`` on the native grid; background outside the box."""
+        inside = restore_probabilities(logits, self._box_shape())
+        whole = np.zeros((len(inside), *self.canonical_shape), dtype=np.float32)
+        whole[0] = 1
+        whole[(slice(None), *self.box)] = inside
+        return self.reorientation.invert(whole)
+
+    def _box_shape(self) -> Size3:
+        edges = [
+            part.indices(whole)[1] - part.indices(whole)[0]
+            for part, whole in zip(self.box, self.canonical_shape, strict=True)
+        ]
+        return edges[0], edges[1], edges[2]
+
+
+@dataclass(frozen=True)
+class WorkingCase:
+    """One case on the working grid.
+
+    Attributes:
+        image: ``(C, i, j, k)`` normalized float32.
+        labels: ``(i, j, k)`` uint8 or uint16 logit-channel indices, or None.
+        placement: Way back to the native grid.
+    """
+
+    image: Image
+    labels: LabelMap | None
+    placement: Placement
+
+
+def preprocess(case: CanonicalCase, plan: Plan) -> WorkingCase:
+    """Crop, resample and normalize one case as the plan says.
+
+    Raises:
+        DataError: If the number of channels is not the plan's, a label value is not in the plan
+            or the working grid would be absurdly large.
+    """
+    if case.image.shape[0] != len(plan.channels):
+        raise DataError(
+            f"{case.image.shape[0]} channels found where the plan has {len(plan.channels)} "
+            f"({', '.join(channel.name for channel in plan.channels)})"
+        )
+    box = nonzero_box(case.image)
+    image = case.image[(slice(None), *box)]
+    shape = working_shape(image.shape[1:], case.grid.spacing, plan.spacing)
+    normalized = np.stack(
+        [normalize(channel, rule) for channel, rule in zip(image, plan.channels, strict=True)]
+    )
+    resampled = resample_image(normalized, shape, coarse_axis=_separate_axis(case, plan))
+    labels = None
+    if case.labels is not None:
+        labels = resample_labels(_channel_indices(case.labels[box], plan), shape)
+    whole = case.image.shape
+    placement = Placement((whole[1], whole[2], whole[3]), box, case.reorientation)
+    return WorkingCase(resampled, labels, placement)
+
+
+def working_shape(shape: tuple[int, ...], spacing: Spacing, target: Spacing) -> Size3:
+    """Voxels of the working grid that covers the same millimetres.
+
+    Raises:
+        DataError: If that is more than any scanner makes.
+
+    Examples:
+        >>> working_shape((10, 20, 30), (1.0, 1.0, 2.0), (2.0, 1.0, 1.0))
+        (5, 20, 60)
+    """
+    edges = [max(1, round(n * s / t)) for n, s, t in zip(shape, spacing, target, strict=True)]
+    if edges[0] * edges[1] * edges[2] > MAX_WORKING_VOXELS:
+        raise DataError(
+            f"spacing {_mm(spacing)} with {shape} voxels would give {tuple(edges)} voxels at the "
+            f"plan's {_mm(target)}; check the spacing in the header"
+        )
+    return edges[0], edges[1], edges[2]
+
+
+def normalize(channel: npt.NDArray[np.float32], rule: Normalization) -> npt.NDArray[np.float32]:
+    """Scale one channel ``(i, j, k)``; a constant image becomes 0.
+
+    Statistics are taken in float64, so that huge intensities do not overflow.
+    """
+    if rule.scheme == "ct":
+        clipped = channel.clip(rule.lower, rule.upper)
+        return np.asarray((clipped - rule.mean) / rule.sd, dtype=np.float32)
+    inside = channel[channel != 0].astype(np.float64)
+    if inside.size == 0 or inside.min() == inside.max():
+        return np.zeros_like(channel)
+    return np.asarray((channel - inside.mean()) / max(inside.std(), 1e-8), dtype=np.float32)
+
+
+def preprocessing_key(plan: Plan) -> str:
+    """Text that is equal for two plans exactly if they preprocess equally."""
+    parts = plan.model_dump(mode="json", include={"labels", "channels", "spacing", "coarse_axis"})
+    parts["labels"] = sorted(plan.labels)
+    parts["format"] = 1
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _separate_axis(case: CanonicalCase, plan: Plan) -> int | None:
+    """The axis too coarse, in the case or in the plan, for third-order interpolation along it."""
+    spacing = case.grid.spacing
+    axis = int(np.argmax(spacing))
+    return axis if spacing[axis] > 3 * min(spacing) else plan.coarse_axis
+
+
+def _channel_indices(labels: LabelMap, plan: Plan) -> LabelMap:
+    """Label values as stored -> logit channel indices ``0 .. L-1``."""
+    values = np.asarray(sorted(plan.labels))
+    present = np.unique(labels)
+    strange = np.setdiff1d(present, values)
+    if strange.size:
+        counts = [f"{value} ({np.count_nonzero(labels == value)} voxels)" for value in strange[:10]]
+        raise DataError(
+            f"label value {', '.join(counts)} is not among {values.tolist()}; declare it in "
+            "dataset.json or correct the label map"
+        )
+    if np.array_equal(values, np.arange(values.size)):
+        return labels
+    small = np.uint8 if values.size <= 256 else np.uint16
+    return np.searchsorted(values, labels).astype(small)
+
+
+def _mm(spacing: Spacing) -> str:
+    return " x ".join(f"{edge:g}" for edge in spacing) + " mm"

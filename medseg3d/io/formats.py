@@ -1,0 +1,88 @@
+"""The file formats by suffix; a new one is a module with three functions and a row here."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from medseg3d.errors import DataError
+from medseg3d.geometry.grid import Grid
+from medseg3d.io import itk, mgh, nifti
+from medseg3d.io.volume import Header, Inspection, Stored
+
+
+class Writer(Protocol):
+    """Writes ``(C, I, J, K)`` atomically."""
+
+    def __call__(
+        self, path: Path, array: npt.NDArray[Any], grid: Grid, header: Header, *, labels: bool
+    ) -> None:
+        """Write ``array`` on ``grid`` to ``path``."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format.
+
+    Args:
+        suffixes: Lower-case endings of the files that stand for a volume.
+        halves: Endings of files that hold its voxels; readable, but not counted as volumes.
+        inspect: Reads the header.
+        read: Reads header and voxels.
+        write: Writes them.
+    """
+
+    suffixes: tuple[str, ...]
+    inspect: Callable[[Path], Inspection]
+    read: Callable[[Path], Stored]
+    write: Writer
+    halves: tuple[str, ...] = ()
+
+
+FORMATS = (
+    Format((".nii.gz", ".nii", ".hdr"), nifti.inspect, nifti.read, nifti.write, (".img",)),
+    Format((".mgz", ".mgh"), mgh.inspect, mgh.read, mgh.write),
+    Format(
+        (".nrrd", ".nhdr", ".mha", ".mhd", ".gipl.gz", ".gipl"), itk.inspect, itk.read, itk.write
+    ),
+)
+
+SUFFIXES: tuple[str, ...] = tuple(suffix for row in FORMATS for suffix in row.suffixes)
+"""Endings of the files that stand for a volume, lower case, with their dots."""
+
+
+def case_stem(path: str | os.PathLike[str]) -> str:
+    """File name without its image suffix, in whatever letter case that is.
+
+    Examples:
+        >>> case_stem("images/case.v1.2_0000.NII.GZ")
+        'case.v1.2_0000'
+        >>> case_stem("series")
+        'series'
+    """
+    name = Path(path).name
+    suffix = _suffix(name)
+    return name[: len(name) - len(suffix)]
+
+
+def format_of(path: Path) -> Format:
+    """The format that the suffix of ``path`` stands for.
+
+    Raises:
+        DataError: If no format has it.
+    """
+    suffix = _suffix(path.name)
+    for row in FORMATS:
+        if suffix in row.suffixes + row.halves:
+            return row
+    raise DataError(f"{path} has no known image suffix; expected one of {', '.join(SUFFIXES)}")
+
+
+def _suffix(name: str) -> str:
+    lower = name.lower()
+    known = (suffix for row in FORMATS for suffix in row.suffixes + row.halves)
+    fitting = [suffix for suffix in known if lower.endswith(suffix) and lower != suffix]
+    return max(fitting, key=len, default="")

@@ -1,0 +1,335 @@
+"""NIfTI-1, NIfTI-2 and ANALYZE 7.5: header by nibabel, voxels read and checked here.
+
+References:
+    .. [1] https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h
+    .. [2] https://nifti.nimh.nih.gov/pub/dist/doc/nifti2.h
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+from isal import igzip
+from nibabel.analyze import AnalyzeHeader
+from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
+from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
+from nibabel.spatialimages import HeaderDataError
+
+from medseg3d.errors import DataError
+from medseg3d.geometry.grid import Grid
+from medseg3d.io.atomic import atomic
+from medseg3d.io.layout import channels_first, grid_of, plain_dtype, spatial
+from medseg3d.io.streams import expect_room, looks_like, open_stream, read_voxels, regular_size
+from medseg3d.io.volume import Header, Inspection, Stored
+from medseg3d.types import Affine, Size3
+
+SIZE_1, SIZE_2 = 348, 540
+LABEL_INTENT = 1002
+MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+"""Millimetres per spatial unit, by the lowest three bits of ``xyzt_units``."""
+
+GEOMETRY = (
+    *("xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
+"""Header fields that travel from a source to its outputs, with ``pixdim[:4]``."""
+
+COMPRESS_LEVEL = 2
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    inspection: Inspection
+    data_path: Path
+    dims: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float
+    inter: float
+
+
+def inspect(path: Path) -> Inspection:
+    """Read the header only."""
+    return _parse(path).inspection
+
+
+def read(path: Path) -> Stored:
+    """Read voxels ``(C, I, J, K)``, scaled by slope and intercept where the header has them.
+
+    Raises:
+        DataError: If the file is damaged, cut short, or no volume.
+    """
+    parsed = _parse(path)
+    voxels, surplus = read_voxels(
+        parsed.data_path,
+        offset=parsed.offset,
+        dtype=parsed.dtype,
+        shape=parsed.dims,
+        compressed=_is_gzip(parsed.data_path),
+    )
+    inspection = parsed.inspection
+    if surplus:
+        note = f"{parsed.data_path} has bytes after its voxels; they are ignored"
+        inspection = Inspection(
+            inspection.grid, inspection.channels, inspection.header, (*inspection.notes, note)
+        )
+    array = channels_first(voxels, inspection.grid.shape, inspection.channels)
+    return Stored(inspection, _scaled(array, parsed.slope, parsed.inter))
+
+
+def write(path: Path, array: npt.NDArray[Any], grid: Grid, header: Header, *, labels: bool) -> None:
+    """Write ``(C, I, J, K)`` with the geometry of ``header`` if it is NIfTI, else of ``grid``.
+
+    The target appears whole or not at all; equal voxels give equal bytes.
+    """
+    single = path.suffix.lower() not in (".hdr", ".img")
+    fields = _output_fields(array, grid, header, single=single, labels=labels)
+    block = bytes(fields.binaryblock)
+    if single:
+        with atomic(path) as beside, _sink(beside) as file:
+            file.write(block + bytes(4))
+            _write_voxels(file, array)
+        return
+    header_path, data_path = _pair(path)
+    with atomic(data_path) as data_beside, atomic(header_path) as header_beside:
+        with data_beside.open("wb") as file:
+            _write_voxels(file, array)
+        header_beside.write_bytes(block + bytes(4))
+
+
+def _is_gzip(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+def _pair(path: Path) -> tuple[Path, Path]:
+    """Both files of a pair, whichever is given; letter case follows the given one."""
+    upper = path.suffix.isupper()
+    header, data = (path.with_suffix(s.upper() if upper else s) for s in (".hdr", ".img"))
+    return header, data
+
+
+def _parse(path: Path) -> _Parsed:
+    header_path, data_path = path, path
+    if path.suffix.lower() in (".hdr", ".img"):
+        header_path, data_path = _pair(path)
+        for part in (header_path, data_path):
+            if not part.exists():
+                raise DataError(f"{path} needs its other half {part.name}, which does not exist")
+    compressed = _is_gzip(header_path)
+    with open_stream(header_path, compressed=compressed) as stream:
+        head = stream.read(SIZE_2)
+    notes: list[str] = []
+    fields = _fields(path, head, notes)
+    dims = _dims(path, fields)
+    shape, channels = spatial(path, dims)
+    dtype = _dtype(path, fields, notes)
+    offset = _offset(path, fields, single=header_path == data_path)
+    needed = offset + prod(dims) * dtype.itemsize
+    expect_room(data_path, needed, regular_size(data_path), compressed=_is_gzip(data_path))
+    grid = grid_of(path, shape, _affine(path, fields, shape, notes))
+    header = Header("NIfTI", bytes(_geometry(fields).binaryblock))
+    slope, inter = _scaling(path, fields)
+    inspection = Inspection(grid, channels, header, tuple(notes))
+    return _Parsed(inspection, data_path, dims, dtype, offset, slope, inter)
+
+
+def _fields(path: Path, head: bytes, notes: list[str]) -> Any:
+    """The header as nibabel sees it, of the version that its magic says, unrepaired."""
+    if head[4:8] in (b"n+2\0", b"ni2\0") and len(head) >= SIZE_2:
+        fields: Any = Nifti2Header(head[:SIZE_2], check=False)  # type: ignore[no-untyped-call]
+        size = SIZE_2
+    elif head[344:348] in (b"n+1\0", b"ni1\0"):
+        fields = Nifti1Header(head[:SIZE_1], check=False)  # type: ignore[no-untyped-call]
+        size = SIZE_1
+    elif (
+        path.suffix.lower() in (".hdr", ".img")
+        and len(head) >= SIZE_1
+        and SIZE_1 in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
+    ):
+        notes.append(f"{path} is ANALYZE 7.5, which knows no orientation; LAS is assumed")
+        return AnalyzeHeader(head[:SIZE_1], check=False)  # type: ignore[no-untyped-call]
+    else:
+        hint = looks_like(head)
+        raise DataError(
+            f"{path} is not a NIfTI image; "
+            + (f"it looks like {hint}" if hint else "its header has no NIfTI signature")
+        )
+    if int(fields["sizeof_hdr"]) != size:
+        notes.append(f"{path} gives a header size of {int(fields['sizeof_hdr'])}, not {size}")
+    return fields
+
+
+def _dims(path: Path, fields: Any) -> tuple[int, ...]:
+    rank = int(fields["dim"][0])
+    if not 1 <= rank <= 7:
+        raise DataError(f"{path} declares {rank} dimensions; expected 1 to 7")
+    return tuple(int(length) for length in fields["dim"][1 : rank + 1])
+
+
+def _dtype(path: Path, fields: Any, notes: list[str]) -> np.dtype[Any]:
+    code = int(fields["datatype"])
+    try:
+        dtype: np.dtype[Any] = np.dtype(fields.get_data_dtype())
+    except HeaderDataError as error:
+        raise DataError(f"{path} has the unknown data type code {code}") from error
+    plain_dtype(path, dtype)
+    if dtype.itemsize == 0:
+        raise DataError(f"{path} has the data type code {code}, which holds no numbers")
+    if int(fields["bitpix"]) != 8 * dtype.itemsize:
+        notes.append(
+            f"{path} gives {int(fields['bitpix'])} bits per voxel for a type of "
+            f"{8 * dtype.itemsize}; the type is trusted"
+        )
+    return dtype
+
+
+def _offset(path: Path, fields: Any, *, single: bool) -> int:
+    offset = float(fields["vox_offset"])
+    first = len(fields.binaryblock) if single else 0
+    if not np.isfinite(offset) or offset < first:
+        raise DataError(f"{path} puts its voxels at byte {offset:g}; expected {first} or later")
+    return int(offset)
+
+
+def _scaling(path: Path, fields: Any) -> tuple[float, float]:
+    if "scl_slope" not in fields.keys():  # noqa: SIM118 - a header is no mapping
+        return 1.0, 0.0
+    slope, inter = float(fields["scl_slope"]), float(fields["scl_inter"])
+    if slope == 0:
+        return 1.0, 0.0
+    if not np.isfinite([slope, inter]).all():
+        raise DataError(f"{path} scales its voxels by {slope:g} and {inter:g}; repair the header")
+    return slope, inter
+
+
+def _scaled(array: npt.NDArray[Any], slope: float, inter: float) -> npt.NDArray[Any]:
+    if (slope, inter) == (1.0, 0.0):
+        return array
+    scaled = np.empty_like(array, dtype=np.float32)
+    for channel, out in zip(array, scaled, strict=True):
+        for k in range(channel.shape[-1]):  # slices, so that float64 stays small
+            out[..., k] = channel[..., k] * np.float64(slope) + inter
+    return scaled
+
+
+def _affine(path: Path, fields: Any, shape: Size3, notes: list[str]) -> Affine:
+    """Voxel index to mm: the sform, else the qform, else the spacing alone, as nibabel."""
+    fields = fields.copy()
+    pixdim = fields["pixdim"]
+    spacing = [float(length) for length in pixdim[1:4]]
+    usable = all(np.isfinite(spacing)) and min(spacing) > 0
+    is_nifti = type(fields) is not AnalyzeHeader
+    qform_code = int(fields["qform_code"]) if is_nifti else 0
+    sform_code = int(fields["sform_code"]) if is_nifti else 0
+    mm = MM_PER_UNIT.get(int(fields["xyzt_units"]) & 7, 1.0) if is_nifti else 1.0
+    to_mm = np.diag([mm, mm, mm, 1.0])
+    if not usable and sform_code <= 0:
+        raise DataError(f"{path} has the spacing {spacing} and no sform; repair the header")
+    if pixdim[0] not in (-1, 1):
+        pixdim[0] = 1
+    qform = None
+    if qform_code > 0 and usable:
+        try:
+            qform = to_mm @ np.asarray(fields.get_qform())
+        except (HeaderDataError, ValueError) as error:
+            if sform_code <= 0:
+                raise DataError(f"{path} has an impossible qform: {error}") from error
+            notes.append(f"{path} has an impossible qform; the sform is used")
+    if sform_code > 0:
+        sform = np.asarray(to_mm @ np.asarray(fields.get_sform()))
+        if not usable:
+            notes.append(f"{path} has the spacing {spacing} beside a valid sform, which is used")
+        if qform is not None and np.isfinite(sform).all() and np.isfinite(qform).all():
+            apart = np.abs(_corners(shape, sform) - _corners(shape, qform)).max()
+            if apart > 0.1 * min(spacing) * mm:
+                notes.append(
+                    f"{path}: sform and qform differ by up to {apart:.3g} mm; the sform is used"
+                )
+        return sform
+    if qform is not None:
+        return np.asarray(qform)
+    if is_nifti:
+        notes.append(f"{path} has neither sform nor qform; LAS is assumed")
+    fields["dim"][:4] = 3, *np.minimum(shape, np.iinfo(fields["dim"].dtype).max)
+    return np.asarray(to_mm @ fields.get_base_affine())
+
+
+def _corners(shape: Size3, affine: Affine) -> Affine:
+    ends = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)
+    return np.asarray(affine[:3, :3] @ ends + affine[:3, 3:])
+
+
+def _geometry(fields: Any) -> Any:
+    """A fresh header of the same version with the geometry of ``fields`` and nothing else."""
+    is_second = len(fields.binaryblock) == SIZE_2
+    kind: Any = Nifti2Header if is_second else Nifti1Header
+    fresh = kind()
+    fresh["pixdim"][:4] = fields["pixdim"][:4]
+    if type(fields) is AnalyzeHeader:
+        fresh["pixdim"][0] = 1
+        return fresh
+    for name in GEOMETRY:
+        fresh[name] = fields[name]
+    return fresh
+
+
+def _output_fields(
+    array: npt.NDArray[Any], grid: Grid, header: Header, *, single: bool, labels: bool
+) -> Any:
+    channels, *shape = array.shape
+    source = _source_geometry(header, grid)
+    is_second = max(shape) > 32767 or (source is not None and len(source.binaryblock) == SIZE_2)
+    kinds = (Nifti2Header, Nifti2PairHeader) if is_second else (Nifti1Header, Nifti1PairHeader)
+    fields: Any = kinds[0 if single else 1]()
+    fields.set_data_dtype(array.dtype)
+    fields.set_data_shape((*shape, channels) if channels > 1 else tuple(shape))
+    if source is None:
+        fields.set_qform(grid.affine, code="scanner")
+        fields.set_sform(grid.affine, code="scanner")
+        fields.set_xyzt_units(xyz="mm")
+    else:
+        fields["pixdim"][:4] = source["pixdim"][:4]
+        for name in GEOMETRY:
+            fields[name] = source[name]
+        spacing = fields["pixdim"][1:4]
+        if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+            mm = MM_PER_UNIT.get(int(fields["xyzt_units"]) & 7, 1.0)
+            fields["pixdim"][1:4] = np.divide(grid.spacing, mm)
+    fields["scl_slope"], fields["scl_inter"] = 1.0, 0.0
+    fields["intent_code"] = LABEL_INTENT if labels else 0
+    fields["vox_offset"] = len(fields.binaryblock) + 4 if single else 0
+    return fields
+
+
+def _source_geometry(header: Header, grid: Grid) -> Any:
+    """The source's own header, unless the grid is another one by now."""
+    if not header.nifti:
+        return None
+    kind: Any = Nifti2Header if len(header.nifti) == SIZE_2 else Nifti1Header
+    source: Any = kind(header.nifti, check=False)
+    affine = _affine(Path(), source, grid.shape, [])
+    return source if Grid(grid.shape, affine).same_as(grid) else None
+
+
+@contextmanager
+def _sink(path: Path) -> Iterator[BinaryIO]:
+    with path.open("wb") as file:
+        if not _is_gzip(path):
+            yield file
+            return
+        with igzip.IGzipFile(  # type: ignore[no-untyped-call]
+            filename="", mode="wb", compresslevel=COMPRESS_LEVEL, fileobj=file, mtime=0
+        ) as packed:
+            yield cast(BinaryIO, packed)
+
+
+def _write_voxels(file: BinaryIO, array: npt.NDArray[Any]) -> None:
+    little = array.dtype.newbyteorder("<")
+    for channel in array:
+        for k in range(channel.shape[-1]):
+            file.write(channel[..., k].astype(little, copy=False).tobytes(order="F"))

@@ -1,0 +1,95 @@
+"""What comes out of a file: voxels, grid, and what an output needs from its source."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg3d.geometry.grid import Grid
+from medseg3d.types import Image, LabelMap
+
+
+@dataclass(frozen=True)
+class Header:
+    """How the source stored its geometry; opaque outside ``io``.
+
+    Only geometry is kept, so that no free text of the source can reach an output.
+
+    Args:
+        format: Name of the file format.
+        nifti: NIfTI header block with the source's geometry, empty for other formats.
+    """
+
+    format: str = ""
+    nifti: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An image as stored.
+
+    Args:
+        array: Intensities ``(C, I, J, K)`` in native byte order; the stored integers
+            where the file scales nothing, else float32.
+        grid: Shape and affine of one channel.
+        path: File of the first channel.
+        header: Source geometry for outputs made like this one.
+        notes: Oddities that were dealt with, one sentence each.
+    """
+
+    array: npt.NDArray[Any]
+    grid: Grid
+    path: Path
+    header: Header = field(default=Header(), repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def image(self) -> Image:
+        """Intensities as float32 ``(C, I, J, K)``, without a copy where they are already."""
+        return self.array.astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelVolume:
+    """A label map as stored.
+
+    Args:
+        labels: Integer labels ``(I, J, K)`` in the smallest unsigned type that holds them.
+        grid: Shape and affine.
+        path: The file.
+        header: Source geometry for outputs made like this one.
+        notes: Oddities that were dealt with, one sentence each.
+    """
+
+    labels: LabelMap
+    grid: Grid
+    path: Path
+    header: Header = field(default=Header(), repr=False)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What the header of a file says.
+
+    Args:
+        grid: Shape and affine.
+        channels: Values per voxel.
+        header: Source geometry.
+        notes: Oddities that were dealt with, one sentence each.
+    """
+
+    grid: Grid
+    channels: int
+    header: Header
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What a reader returns: the inspection and the voxels ``(C, I, J, K)``."""
+
+    inspection: Inspection
+    array: npt.NDArray[Any]

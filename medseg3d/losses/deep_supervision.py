@@ -1,0 +1,67 @@
+"""Deep supervision: the same loss on every resolution that a decoder returns."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medseg3d.errors import DataError
+
+
+class DeepSupervision(nn.Module):
+    """Weighted sum of one loss over logits of several resolutions.
+
+    Each level weighs half of the finer one before it; the weights sum to 1. The labels are
+    brought to a level's size by nearest neighbor, measured between voxel centers.
+
+    Args:
+        loss: ``loss(logits, target)`` of one level.
+
+    Shape:
+        - logits: list of ``(B, L, *spatial)``, finest first, or a single tensor, which goes to
+          the loss as it is
+        - target: ``(B, 1, *spatial)`` integer labels of the finest level
+        - output: scalar
+
+    References:
+        Lee et al., "Deeply-supervised nets", AISTATS 2015. https://arxiv.org/abs/1409.5185
+        Weights as in nnU-Net, https://doi.org/10.1038/s41592-020-01008-z
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
+        """Loss of one or several levels of logits.
+
+        Raises:
+            DataError: If the list is empty.
+        """
+        levels = [logits] if isinstance(logits, Tensor) else logits
+        if not levels:
+            raise DataError("deep supervision got an empty list of logits; expected at least one")
+        weights = [0.5**level for level in range(len(levels))]
+        losses = [self.loss(level, resize_labels(target, level.shape[2:])) for level in levels]
+        weighted = [weight * loss for weight, loss in zip(weights, losses, strict=True)]
+        return torch.stack(weighted).sum() / sum(weights)
+
+
+def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Nearest label for each voxel of another size, ties to the higher index.
+
+    Unlike interpolation, indexing keeps integer types and works for all of them.
+
+    Args:
+        labels: ``(B, 1, *spatial)``, any type.
+        size: Spatial size to return.
+
+    Examples:
+        >>> resize_labels(torch.tensor([[[0, 1, 2, 3, 4, 5]]]), (2,))
+        tensor([[[1, 4]]])
+    """
+    for axis, (here, wanted) in enumerate(zip(labels.shape[2:], size, strict=True), start=2):
+        if here != wanted:
+            centers = 2 * torch.arange(wanted, device=labels.device) + 1
+            labels = labels.index_select(axis, centers * here // (2 * wanted))
+    return labels

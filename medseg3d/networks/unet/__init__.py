@@ -1,0 +1,1 @@
+"""Encoder, decoder and skips: the U-Net and its kin."""

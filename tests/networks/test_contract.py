@@ -1,0 +1,201 @@
+"""The contract that every registered network meets, and one fingerprint per wiring."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medseg3d.networks import NETWORKS, build_network
+
+IN_CHANNELS, OUT_CHANNELS = 2, 3
+PATCH = (12, 8, 9)
+
+
+class Row(NamedTuple):
+    options: dict[str, Any]  # small enough for one core
+    parameters: int
+    fingerprint: float
+    published: int  # parameters of paper()
+
+
+ROWS = {
+    "denseunet_2d": Row(
+        {"stem": 6, "growth": 4, "layers": (2, 1, 1)}, 0, 0.0, 49_527_843
+    ),
+    "denseunet_3d": Row(
+        {"stem": 6, "growth": 4, "layers": (2, 1), "long_skips": True}, 0, 0.0, 15_977_467
+    ),
+    "hdenseunet": Row(
+        {"stem": 6, "growth": (4, 3), "layers": ((2, 1), (1, 2))}, 0, 0.0, 65_616_289
+    ),
+    "unet3d": Row(
+        {
+            "width": 4,
+            "max_width": 10,
+            "strides": ((1, 2, 2), (2, 2, 2), (2, 1, 1)),
+            "kernels": ((1, 3, 3), 3, 3, 3),
+        },
+        0,
+        0.0,
+        31_194_952,
+    ),
+    "vnet": Row(
+        {"width": 4, "strides": ((2, 2, 1), (2, 2, 2)), "kernels": 3}, 0, 0.0, 65_175_314
+    ),
+}
+
+each_network = pytest.mark.parametrize("name", ROWS)
+
+
+def build(name: str, **options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return build_network(
+        name, IN_CHANNELS, OUT_CHANNELS, options={**ROWS[name].options, **options}
+    )
+
+
+def waves(shape: Sequence[int], phase: float) -> Tensor:
+    """Distinct values from a formula, so that goldens outlive any random generator."""
+    steps = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
+    return (0.7 * steps + phase).sin().view(*shape)
+
+
+def image(size: Sequence[int] = PATCH) -> Tensor:
+    return waves((2, IN_CHANNELS, *size), phase=0.5).float()
+
+
+def listed(logits: Tensor | list[Tensor]) -> list[Tensor]:
+    return logits if isinstance(logits, list) else [logits]
+
+
+def loss_of(logits: Tensor | list[Tensor]) -> Tensor:
+    """Uneven weights per voxel, so that no symmetry hides a parameter."""
+    return sum(
+        ((scale.float() - waves(scale.shape, 1.0)) ** 2).mean() for scale in listed(logits)
+    )
+
+
+def test_every_network_has_a_row() -> None:
+    assert set(ROWS) == set(NETWORKS.names())
+
+
+@each_network
+def test_facts_name_the_paper(name: str) -> None:
+    facts = NETWORKS.facts(name)
+    assert set(facts) >= {"title", "year", "paper", "dims"}
+    assert facts["paper"].startswith(("10.", "1", "2"))
+
+
+@each_network
+def test_published_size_is_reproduced(name: str) -> None:
+    with torch.device("meta"):
+        network = NETWORKS[name].paper()
+    assert sum(p.numel() for p in network.parameters()) == ROWS[name].published
+
+
+@each_network
+@pytest.mark.parametrize("size", [PATCH, (16, 16, 16), (7, 5, 3), (1, 1, 1)])
+def test_logits_cover_an_image_of_any_size(name: str, size: tuple[int, int, int]) -> None:
+    network = build(name)
+    logits = network.eval()(image(size))
+    assert logits.shape == (2, OUT_CHANNELS, *size)
+    assert logits.isfinite().all()
+    loss = loss_of(network.train()(image(size)))
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+@each_network
+def test_divisible_images_are_not_padded(name: str) -> None:
+    network = build(name).eval()
+    assert len(network.divisor) == 3
+    seen: list[torch.Size] = []
+    first = next(m for m in network.modules() if isinstance(m, nn.Conv3d | nn.Conv2d))
+    first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    network(image(network.divisor))
+    slices_as_batch = first.weight.dim() == 4
+    voxels = seen[0].numel() // (seen[0][1] if not slices_as_batch else seen[0][1])
+    assert voxels == 2 * torch.Size(network.divisor).numel()
+
+
+@each_network
+def test_every_parameter_learns(name: str) -> None:
+    network = build(name).train()
+    loss_of(network(image((16, 16, 16)))).backward()
+    idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not idle
+
+
+@each_network
+def test_deep_supervision_returns_a_list_only_while_training(name: str) -> None:
+    if "deep_supervision" not in inspect.signature(NETWORKS[name]).parameters:
+        assert isinstance(build(name).train()(image()), Tensor)
+        return
+    network = build(name, deep_supervision=True)
+    sizes = [logits.shape[2:] for logits in network.train()(image())]
+    assert len(sizes) > 1
+    assert sizes[0] == PATCH
+    assert sizes == sorted(sizes, reverse=True)
+    assert network.eval()(image()).shape[2:] == PATCH
+    bare = build(name, deep_supervision=False).train()
+    assert bare(image()).shape[2:] == PATCH
+    loss_of(bare(image((16, 16, 16)))).backward()
+    assert all(p.grad is not None for p in bare.parameters())
+
+
+@each_network
+def test_cases_of_a_batch_do_not_mix(name: str) -> None:
+    network, batch = build(name).eval(), image()
+    alone = torch.cat([network(case[None]) for case in batch])
+    torch.testing.assert_close(network(batch), alone)
+
+
+@each_network
+def test_evaluation_repeats_itself(name: str) -> None:
+    network = build(name).eval()
+    assert torch.equal(network(image()), network(image()))
+
+
+@each_network
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+def test_half_precision_stays_finite(name: str, norm: str) -> None:
+    network = build(name, norm=norm).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(1000 * image())
+    loss_of(logits).backward()
+    assert all(scale.isfinite().all() for scale in listed(logits))
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@each_network
+def test_weights_travel_to_a_fresh_network(name: str) -> None:
+    network, twin = build(name).eval(), build(name)
+    for parameter in twin.parameters():
+        nn.init.zeros_(parameter)
+    twin.load_state_dict(network.train().state_dict())
+    assert torch.equal(network.eval()(image()), twin.eval()(image()))
+
+
+@each_network
+def test_export_gives_the_same_logits(name: str) -> None:
+    network = build(name).eval()
+    exported = torch.export.export(network, (image(),)).module()
+    torch.testing.assert_close(exported(image()), network(image()))
+
+
+@each_network
+def test_wiring_matches_its_fingerprint(name: str) -> None:
+    network = build(name).eval().double()
+    with torch.no_grad():
+        for place, parameter in enumerate(network.parameters()):
+            parameter.copy_(0.3 * waves(parameter.shape, phase=place))
+        logits = network(image().double())
+    fingerprint = (logits * waves(logits.shape, phase=0.0)).sum().item()
+    found = (sum(p.numel() for p in network.parameters()), fingerprint)
+    assert found == (ROWS[name].parameters, pytest.approx(ROWS[name].fingerprint, rel=1e-6))

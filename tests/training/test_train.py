@@ -1,0 +1,154 @@
+"""A whole run on toy patches: learning, history, best weights, averaging, exact resume."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from medseg3d.errors import RunError
+from medseg3d.losses import LOSSES
+from medseg3d.training.budget import Budget
+from medseg3d.training.callbacks import Averaging, Stage
+from medseg3d.training.history import History
+from medseg3d.training.module import OptimizerSettings
+from medseg3d.training.train import TrainingSettings, train
+
+
+class BrightVoxels(Dataset[dict[str, Any]]):
+    """Patches whose label is 1 where the image is bright; sample ``n`` is always the same."""
+
+    def __init__(self, poison: int | None = None) -> None:
+        self.poison = poison
+
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        image = torch.randn(1, 6, 6, 6, generator=torch.Generator().manual_seed(n))
+        if n == self.poison:
+            image[0, 0, 0, 0] = torch.nan
+        return {"image": image, "labels": (image > 0.3).to(torch.uint8), "case": f"case_{n}"}
+
+
+class Dropping(nn.Module):
+    """Two convolutions with dropout, whose randomness a resumed run must repeat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv3d(1, 4, 1), nn.LeakyReLU(), nn.Dropout(0.2), nn.Conv3d(4, 2, 1)
+        )
+        self.stages: list[str] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+    def set_stage(self, name: str) -> None:
+        self.stages.append(name)
+
+
+def accuracy(network: nn.Module) -> list[float]:
+    with torch.no_grad():
+        sample = BrightVoxels()[10_000]
+        return [float((network.eval()(sample["image"][None]).argmax(1) == sample["labels"]).float().mean())]
+
+
+def run(
+    folder: Path,
+    *,
+    epochs: int,
+    total_epochs: int | None = None,
+    resume: bool = False,
+    poison: int | None = None,
+    kept: list[float] | None = None,
+    stages: tuple[Stage, ...] = (),
+    budget: Budget | None = None,
+    stop_after: int | None = None,
+) -> tuple[History, Dropping]:
+    torch.manual_seed(0)
+    network = Dropping()
+    scores = 0
+
+    def validate(network: nn.Module) -> list[float]:
+        nonlocal scores
+        scores += 1
+        if stop_after is not None and scores > stop_after:
+            raise KeyboardInterrupt
+        return accuracy(network)
+
+    history = train(
+        network,
+        LOSSES.build("dice_ce"),
+        BrightVoxels(poison),
+        folder=folder,
+        label_names=["bright"],
+        validate=validate,
+        save_best=lambda _, score: kept.append(score) if kept is not None else None,
+        settings=TrainingSettings(
+            budget=budget or Budget(steps=epochs * 5),
+            optimizer=OptimizerSettings(learning_rate=0.05),
+            batch_size=2,
+            steps_per_epoch=5,
+            validate_every=1,
+            checkpoint_seconds=0,
+            stages=stages,
+        ),
+        device=torch.device("cpu"),
+        precision="fp32",
+        resume=resume,
+    )
+    return history, network
+
+
+def test_it_learns_and_leaves_history_picture_and_checkpoint(tmp_path: Path) -> None:
+    kept: list[float] = []
+    history, network = run(tmp_path, epochs=8, kept=kept)
+    assert accuracy(network)[0] > 0.9
+    assert kept == sorted(kept)
+    assert kept[-1] == max(row["dice"] for row in history.rows)
+    with (tmp_path / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == [str(5 * n) for n in range(1, 9)]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert rows[-1]["dice_bright"]
+    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path) -> None:
+    whole, network = run(tmp_path / "whole", epochs=6)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", epochs=6, stop_after=3)
+    resumed, other = run(tmp_path / "cut", epochs=6, resume=True)
+    assert [row["loss"] for row in resumed.rows] == [row["loss"] for row in whole.rows]
+    assert [row["dice"] for row in resumed.rows] == [row["dice"] for row in whole.rows]
+    for ours, theirs in zip(other.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_a_time_budget_ends_with_a_validation(tmp_path: Path) -> None:
+    history, _ = run(tmp_path, epochs=0, budget=Budget(seconds=0.4))
+    assert history.rows[-1]["dice"] is not None
+    assert history.rows[-1]["minutes"] * 60 < 20
+
+
+def test_a_loss_that_is_not_finite_names_the_cases(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"step 3 on cases case_6, case_7"):
+        run(tmp_path, epochs=2, poison=7)
+
+
+def test_stages_begin_at_their_share_of_the_budget(tmp_path: Path) -> None:
+    _, network = run(tmp_path, epochs=4, stages=(Stage("first", 0.0), Stage("second", 0.5)))
+    assert network.stages == ["first", "second"]
+
+
+def test_averaging_is_the_moving_average_it_claims(tmp_path: Path) -> None:
+    averaging = Averaging(0.9)
+    average = averaging._kwargs["multi_avg_fn"]
+    kept = [torch.zeros(3), torch.zeros(1, dtype=torch.long)]
+    average(kept, [torch.ones(3), torch.ones(1, dtype=torch.long)], torch.tensor(1))
+    torch.testing.assert_close(kept[0], torch.full((3,), 1 - 2 / 11))
+    assert kept[1].item() == 1
+    average(kept, [torch.ones(3), torch.ones(1, dtype=torch.long)], torch.tensor(1000))
+    torch.testing.assert_close(kept[0], torch.full((3,), 1 - 0.9 * 2 / 11))
