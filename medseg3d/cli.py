@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from typer.core import TyperGroup
 
 import medseg3d
-from medseg3d.cli_options import Quiet, Verbose, command, merged, option_rows
+from medseg3d.cli_options import FLAGS, Quiet, Verbose, command, merged, option_rows
 from medseg3d.config import FitConfig, PredictConfig, ScoreConfig, read_yaml
 from medseg3d.errors import MedSeg3DError, RunError
 from medseg3d.progress import LOGGER
@@ -184,7 +184,7 @@ class Kind(StrEnum):
     ),
 )
 def list_parts(
-    kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="What to list.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the networks, losses, metrics or options that exist.
@@ -241,7 +241,7 @@ def _show(summary: "Summary") -> None:
     Console().print(summary_table(summary))
 
 
-@app.command(epilog=_examples("medseg3d demo", "medseg3d demo -o runs/first"))
+@app.command("demo", epilog=_examples("medseg3d demo", "medseg3d demo -o runs/first"))
 def demo(
     out: Annotated[
         Path | None,
@@ -259,7 +259,7 @@ def demo(
     checkout = Path(__file__).parents[1]
     sample, pipeline = _sample_data(checkout), checkout / "pipelines" / "demo.yaml"
     given = {"data": sample} | ({} if out is None else {"out": out})
-    run = api.fit(merged(FitConfig, {str(pipeline): read_yaml(pipeline), "flags": given}))
+    run = api.fit(merged(FitConfig, {str(pipeline): read_yaml(pipeline), FLAGS: given}))
     predictions = run.folder / "predictions"
     api.predict(PredictConfig(inputs=(sample / "imagesTs",), model=run.folder, out=predictions))
     result = api.score(

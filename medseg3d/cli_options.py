@@ -24,15 +24,20 @@ from medseg3d.progress import LOGGER
 M = TypeVar("M", bound=BaseModel)
 Command = Callable[..., None]
 
+FLAGS = "command line"
+SETTINGS = "--set"
 
-def _louder(given: bool) -> None:
+
+def _louder(given: bool) -> bool:
     if given:
         LOGGER.setLevel(logging.DEBUG)
+    return given
 
 
-def _quieter(given: bool) -> None:
+def _quieter(given: bool) -> bool:
     if given:
         LOGGER.setLevel(logging.WARNING)
+    return given
 
 
 ConfigFile = Annotated[
@@ -127,7 +132,7 @@ def given_options(
             raise ConfigError(f"{key} is given twice, as --{_dashed(key)} and with --set")
         _place(from_settings, key.split("."), value)
     from_file = read_yaml(file) if file is not None else {}
-    return {str(file): from_file, "flags": from_flags, "--set": from_settings}
+    return {str(file): from_file, FLAGS: from_flags, SETTINGS: from_settings}
 
 
 def merged(model: type[M], layers: Mapping[str, Mapping[str, Any]]) -> M:
@@ -302,10 +307,8 @@ def _over(below: Any, above: Any) -> Any:
 
 
 def _spelled(source: str, name: str) -> str:
-    """Where the user finds the value: a flag, or the line of the file."""
-    if source == "flags":
-        return f"--{_dashed(name)}"
-    if source == "--set":
+    """Where the user finds the value; of a file, the line too."""
+    if source in (FLAGS, SETTINGS):
         return source
     from ruamel.yaml import YAML
 

@@ -21,7 +21,6 @@ from pydantic import (
 )
 
 from medseg3d.errors import ConfigError
-from medseg3d.types import Size3, Spacing
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -135,8 +134,12 @@ class FitConfig(Options):
     cache: Path | None = Field(
         None, description="Folder of preprocessed cases; default .cache beside the run folder."
     )
-    spacing: Spacing | None = Field(None, description="Target spacing in mm, over the plan's.")
-    patch_size: Size3 | None = Field(None, description="Patch in voxels, over the plan's.")
+    spacing: tuple[float, float, float] | None = Field(
+        None, description="Target spacing in mm, over the plan's."
+    )
+    patch_size: tuple[int, int, int] | None = Field(
+        None, description="Patch in voxels, over the plan's."
+    )
     batch_size: int | None = Field(None, gt=0, description="Patches per step, over the plan's.")
     width: int | None = Field(
         None, gt=0, description="Channels of the finest stage, over the plan's."

@@ -6,11 +6,10 @@ Images are ``(C, I, J, K)``, label maps and masks ``(I, J, K)``. Spacing is in m
 per voxel axis, affines map a voxel index to world millimetres in RAS+.
 """
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:  # numpy would double the time of `medseg3d --help`
-    import numpy as np
-    import numpy.typing as npt
+import numpy as np
+import numpy.typing as npt
 
 Size3: TypeAlias = tuple[int, int, int]
 """Three integers, one per voxel axis ``(I, J, K)``."""
@@ -18,14 +17,14 @@ Size3: TypeAlias = tuple[int, int, int]
 Spacing: TypeAlias = tuple[float, float, float]
 """Voxel size in mm along ``(I, J, K)``."""
 
-Affine: TypeAlias = "npt.NDArray[np.float64]"
+Affine: TypeAlias = npt.NDArray[np.float64]
 """``(4, 4)`` matrix from voxel index to world mm, RAS+."""
 
-Image: TypeAlias = "npt.NDArray[np.float32]"
+Image: TypeAlias = npt.NDArray[np.float32]
 """Intensities ``(C, I, J, K)``."""
 
-LabelMap: TypeAlias = "npt.NDArray[np.integer[Any]]"
+LabelMap: TypeAlias = npt.NDArray[np.integer[Any]]
 """Integer labels ``(I, J, K)``; 0 is background."""
 
-Mask: TypeAlias = "npt.NDArray[np.bool_]"
+Mask: TypeAlias = npt.NDArray[np.bool_]
 """Voxels of one label, ``(I, J, K)``."""

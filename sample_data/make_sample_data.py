@@ -202,7 +202,7 @@ class Patient:
         self._liver_hu = random.uniform(88, 116)
         self._blood_hu = random.uniform(135, 165)
         self._phase = random.uniform(0, 30)
-        self._tumors = self._grow_tumors(1 + int(random.integers(0, 5)) // 2)
+        self._tumors = self._grow_tumors(int(random.integers(1, 4)))
 
     def _jitter(self, center: Point, spread: float) -> Point:
         x, y, z = self._random.uniform(-spread, spread, size=3) + center
@@ -259,11 +259,11 @@ class Patient:
         tumors: list[tuple[Point, Point, float]] = []
         while len(tumors) < number:
             place = self._random.uniform((-50, -85, -70), (135, 85, 75))
-            radius = self._random.uniform(9 if tumors else 11, 15)
+            radius = self._random.uniform(10 if tumors else 12, 15)
             radii = radius * self._random.uniform(0.88, 1.12, size=3)
             clear = all(np.linalg.norm(place - c) > radius + max(r) + 6 for c, r, _ in tumors)
             if clear and self._liver(place) < -(radius + 2):
-                hu = self._random.uniform(58, 70)
+                hu = self._liver_hu * self._random.uniform(0.56, 0.66)
                 tumors.append((tuple(place.tolist()), tuple(radii.tolist()), float(hu)))
         return tumors
 

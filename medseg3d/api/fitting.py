@@ -261,7 +261,9 @@ class _Fit:
             self.plan.patch_size,
             seed=config.seed,
             foreground=config.foreground,
-            augmentation=Augmentation(config.augmentation, spacing=self.plan.spacing),
+            augmentation=Augmentation(
+                spacing=self.plan.spacing, **config.augmentation.model_dump()
+            ),
         )
 
     def _settings(self) -> TrainingSettings:

@@ -18,7 +18,7 @@ from medseg3d.device import resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, DataError, MedSeg3DError, RunError, about_case
 from medseg3d.geometry.grid import Grid
 from medseg3d.inference.predictor import Predictor
-from medseg3d.io import SUFFIXES, Volume, read_image, write_image, write_labels
+from medseg3d.io import SUFFIXES, Volume, case_stem, read_image, write_image, write_labels
 from medseg3d.progress import Progress
 from medseg3d.runs import find_bundle
 from medseg3d.types import Affine, LabelMap
@@ -142,15 +142,19 @@ def _predict_case(
 ) -> Prediction:
     begun = time.perf_counter()
     volume = read_image(case.images)
+    for note in volume.notes:
+        log.warning("case %s: %s", case.id, note)
     found = predictor.segment(canonical(volume), advance=advance)
     labels = found.labels()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{target.parent} cannot be made ({error.strerror}); choose another -o") from None
+        raise RunError(
+            f"{target.parent} cannot be made ({error.strerror}); choose another -o"
+        ) from None
     probabilities = None
     if config.probabilities:
-        probabilities = target.with_name(f"{_stem(target)}_probabilities.nii.gz")
+        probabilities = target.with_name(f"{case_stem(target)}_probabilities.nii.gz")
         write_image(probabilities, found.probabilities(), volume)
     write_labels(target, labels, volume)
     names = predictor.bundle.plan.labels
@@ -203,10 +207,5 @@ def _predict_array(
     matrix: Affine = np.asarray(affine, dtype=np.float64)
     grid = Grid((image.shape[1], image.shape[2], image.shape[3]), matrix)
     config = validated(PredictConfig, {"inputs": ["array"]} | options)
-    return open_predictor(config).segment(canonical(Volume.from_array(image, grid))).labels()
+    return open_predictor(config).segment(canonical(Volume(image, grid, Path("array")))).labels()
 
-
-def _stem(path: Path) -> str:
-    from medseg3d.io import case_stem
-
-    return case_stem(path)

@@ -215,7 +215,7 @@ class Augmentation:
         changes: Changes,
         *,
         size: Size3 | None = None,
-        offset: Sequence[int] = (0, 0, 0),
+        offset: Sequence[int] | npt.NDArray[Any] = (0, 0, 0),
     ) -> tuple[Image, LabelMap]:
         """Make the changed patch.
 
@@ -239,7 +239,7 @@ class Augmentation:
                 size=size or as_size(labels.shape),
                 offset=offset,
             )
-        steps = steps_in_order(changes)
+        steps = steps_in_order(changes, labels.shape)
         if not steps:
             return image, labels
         subject = patch_subject(image, labels)
@@ -311,8 +311,8 @@ def rotation_matrix(angles: Sequence[float] | Matrix) -> Matrix:
     return matrix
 
 
-def steps_in_order(changes: Changes) -> list[Step]:
-    """The changes other than resampling, ready to apply to a subject one after another."""
+def steps_in_order(changes: Changes, size: Sequence[int]) -> list[Step]:
+    """The changes other than resampling, as steps to take in turn on a patch of that size."""
     steps: list[Step] = []
     if changes.noise is not None:
         std, seed = changes.noise
@@ -329,8 +329,10 @@ def steps_in_order(changes: Changes) -> list[Step]:
         steps.append(through_coarser_grid(changes.coarseness))
     if changes.gamma is not None:
         steps.append(on_image(gamma_correction(changes.gamma, inverted=changes.inverted)))
-    if changes.flips:
-        steps.append(tio.Flip(changes.flips, copy=False))  # type: ignore[no-untyped-call]
+    # Reversing a single voxel leaves a negative stride, which torch refuses.
+    flips = tuple(axis for axis in changes.flips if size[axis] > 1)
+    if flips:
+        steps.append(tio.Flip(flips, copy=False))  # type: ignore[no-untyped-call]
     return steps
 
 
@@ -380,8 +382,8 @@ def gamma_correction(
         lowest, highest = image.amin(axes, keepdim=True), image.amax(axes, keepdim=True)
         # A patch of air is constant; any positive range leaves it so.
         corrected = power((image - lowest) / (highest - lowest).clamp_min(1e-6))
-        std, mean = torch.std_mean(image, axes, keepdim=True)
-        std_now, mean_now = torch.std_mean(corrected, axes, keepdim=True)
+        std, mean = torch.std_mean(image, axes, correction=0, keepdim=True)
+        std_now, mean_now = torch.std_mean(corrected, axes, correction=0, keepdim=True)
         return sign * ((corrected - mean_now) * (std / std_now.clamp_min(1e-6)) + mean)
 
     return correct
@@ -414,7 +416,7 @@ def warp(
     displacement: npt.NDArray[np.float32] | None,
     *,
     size: Size3,
-    offset: Sequence[int] = (0, 0, 0),
+    offset: Sequence[int] | npt.NDArray[Any] = (0, 0, 0),
 ) -> tuple[Image, LabelMap]:
     """Sample a patch from a region through a matrix and a displacement.
 

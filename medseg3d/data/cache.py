@@ -228,7 +228,9 @@ class CachedCase:
         try:
             with self._turn:
                 yield
-        except (OSError, RuntimeError, EOFError, KeyError) as error:
+        except DataError:
+            raise
+        except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
             raise DataError(
                 f"case {self.case_id}: cached case {self.folder} is damaged ({error}); "
                 "delete that folder to build it anew"

@@ -1,5 +1,6 @@
 """A case read from disk and turned to canonical orientation (RAS+)."""
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ from medseg3d.geometry.grid import Grid
 from medseg3d.geometry.orientation import Reorientation
 from medseg3d.io import Volume, read_image, read_labels
 from medseg3d.types import Image, LabelMap
+
+log = logging.getLogger("medseg3d")
 
 Box = tuple[slice, slice, slice]
 
@@ -41,15 +44,19 @@ def load_case(case: Case) -> CanonicalCase:
     """
     with about_case(case.id):
         volume = read_image(case.images)
+        notes = list(volume.notes)
         labels = None
         if case.labels is not None:
             stored = read_labels(case.labels)
+            notes += stored.notes
             if not stored.grid.same_as(volume.grid):
                 raise DataError(
                     f"label map {case.labels.name} is not on the grid of {case.images[0].name}: "
                     f"{volume.grid.difference(stored.grid)}; resample the label map to the image"
                 )
             labels = stored.labels
+        for note in notes:
+            log.warning("case %s: %s", case.id, note)
         return canonical(volume, labels)
 
 

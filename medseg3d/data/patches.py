@@ -19,13 +19,13 @@ import torchio as tio
 from torch.utils.data import DataLoader, Dataset
 from torchio.data.sampler import PatchSampler
 
+from medseg3d.data.augment import Augmentation, as_size, patch_subject
 from medseg3d.data.cache import CachedCase
 from medseg3d.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from medseg3d.data.augment import Augmentation
     from medseg3d.types import Image, LabelMap, Size3
 
 UNENDING = 2**48
@@ -86,18 +86,13 @@ class CaseSampler(PatchSampler):
         case = case_of(subject)
         image, labels = read_box(case, index_ini, patch_size)
         ends = [first + length for first, length in zip(index_ini, patch_size, strict=True)]
-        return tio.Subject(
-            {
-                "image": tio.ScalarImage(tensor=image),  # type: ignore[no-untyped-call]
-                "labels": tio.LabelMap(tensor=labels[None]),  # type: ignore[no-untyped-call]
-                "case": case.case_id,
-                tio.LOCATION: torch.tensor([*index_ini, *ends]),
-            }
-        )
+        location = torch.tensor([*index_ini, *ends])
+        return patch_subject(image, labels, case=case.case_id, **{tio.LOCATION: location})
 
     def __call__(
         self, subject: tio.Subject, num_patches: int | None = None
     ) -> Generator[tio.Subject]:
+        """Random patches, endless by default; the seed comes from torch's generator."""
         return self._generate_patches(subject, num_patches)
 
     def _generate_patches(
@@ -117,7 +112,7 @@ class UniformSampler(CaseSampler):
     def draw_start(self, case: CachedCase, generator: np.random.Generator) -> Size3:
         """First voxel of a patch, drawn evenly."""
         lowest, highest = allowed_starts(case.shape, self.size)
-        return plain(generator.integers(lowest, highest, endpoint=True))
+        return as_size(generator.integers(lowest, highest, endpoint=True))
 
 
 class ForegroundSampler(CaseSampler):
@@ -134,7 +129,7 @@ class ForegroundSampler(CaseSampler):
         voxels = case.coordinates(int(generator.choice(case.labels_present)))
         center = voxels[generator.integers(len(voxels))].astype(np.int64)
         lowest, highest = allowed_starts(case.shape, self.size)
-        return plain(np.clip(center - np.array(self.size) // 2, lowest, highest))
+        return as_size(np.clip(center - np.array(self.size) // 2, lowest, highest))
 
 
 class PatchDataset(Dataset[dict[str, Any]]):
@@ -214,7 +209,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
                 *arrays_of(sampler.crop(subject, source, size)),
                 changes,
                 size=self.patch_size,
-                offset=plain(np.subtract(start, source)),
+                offset=np.subtract(start, source),
             )
         stored = labels if labels.dtype == np.uint8 else labels.astype(np.int64)
         return {
@@ -272,12 +267,6 @@ def allowed_starts(
     """Lowest and highest first voxel of a patch; equal where it covers the whole axis."""
     spare = np.subtract(shape, size)
     return np.minimum(spare // 2, 0), np.where(spare > 0, spare, spare // 2)
-
-
-def plain(numbers: npt.NDArray[Any]) -> Size3:
-    """Three plain integers."""
-    i, j, k = (int(number) for number in numbers)
-    return i, j, k
 
 
 def share_of(share: float, count: int) -> int:

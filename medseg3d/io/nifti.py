@@ -141,10 +141,10 @@ def _parse(path: Path) -> _Parsed:
 def _fields(path: Path, head: bytes, notes: list[str]) -> Any:
     """The header as nibabel sees it, of the version that its magic says, unrepaired."""
     if head[4:8] in (b"n+2\0", b"ni2\0") and len(head) >= SIZE_2:
-        fields: Any = Nifti2Header(head[:SIZE_2], check=False)  # type: ignore[no-untyped-call]
+        fields: Any = Nifti2Header(head[:SIZE_2], _endianness(head, SIZE_2), False)  # type: ignore[no-untyped-call]
         size = SIZE_2
     elif head[344:348] in (b"n+1\0", b"ni1\0"):
-        fields = Nifti1Header(head[:SIZE_1], check=False)  # type: ignore[no-untyped-call]
+        fields = Nifti1Header(head[:SIZE_1], _endianness(head, SIZE_1), False)  # type: ignore[no-untyped-call]
         size = SIZE_1
     elif (
         path.suffix.lower() in (".hdr", ".img")
@@ -164,6 +164,12 @@ def _fields(path: Path, head: bytes, notes: list[str]) -> Any:
     return fields
 
 
+def _endianness(head: bytes, size: int) -> str | None:
+    """Byte order in which the header tells its right size; None leaves the guess to nibabel."""
+    fitting = {"<": int.from_bytes(head[:4], "little"), ">": int.from_bytes(head[:4], "big")}
+    return next((order for order, told in fitting.items() if told == size), None)
+
+
 def _dims(path: Path, fields: Any) -> tuple[int, ...]:
     rank = int(fields["dim"][0])
     if not 1 <= rank <= 7:
@@ -175,7 +181,7 @@ def _dtype(path: Path, fields: Any, notes: list[str]) -> np.dtype[Any]:
     code = int(fields["datatype"])
     try:
         dtype: np.dtype[Any] = np.dtype(fields.get_data_dtype())
-    except HeaderDataError as error:
+    except (HeaderDataError, KeyError) as error:
         raise DataError(f"{path} has the unknown data type code {code}") from error
     plain_dtype(path, dtype)
     if dtype.itemsize == 0:
@@ -284,7 +290,7 @@ def _output_fields(
     channels, *shape = array.shape
     source = _source_geometry(header, grid)
     is_second = max(shape) > 32767 or (source is not None and len(source.binaryblock) == SIZE_2)
-    kinds = (Nifti2Header, Nifti2PairHeader) if is_second else (Nifti1Header, Nifti1PairHeader)
+    kinds: Any = (Nifti2Header, Nifti2PairHeader) if is_second else (Nifti1Header, Nifti1PairHeader)
     fields: Any = kinds[0 if single else 1]()
     fields.set_data_dtype(array.dtype)
     fields.set_data_shape((*shape, channels) if channels > 1 else tuple(shape))

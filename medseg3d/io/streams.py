@@ -14,14 +14,15 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
-from isal import igzip, isal_zlib
+from isal import igzip, igzip_lib
 
 from medseg3d.errors import DataError
 
 CHUNK = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 LARGEST_DEFLATE_RATIO = 1032  # https://zlib.net/zlib_tech.html
-DAMAGE: tuple[type[Exception], ...] = (gzip.BadGzipFile, zlib.error, isal_zlib.error)
+_IsalError: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
+DAMAGE = (gzip.BadGzipFile, zlib.error, _IsalError)
 
 
 class Stream:
@@ -31,6 +32,7 @@ class Stream:
         self._file = file
         self._path = path
         self._size_on_disk = size_on_disk
+        self._has_junk = False
         self.position = 0
 
     def fill(self, buffer: memoryview) -> int:
@@ -56,28 +58,21 @@ class Stream:
             left -= part
         return size - left
 
-    def finish(self) -> int:
-        """Read to the very end, where gzip keeps its check sums; return the surplus bytes.
-
-        Junk after a complete gzip stream counts as surplus.
-        """
-        surplus = 0
-        buffer = memoryview(bytearray(CHUNK))
-        try:
-            while part := self._file.readinto(buffer):  # type: ignore[attr-defined]
-                surplus += part
-        except gzip.BadGzipFile as error:
-            if "Not a gzipped file" not in str(error):
-                raise self._damaged(error) from error
-            return surplus + 1
-        except (EOFError, *DAMAGE) as error:
-            raise self._damaged(error) from error
-        return surplus
+    def finish(self) -> bool:
+        """Read to the very end, where gzip keeps its check sums; say if more bytes came."""
+        end = self.position
+        self.skip(1 << 62)
+        return self._has_junk or self.position > end
 
     def _read_into(self, buffer: memoryview) -> int:
+        if self._has_junk:
+            return 0
         try:
-            part = int(self._file.readinto(buffer))  # type: ignore[attr-defined]
+            part = int(self._file.readinto1(buffer))  # type: ignore[attr-defined]
         except (EOFError, *DAMAGE) as error:
+            if self.position and "Not a gzipped file" in str(error):
+                self._has_junk = True  # after a member that was whole
+                return 0
             raise self._damaged(error) from error
         self.position += part
         return part
@@ -107,7 +102,7 @@ def open_stream(path: Path, *, compressed: bool) -> Iterator[Stream]:
         begins = file.read(len(GZIP_MAGIC))
         file.seek(0)
         if compressed and begins != GZIP_MAGIC:
-            hint = looks_like(file.read(1024)) or "uncompressed data"
+            hint = looks_like(file.read(1024)) or "something else"
             raise DataError(f"{path} is not gzip although its name says so; it looks like {hint}")
         if not compressed and begins == GZIP_MAGIC:
             raise DataError(f"{path} is gzip although its name does not end in .gz; rename it")
@@ -154,6 +149,8 @@ def looks_like(head: bytes) -> str | None:
         return "a Git LFS pointer; fetch the file with 'git lfs pull'"
     if text.startswith((b"<!doctype html", b"<html")):
         return "a web page, perhaps a failed download"
+    if head[344:348] == b"n+1\0" or head[4:8] == b"n+2\0":
+        return "an uncompressed NIfTI image; rename it to .nii"
     for magic, name in (
         (GZIP_MAGIC, "gzip data"),
         (b"PK\x03\x04", "a zip archive"),
@@ -201,7 +198,7 @@ def read_voxels(
     dtype: np.dtype[Any],
     shape: tuple[int, ...],
     compressed: bool,
-) -> tuple[npt.NDArray[Any], int]:
+) -> tuple[npt.NDArray[Any], bool]:
     """Read voxels stored with the first axis fastest, and the file to its end.
 
     Args:
@@ -212,7 +209,7 @@ def read_voxels(
         compressed: Whether the file is gzip.
 
     Returns:
-        The voxels in Fortran order and native byte order, and the count of surplus bytes.
+        The voxels in Fortran order and native byte order, and whether bytes follow them.
 
     Raises:
         DataError: If the file is damaged or shorter than the header declares.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.types import Image, LabelMap
 
@@ -44,6 +45,20 @@ class Volume:
     path: Path
     header: Header = field(default=Header(), repr=False)
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_array(cls, array: npt.NDArray[Any], grid: Grid) -> "Volume":
+        """Wrap intensities ``(C, I, J, K)`` that come from no file.
+
+        Raises:
+            DataError: If the last three axes do not have the shape of the grid.
+        """
+        if array.ndim != 4 or array.shape[1:] != grid.shape:
+            raise DataError(
+                f"array of shape {array.shape} does not fit the grid of shape {grid.shape}; "
+                "expected (C, I, J, K)"
+            )
+        return cls(array, grid, Path("array"))
 
     @property
     def image(self) -> Image:

@@ -320,9 +320,7 @@ def _box_around(first: Mask, second: Mask) -> tuple[slice, ...]:
     return box
 
 
-def _directed_distances(
-    source: Mask, target: Mask, spacing: npt.NDArray[np.float64]
-) -> Distances:
+def _directed_distances(source: Mask, target: Mask, spacing: npt.NDArray[np.float64]) -> Distances:
     """Distance in mm from every voxel of ``source`` to the nearest one of ``target``."""
     distances = np.zeros(int(np.count_nonzero(source)))
     if not target.any():

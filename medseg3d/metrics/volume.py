@@ -43,8 +43,8 @@ def volume_difference(prediction: Mask, reference: Mask, spacing: Spacing) -> fl
         DataError: If the masks are not boolean or differ in shape.
 
     Examples:
-        >>> nothing, all_of_it = np.zeros((10, 10, 10), dtype=bool), np.ones((10, 10, 10), dtype=bool)
-        >>> volume_difference(all_of_it, nothing, (1.0, 1.0, 2.0))
+        >>> full = np.ones((10, 10, 10), dtype=bool)
+        >>> volume_difference(full, ~full, (1.0, 1.0, 2.0))
         2.0
     """
     check_masks(prediction, reference)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
-from medseg3d.io import atomic
+from medseg3d.io.atomic import atomic
 from medseg3d.metrics import METRICS
 from medseg3d.scoring.case import Row, Status
 from medseg3d.scoring.table import SCORES
@@ -48,12 +49,12 @@ VOLUMES = {
 }
 
 SHOWN = {
-    "dice": "Dice",
-    "hausdorff_95_mm": "HD95 mm",
-    "assd_mm": "ASSD mm",
-    "surface_dice": "NSD",
+    "dice": ("Dice", 3),
+    "hausdorff_95_mm": ("HD95 mm", 1),
+    "assd_mm": ("ASSD mm", 2),
+    "surface_dice": ("NSD", 3),
 }
-"""Columns of the terminal's table; the files hold all of them."""
+"""Heading and decimals of the columns on the terminal; the files hold all columns."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +148,12 @@ def write_json(summary: Summary, path: Path) -> None:
 def summary_table(summary: Summary) -> Table:
     """Mean and standard deviation of the main scores, for the terminal."""
     table = Table(
-        caption="mean ± sd; missed and spurious labels count as worst, both empty is left out"
+        caption="mean (sd) over cases; missed and spurious labels count as the worst value, "
+        "labels empty in both maps are left out"
     )
-    table.add_column("label")
-    for heading in ("n", *SHOWN.values(), "missed", "spurious", "both empty"):
-        table.add_column(heading, justify="right")
+    table.add_column("label", overflow="fold")
+    for heading in ("n", *(title for title, _ in SHOWN.values()), "missed", "spurious", "empty"):
+        table.add_column(heading, justify="right", overflow="fold")
     for group in summary.labels:
         table.add_row(*_cells(group))
     table.add_section()
@@ -208,17 +210,17 @@ def _group_as_dict(group: Group) -> dict[str, Any]:
 
 def _cells(group: Group) -> list[str]:
     return [
-        group.name if group.label is None else f"{group.label} {group.name}",
+        escape(group.name if group.label is None else f"{group.label} {group.name}"),
         str(group.n),
-        *(_mean_and_sd(group.scores[column]) for column in SHOWN),
+        *(_mean_and_sd(group.scores[column], digits) for column, (_, digits) in SHOWN.items()),
         str(group.n_missed),
         str(group.n_spurious),
         str(group.n_both_empty),
     ]
 
 
-def _mean_and_sd(statistics: Statistics) -> str:
+def _mean_and_sd(statistics: Statistics, digits: int) -> str:
     if math.isnan(statistics.mean):
         return "-"
-    sd = "" if math.isnan(statistics.sd) else f" ± {statistics.sd:.3f}"
-    return f"{statistics.mean:.3f}{sd}"
+    sd = "" if math.isnan(statistics.sd) else f" ({statistics.sd:.{digits}f})"
+    return f"{statistics.mean:.{digits}f}{sd}"

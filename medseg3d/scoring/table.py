@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from medseg3d.errors import DataError
-from medseg3d.io import atomic
+from medseg3d.io.atomic import atomic
 from medseg3d.scoring.case import Row, Status
 
 COLUMNS = tuple(field.name for field in fields(Row))

@@ -65,8 +65,18 @@ class SegmentationModule(LightningModule):
         return torch.optim.AdamW(
             [group for group in groups if group["params"]],
             lr=self.settings.learning_rate,
-            fused=self.trainer.precision != "16-mixed",  # its scaler cannot clip for a fused step
+            fused=self.trainer.precision != "16-mixed",  # whose scaler does not know fused steps
         )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Cut the gradient to the norm given; lightning's own refuses fused optimizers."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.network.parameters(), float(gradient_clip_val))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Whole volumes are validated by a callback; lightning wants the method."""

@@ -189,9 +189,7 @@ def test_distances_agree_with_monai(draw) -> None:
     theirs = compute_average_surface_distance(*pair, symmetric=True, spacing=spacing)
     assert ours.assd() == near(theirs.item())
     for tolerance in (0.65, 1.3, 2.0):
-        theirs = compute_surface_dice(
-            *pair, [tolerance], include_background=True, spacing=spacing
-        )
+        theirs = compute_surface_dice(*pair, [tolerance], include_background=True, spacing=spacing)
         assert ours.surface_dice(tolerance) == near(theirs.item())
 
 
@@ -269,9 +267,7 @@ def test_distances_scale_with_the_spacing(metric, a: Mask, b: Mask, factor: floa
 
 
 @given(a=masks, b=masks, spacing=spacings)
-def test_surface_dice_is_full_at_the_hausdorff_distance(
-    a: Mask, b: Mask, spacing: Spacing
-) -> None:
+def test_surface_dice_is_full_at_the_hausdorff_distance(a: Mask, b: Mask, spacing: Spacing) -> None:
     assume(a.any() and b.any())
     assert surface_dice(a, b, spacing, tolerance=hausdorff(a, b, spacing)) == 1.0
 

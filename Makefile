@@ -1,0 +1,50 @@
+PYTHON ?= $(shell python3.11 -c pass 2>/dev/null && echo python3.11 || echo python3)
+TORCH ?= $(shell grep '^torch==' constraints.txt)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+BIN := .venv/bin
+RUNTIME := .venv/.runtime-installed
+DEV := .venv/.dev-installed
+CHECKED := medseg3d tests sample_data
+
+.PHONY: demo test bench lint format clean
+
+demo: $(RUNTIME)
+	$(BIN)/medseg3d demo
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: $(DEV)
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(DEV)
+	$(BIN)/python -m pytest -s tests/benchmarks
+
+format: $(DEV)
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find $(CHECKED) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "medseg3d needs Python 3.11 to 3.13; give one with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# torch goes first and from the index of CPU builds, so that no GPU libraries are pulled
+.venv/.torch-installed: constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --retries 1 -c constraints.txt --extra-index-url $(TORCH_INDEX) "$(TORCH)"
+	touch $@
+
+$(RUNTIME): .venv/.torch-installed pyproject.toml
+	$(BIN)/python -m pip install -c constraints.txt -e .
+	touch $@
+
+$(DEV): .venv/.torch-installed pyproject.toml
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	touch $(RUNTIME) $@

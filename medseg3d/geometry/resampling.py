@@ -1,0 +1,289 @@
+"""Resampling between grids that cover the same box.
+
+Everything here is separable and linear, voxel centers at ``(i + 0.5) / length`` of the
+box (``align_corners=False`` in torch, ``grid_mode=True`` in scipy), so one small matrix or
+two weights per axis do the work.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch.nn.functional import interpolate
+
+from medseg3d.errors import DataError
+from medseg3d.types import Image, LabelMap, Size3
+
+Labels = TypeVar("Labels", bound=np.integer[Any])
+
+
+def resample_image(image: Image, shape: Size3, *, coarse_axis: int | None = None) -> Image:
+    """Resample intensities by cubic splines, clipped to the range they had.
+
+    Equals ``scipy.ndimage.zoom(order=3, mode="nearest", grid_mode=True)`` to float32
+    rounding, before clipping.
+
+    Args:
+        image: ``(C, I, J, K)``.
+        shape: Voxels wanted along ``(I, J, K)``.
+        coarse_axis: 0, 1 or 2 for a voxel axis with much thicker voxels, along which the
+            nearest slice is taken and slices do not mix, as in nnU-Net [1]_.
+
+    Returns:
+        ``(C, *shape)``; ``image`` itself if it has that shape already.
+
+    Raises:
+        DataError: If the image has no four axes or a length is below 1.
+
+    References:
+        .. [1] Isensee et al., "nnU-Net", Nat. Methods 18, 2021.
+           https://doi.org/10.1038/s41592-020-01008-z
+
+    Examples:
+        >>> ramp = np.arange(4.0, dtype=np.float32).reshape(1, 4, 1, 1)
+        >>> resample_image(ramp, (2, 1, 1)).ravel().astype(float).round(3).tolist()
+        [0.426, 2.574]
+    """
+    _expect(image, shape)
+    if image.shape[1:] == tuple(shape):
+        return image
+    out = np.empty((image.shape[0], *shape), np.float32)
+    for channel, into in zip(image, out, strict=True):
+        if channel.flags.f_contiguous and not channel.flags.c_contiguous:
+            # as files store it: work on the mirrored order of axes rather than copy
+            coarse = None if coarse_axis is None else 2 - coarse_axis
+            into.T[...] = _resample_channel(channel.T, (shape[2], shape[1], shape[0]), coarse)
+        else:
+            into[...] = _resample_channel(channel, shape, coarse_axis)
+    return out
+
+
+def resample_labels(labels: npt.NDArray[Labels], shape: Size3) -> npt.NDArray[Labels]:
+    """Resample a label map: every label linearly, then the largest share wins.
+
+    Straight label borders stay straight, which nearest neighbor turns into steps. Equal
+    shares go to the smaller label.
+
+    Args:
+        labels: ``(I, J, K)``, integers from 0.
+        shape: Voxels wanted along ``(I, J, K)``.
+
+    Returns:
+        Labels of the same type, ``shape``; ``labels`` itself if it has that shape already.
+
+    Raises:
+        DataError: If the label map has no three axes or a length is below 1.
+
+    Examples:
+        >>> edge = np.array([0, 0, 2, 2]).reshape(4, 1, 1)
+        >>> resample_labels(edge, (8, 1, 1)).ravel().tolist()
+        [0, 0, 0, 0, 2, 2, 2, 2]
+    """
+    _expect(labels[None], shape)
+    if labels.shape == tuple(shape):
+        return labels
+    out: npt.NDArray[Labels] = np.empty(shape, labels.dtype)
+    best = np.full(shape, -1.0, np.float32)
+    for label in _values(labels):
+        mask = labels == label
+        box, target = _boxes(mask, shape)
+        share = mask[box].astype(np.float32)
+        for axis in range(3):
+            matrix = _linear(labels.shape[axis], shape[axis])[target[axis], box[axis]]
+            share = _along(share, matrix, axis)
+        wins = share > best[target]
+        out[target][wins] = label
+        best[target][wins] = share[wins]
+    return out
+
+
+def restore_labels(logits: npt.NDArray[np.float32], shape: Size3) -> LabelMap:
+    """Interpolate logits linearly to ``shape`` and take the largest at every voxel.
+
+    Works slice by slice along the first axis: beside the result it needs room for a few
+    slices, whatever the number of labels.
+
+    Args:
+        logits: ``(L, i, j, k)`` on the working grid.
+        shape: Voxels wanted along ``(I, J, K)``.
+
+    Returns:
+        Channel index of the winner, ``shape``, uint8 for up to 256 labels, else uint16.
+
+    Raises:
+        DataError: If the logits have no four axes or a length is below 1.
+
+    Examples:
+        >>> logits = np.zeros((2, 2, 1, 1), np.float32)
+        >>> logits[1, 1] = 1.0
+        >>> logits[0, 0] = 3.0
+        >>> restore_labels(logits, (4, 1, 1)).ravel().tolist()
+        [0, 0, 0, 1]
+    """
+    _expect(logits, shape)
+    out = np.empty(shape, np.uint8 if logits.shape[0] <= 256 else np.uint16)
+    for i, slab in enumerate(_slices(logits, shape)):
+        out[i] = _winner(slab, out.dtype)
+    return out
+
+
+def restore_probabilities(logits: npt.NDArray[np.float32], shape: Size3) -> npt.NDArray[np.float32]:
+    """Interpolate logits linearly to ``shape``, then apply softmax over the labels.
+
+    Args:
+        logits: ``(L, i, j, k)`` on the working grid.
+        shape: Voxels wanted along ``(I, J, K)``.
+
+    Returns:
+        Probabilities ``(L, *shape)``, 4 bytes per label and voxel.
+
+    Raises:
+        DataError: If the logits have no four axes or a length is below 1.
+    """
+    _expect(logits, shape)
+    out = np.empty((logits.shape[0], *shape), np.float32)
+    for i, slab in enumerate(_slices(logits, shape)):
+        out[:, i] = _softmax(slab)
+    return out
+
+
+def _resample_channel(
+    channel: npt.NDArray[np.float32], shape: Size3, coarse_axis: int | None
+) -> npt.NDArray[np.float32]:
+    slices = None
+    if coarse_axis is not None:
+        slices = _nearest(channel.shape[coarse_axis], shape[coarse_axis])
+        if shape[coarse_axis] < channel.shape[coarse_axis]:
+            channel, slices = channel.take(slices, coarse_axis), None
+    keep = () if coarse_axis is None else (coarse_axis,)
+    across = tuple(axis for axis in range(3) if axis not in keep)
+    low = channel.min(axis=across, keepdims=True)
+    high = channel.max(axis=across, keepdims=True)
+    axes = [axis for axis in across if channel.shape[axis] != shape[axis]]
+    axes.sort(key=lambda axis: shape[axis] / channel.shape[axis])  # shrink first
+    for axis in axes:
+        channel = _along(channel, _cubic(channel.shape[axis], shape[axis]), axis)
+    channel = np.clip(channel, low, high)
+    return channel if slices is None else channel.take(slices, coarse_axis)
+
+
+@lru_cache(maxsize=32)
+def _cubic(before: int, after: int) -> npt.NDArray[np.float32]:
+    """The matrix ``(after, before)`` of cubic spline resampling."""
+    if before == 1:
+        return np.ones((after, 1), np.float32)
+    ratio = (after / before, 1)
+    steps = ndimage.zoom(np.eye(before), ratio, order=3, mode="nearest", grid_mode=True)
+    return np.asarray(steps, dtype=np.float32)
+
+
+def _positions(before: int, after: int) -> npt.NDArray[np.float64]:
+    """Where the new voxel centers lie, in old voxels."""
+    return np.asarray(before / after * (np.arange(after) + 0.5) - 0.5)
+
+
+def _nearest(before: int, after: int) -> npt.NDArray[np.intp]:
+    return np.floor(_positions(before, after) + 0.5).astype(np.intp).clip(0, before - 1)
+
+
+@lru_cache(maxsize=32)
+def _linear(before: int, after: int) -> npt.NDArray[np.float32]:
+    """The matrix ``(after, before)`` of linear resampling, at most two weights per row."""
+    place = _positions(before, after).clip(0, before - 1)
+    below = np.floor(place).astype(np.intp)
+    rows = np.arange(after)
+    matrix = np.zeros((after, before), np.float32)
+    np.add.at(matrix, (rows, below), 1 - (place - below))
+    np.add.at(matrix, (rows, (below + 1).clip(max=before - 1)), place - below)
+    return matrix
+
+
+def _along(
+    volume: npt.NDArray[np.float32], matrix: npt.NDArray[np.float32], axis: int
+) -> npt.NDArray[np.float32]:
+    """Multiply ``(I, J, K)`` by ``matrix`` along ``axis``."""
+    factor = torch.from_numpy(matrix)
+    x = torch.from_numpy(np.ascontiguousarray(volume))
+    if axis == 0:
+        y = (factor @ x.flatten(1)).view(-1, *volume.shape[1:])
+    elif axis == 1:
+        y = factor @ x
+    else:
+        y = x @ factor.T
+    return y.numpy()
+
+
+def _values(labels: npt.NDArray[Labels]) -> list[int]:
+    """Labels that occur, ascending."""
+    if labels.dtype.itemsize == 1 and labels.dtype.kind == "u":
+        return [int(v) for v in np.flatnonzero(np.bincount(labels.ravel(order="K")))]
+    return [int(v) for v in np.unique(labels)]
+
+
+def _boxes(
+    mask: npt.NDArray[np.bool_], shape: Size3
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The box of a mask, and the box of new voxels that it reaches."""
+    box, target = [], []
+    for axis, after in enumerate(shape):
+        others = tuple(other for other in range(3) if other != axis)
+        found = np.flatnonzero(mask.any(axis=others))
+        reach = slice(int(found[0]), int(found[-1]) + 1)
+        touched = np.flatnonzero(_linear(mask.shape[axis], after)[:, reach].any(axis=1))
+        box.append(reach)
+        target.append(slice(int(touched[0]), int(touched[-1]) + 1) if touched.size else slice(0))
+    return tuple(box), tuple(target)
+
+
+def _slices(logits: npt.NDArray[np.float32], shape: Size3) -> Iterator[npt.NDArray[np.float32]]:
+    """Each new slice along the first axis in turn, ``(L, J, K)``, valid until the next."""
+    before, after = logits.shape[1], shape[0]
+    planes: dict[int, npt.NDArray[np.float32]] = {}
+    mixed = np.empty((logits.shape[0], *shape[1:]), np.float32)
+    for place in _positions(before, after).clip(0, before - 1).tolist():
+        low = int(place)
+        high = min(low + 1, before - 1)
+        planes = {i: planes[i] if i in planes else _plane(logits[:, i], shape) for i in {low, high}}
+        np.subtract(planes[high], planes[low], out=mixed)
+        np.multiply(mixed, np.float32(place - low), out=mixed)
+        np.add(mixed, planes[low], out=mixed)
+        yield mixed
+
+
+def _plane(logits: npt.NDArray[np.float32], shape: Size3) -> npt.NDArray[np.float32]:
+    plane = np.ascontiguousarray(logits, dtype=np.float32)
+    if plane.shape[1:] == tuple(shape[1:]):
+        return plane
+    wider = interpolate(
+        torch.from_numpy(plane)[None], size=shape[1:], mode="bilinear", align_corners=False
+    )
+    return np.asarray(wider[0].numpy())
+
+
+def _winner(slab: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Index of the largest along the first axis; the first of equals."""
+    best = slab[0].copy()
+    index = np.zeros(best.shape, dtype)
+    for label, share in enumerate(slab[1:], start=1):
+        wins = (share > best).astype(dtype)
+        wins *= dtype.type(label)
+        np.maximum(index, wins, out=index)  # labels ascend, so the last winner is the largest
+        np.maximum(best, share, out=best)
+    return index
+
+
+def _softmax(slab: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    powers = np.exp(slab - slab.max(axis=0))
+    return np.asarray(powers / powers.sum(axis=0))
+
+
+def _expect(array: npt.NDArray[Any], shape: Size3) -> None:
+    if array.ndim != 4 or min(array.shape) < 1 or len(shape) != 3 or min(shape) < 1:
+        raise DataError(
+            f"cannot resample an array of shape {array.shape} to {tuple(shape)}; expected "
+            "one leading axis, three voxel axes, and lengths of at least 1"
+        )

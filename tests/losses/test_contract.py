@@ -1,0 +1,164 @@
+"""What every registered loss keeps: finite, ordered, blind to ignored voxels, float32."""
+
+import inspect
+
+import pytest
+import torch
+from torch import Tensor
+
+from medseg3d.errors import DataError
+from medseg3d.losses import LOSSES
+
+IGNORED = 255
+each_loss = pytest.mark.parametrize("name", LOSSES.names())
+
+
+def pair(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Logits (2, 3, 5, 4, 6) and labels in which every label occurs in both cases."""
+    generator = torch.Generator().manual_seed(11)
+    target = torch.randint(0, 3, (2, 1, 5, 4, 6), generator=generator)
+    assert all(set(case.unique().tolist()) == {0, 1, 2} for case in target)
+    return torch.randn(2, 3, 5, 4, 6, generator=generator).to(dtype), target
+
+
+def one_hot_logits(target: Tensor, height: float) -> Tensor:
+    return height * (2.0 * (target == torch.arange(3).view(1, 3, 1, 1, 1)) - 1.0)
+
+
+def test_the_registry_has_the_losses_of_the_first_stage() -> None:
+    assert {"cross_entropy", "dice", "dice_ce"} <= set(LOSSES)
+
+
+@each_loss
+def test_every_loss_names_its_paper(name: str) -> None:
+    assert len(LOSSES.facts(name)["paper"]) > 10
+
+
+@each_loss
+def test_options_are_keywords_with_defaults(name: str) -> None:
+    options = list(inspect.signature(LOSSES[name]).parameters.values())
+    assert all(option.kind is option.KEYWORD_ONLY for option in options)
+    assert all(option.default is not option.empty for option in options)
+    assert len(options) <= 7
+
+
+@each_loss
+def test_a_perfect_prediction_costs_nothing(name: str) -> None:
+    _, target = pair()
+    loss = LOSSES.build(name)(one_hot_logits(target, 30.0), target)
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+
+
+@each_loss
+def test_gradients_of_confident_errors_are_finite(name: str) -> None:
+    _, target = pair()
+    logits = one_hot_logits((target + 1) % 3, 100.0).requires_grad_()
+    loss = LOSSES.build(name)(logits, target)
+    loss.backward()
+    assert loss.isfinite()
+    assert loss.item() > 0.5
+    assert logits.grad.isfinite().all()
+
+
+@each_loss
+def test_a_step_against_the_gradient_lowers_the_loss(name: str) -> None:
+    logits, target = pair()
+    logits.requires_grad_()
+    loss = LOSSES.build(name)(logits, target)
+    loss.backward()
+    assert logits.grad.any()
+    assert LOSSES.build(name)(logits.detach() - logits.grad, target) < loss
+
+
+@each_loss
+def test_gradients_are_those_of_finite_differences(name: str) -> None:
+    logits, target = pair(torch.float64)
+    small = logits[:, :, :2, :2, :2].clone().requires_grad_()
+    assert torch.autograd.gradcheck(LOSSES.build(name), (small, target[:, :, :2, :2, :2]))
+
+
+@pytest.mark.parametrize("name", ["dice", "cross_entropy"])
+def test_a_batch_is_the_mean_of_its_cases(name: str) -> None:
+    logits, target = pair()
+    loss = LOSSES.build(name)
+    alone = [loss(logits[i : i + 1], target[i : i + 1]) for i in range(2)]
+    torch.testing.assert_close(loss(logits, target), torch.stack(alone).mean())
+
+
+@each_loss
+def test_the_order_of_voxels_does_not_matter(name: str) -> None:
+    logits, target = pair()
+    order = torch.randperm(120, generator=torch.Generator().manual_seed(0))
+    mixed = [x.flatten(2)[..., order].view_as(x) for x in (logits, target)]
+    loss = LOSSES.build(name)
+    torch.testing.assert_close(loss(*mixed), loss(logits, target))
+
+
+@each_loss
+def test_a_plane_equals_a_volume_of_one_slice(name: str) -> None:
+    logits, target = pair()
+    loss = LOSSES.build(name)
+    plane = loss(logits[..., 0], target[..., 0])
+    torch.testing.assert_close(plane, loss(logits[..., :1], target[..., :1]))
+
+
+@each_loss
+def test_ignored_voxels_have_no_say(name: str) -> None:
+    logits, target = pair()
+    target[:, :, 3:] = IGNORED
+    loss = LOSSES.build(name, ignore_index=IGNORED)
+    logits.requires_grad_()
+    value = loss(logits, target)
+    value.backward()
+    assert not logits.grad[:, :, 3:].any()
+    assert logits.grad[:, :, :3].any()
+
+    other = logits.detach().clone()
+    other[:, :, 3:] = 50.0 * torch.randn(2, 3, 2, 4, 6, generator=torch.Generator().manual_seed(1))
+    assert loss(other, target) == value
+    cut = LOSSES.build(name)(logits[:, :, :3], target[:, :, :3])
+    torch.testing.assert_close(value, cut)
+
+
+@each_loss
+def test_a_patch_without_known_voxels_costs_nothing(name: str) -> None:
+    logits, target = pair()
+    logits.requires_grad_()
+    loss = LOSSES.build(name, ignore_index=IGNORED)(logits, torch.full_like(target, IGNORED))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not logits.grad.any()
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_compared_in_single(name: str, dtype: torch.dtype) -> None:
+    logits, target = pair()
+    low = logits.to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = LOSSES.build(name)(low, target)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, LOSSES.build(name)(low.detach().float(), target))
+    loss.backward()
+    assert low.grad.dtype == dtype
+    assert low.grad.isfinite().all()
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_may_be_small_integers(name: str, dtype: torch.dtype) -> None:
+    logits, target = pair()
+    loss = LOSSES.build(name, ignore_index=2)
+    torch.testing.assert_close(loss(logits, target.to(dtype)), loss(logits, target))
+
+
+@each_loss
+def test_a_target_that_does_not_fit_is_refused(name: str) -> None:
+    logits, target = pair()
+    loss = LOSSES.build(name)
+    with pytest.raises(DataError, match=r"expected a target of shape \(2, 1, 5, 4, 6\)"):
+        loss(logits, target[:, 0])
+    with pytest.raises(DataError, match=r"float32; expected integer labels"):
+        loss(logits, target.float())
+    with pytest.raises(DataError, match="L >= 2"):
+        loss(logits[:, :1], target)

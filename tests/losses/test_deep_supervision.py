@@ -1,0 +1,84 @@
+"""Deep supervision: weights, nearest labels, and single tensors."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from medseg3d.errors import DataError
+from medseg3d.losses import LOSSES
+from medseg3d.losses.deep_supervision import DeepSupervision, resize_labels
+
+
+class FirstLogit(nn.Module):
+    """A loss whose value is known, and that remembers its targets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[Tensor] = []
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        self.targets.append(target)
+        return logits.flatten()[0]
+
+
+def levels(*values: float, size: int = 8) -> list[Tensor]:
+    return [
+        torch.full((1, 2, size >> place, size >> place, size >> place), value)
+        for place, value in enumerate(values)
+    ]
+
+
+TARGET = torch.arange(512).view(1, 1, 8, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [((3.0,), 3.0), ((1.0, 4.0), 2.0), ((7.0, 0.0, 0.0), 4.0), ((0.0, 0.0, 7.0), 1.0)],
+)
+def test_each_level_weighs_half_of_the_finer_one(values, expected: float) -> None:
+    loss = DeepSupervision(FirstLogit())
+    assert loss(levels(*values), TARGET).item() == pytest.approx(expected)
+
+
+def test_a_single_tensor_passes_through() -> None:
+    inner = FirstLogit()
+    (finest,) = levels(5.0)
+    assert DeepSupervision(inner)(finest, TARGET).item() == 5.0
+    assert inner.targets[0] is TARGET
+
+
+def test_levels_of_full_size_see_the_target_itself() -> None:
+    inner = FirstLogit()
+    full = [torch.full((1, 2, 8, 8, 8), value) for value in (1.0, 4.0)]
+    assert DeepSupervision(inner)(full, TARGET).item() == pytest.approx(2.0)
+    assert all(target is TARGET for target in inner.targets)
+
+
+def test_the_loss_of_equal_levels_is_the_loss_of_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 8, 8, 8, generator=generator)
+    target = torch.randint(0, 3, (2, 1, 8, 8, 8), generator=generator, dtype=torch.uint8)
+    loss = LOSSES.build("dice_ce")
+    torch.testing.assert_close(DeepSupervision(loss)([logits] * 3, target), loss(logits, target))
+
+
+@pytest.mark.parametrize("size", [(4, 4, 4), (8, 4, 2), (3, 5, 8), (1, 7, 16)])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_labels_are_resized_as_torch_resizes_floats(size, dtype: torch.dtype) -> None:
+    labels = (TARGET * 7919 % 251).to(dtype)
+    expected = interpolate(labels.double(), size=size, mode="nearest-exact")
+    found = resize_labels(labels, size)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected)
+
+
+def test_every_level_gets_gradients() -> None:
+    logits = [x.requires_grad_() for x in levels(0.1, 0.2, 0.3)]
+    DeepSupervision(LOSSES.build("dice_ce"))(logits, TARGET % 2).backward()
+    assert all(x.grad.any() for x in logits)
+
+
+def test_no_logits_are_refused() -> None:
+    with pytest.raises(DataError, match="empty list of logits"):
+        DeepSupervision(FirstLogit())([], TARGET)

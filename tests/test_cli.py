@@ -1,0 +1,481 @@
+"""The command line: what it hands to the api, and how it speaks when something is wrong."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+from pydantic import BaseModel, ConfigDict, Field
+from typer.testing import CliRunner, Result
+
+import medseg3d
+from medseg3d import cli
+from medseg3d.cli_options import command, given_options, merged, option_rows
+from medseg3d.config import FitConfig, Options, Part, PredictConfig, ScoreConfig
+from medseg3d.errors import ConfigError, DataError
+
+ROOT = Path(__file__).parents[1]
+
+
+class Recorder(ModuleType):
+    """Stands in for the api: keeps the options it is called with, raises ``error`` if set."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("medseg3d.api")
+        self.folder = folder
+        self.error: BaseException | None = None
+        self.calls: list[Any] = []
+
+    def _record(self, config: Any) -> None:
+        self.calls.append(config)
+        if self.error is not None:
+            raise self.error
+
+    def fit(self, config: FitConfig) -> SimpleNamespace:
+        self._record(config)
+        bundle = self.folder / "model.medseg3d"
+        scores = SimpleNamespace(summary="summary of the held-out cases")
+        return SimpleNamespace(folder=self.folder, bundle=bundle, scores=scores)
+
+    def predict(self, config: PredictConfig) -> list[SimpleNamespace]:
+        self._record(config)
+        path = self.folder / "case_seg.nii.gz"
+        return [SimpleNamespace(path=path, volumes_ml={"liver": 1512.34, "tumor": 8.25})]
+
+    def score(self, config: ScoreConfig) -> SimpleNamespace:
+        self._record(config)
+        return SimpleNamespace(summary="summary of the scores", csv=config.out)
+
+
+@pytest.fixture(autouse=True)
+def fresh_logger() -> Iterator[None]:
+    yield
+    for handler in list(cli.LOGGER.handlers):
+        if isinstance(handler, cli.StderrHandler):
+            cli.LOGGER.removeHandler(handler)
+    cli.LOGGER.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder(tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "medseg3d.api", recorder)
+    monkeypatch.setattr(medseg3d, "api", recorder, raising=False)
+    monkeypatch.setattr(cli, "_show", lambda summary: typer.echo(summary))
+    return recorder
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_commands_are_these() -> None:
+    assert {c.name for c in cli.app.registered_commands} == {
+        "fit",
+        "predict",
+        "score",
+        "list",
+        "demo",
+    }
+
+
+def test_flags_are_these() -> None:
+    flags = {
+        name: [option for option, field in model.model_fields.items() if field.json_schema_extra]
+        for name, model in cli.COMMANDS.items()
+    }
+    assert flags == {
+        "fit": [
+            *("data", "out", "network", "loss", "epochs", "max_minutes"),
+            *("fold", "device", "seed", "workers", "resume"),
+        ],
+        "predict": ["inputs", "model", "out", "overlap", "device", "probabilities", "overwrite"],
+        "score": ["predictions", "references", "out", "tolerance_mm"],
+    }
+
+
+def test_fit_without_flags_takes_the_defaults(api: Recorder) -> None:
+    result = run("fit", "cases")
+    assert result.exit_code == 0, result.output
+    assert api.calls == [FitConfig(data=Path("cases"))]
+    assert api.calls[0].model_fields_set == {"data"}
+    assert result.stdout.splitlines() == [
+        "summary of the held-out cases",
+        str(api.folder / "model.medseg3d"),
+    ]
+
+
+def test_fit_hands_its_flags_on(api: Recorder) -> None:
+    result = run(
+        *("fit", "cases", "-o", "out", "--network", "vnet", "--loss", "focal", "--epochs", "7"),
+        *("--fold", "2", "--device", "cpu", "--seed", "3", "--workers", "1", "--resume"),
+    )
+    assert result.exit_code == 0, result.output
+    assert api.calls == [
+        FitConfig(
+            data=Path("cases"),
+            out=Path("out"),
+            network=Part(name="vnet"),
+            loss=Part(name="focal"),
+            epochs=7,
+            fold=2,
+            device="cpu",
+            seed=3,
+            workers=1,
+            resume=True,
+        )
+    ]
+
+
+def test_predict_takes_several_inputs_and_prints_volumes(api: Recorder) -> None:
+    result = run("predict", "a.nii.gz", "b", "-m", "runs/a", "--overlap", "0.25", "--probabilities")
+    assert result.exit_code == 0, result.output
+    assert api.calls == [
+        PredictConfig(
+            inputs=(Path("a.nii.gz"), Path("b")),
+            model=Path("runs/a"),
+            overlap=0.25,
+            probabilities=True,
+        )
+    ]
+    assert result.stdout == f"{api.folder / 'case_seg.nii.gz'}\tliver 1512 mL, tumor 8.25 mL\n"
+
+
+def test_score_hands_its_flags_on(api: Recorder) -> None:
+    result = run("score", "predicted", "expert", "-o", "t.csv", "--tolerance-mm", "2")
+    assert result.exit_code == 0, result.output
+    assert api.calls == [
+        ScoreConfig(
+            predictions=Path("predicted"),
+            references=Path("expert"),
+            out=Path("t.csv"),
+            tolerance_mm=2,
+        )
+    ]
+    assert result.stdout.splitlines()[-1] == "t.csv"
+
+
+def test_file_lies_under_flags_and_settings_above_the_file(api: Recorder, tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "choices.yaml",
+        "epochs: 3\nseed: 4\nbatch_size: 2\nresume: true\nlearning_rate: 1e-4\n",
+    )
+    result = run(
+        *("fit", "cases", "--config", file, "--seed", "5", "--no-resume", "--set", "batch_size=8")
+    )
+    assert result.exit_code == 0, result.output
+    [config] = api.calls
+    found = (config.epochs, config.seed, config.batch_size, config.resume, config.learning_rate)
+    assert found == (3, 5, 8, False, 1e-4)
+
+
+def test_file_may_name_the_data(api: Recorder, tmp_path: Path) -> None:
+    file = write(tmp_path / "choices.yaml", "data: cases\n")
+    assert run("fit", "--config", file).exit_code == 0
+    assert api.calls[0].data == Path("cases")
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "expected"),
+    [
+        ("network: vnet", [], Part(name="vnet")),
+        ("network: {name: vnet, options: {width: 8}}", ["--seed", "1"], {"width": 8}),
+        ("network: {name: vnet, options: {width: 8}}", ["--network", "vnet"], {"width": 8}),
+        ("network: {name: vnet, options: {width: 8}}", ["--network", "unet3d"], {}),
+        ("network: vnet", ["--set", "network.options.width=8"], {"width": 8}),
+        ("seed: 1", ["--set", "network.options.width=8"], {"width": 8}),
+        ("seed: 1", ["--network", "vnet", "--set", "network.options.width=8"], {"width": 8}),
+        ("network: vnet", ["--set", "network={name: unet3d, options: {width: 4}}"], {"width": 4}),
+    ],
+)
+def test_options_stay_with_the_network_that_they_were_given_for(
+    api: Recorder, tmp_path: Path, file: str, arguments: list[str], expected: Any
+) -> None:
+    result = run("fit", "cases", "--config", write(tmp_path / "a.yaml", file), *arguments)
+    assert result.exit_code == 0, result.output
+    network = api.calls[0].network
+    assert expected == (network if isinstance(expected, Part) else network.options)
+    named = [word for word in ("unet3d", "vnet") if word in " ".join(arguments)]
+    assert network.name == (named or ["vnet" if "vnet" in file else "unet3d"])[0]
+
+
+def test_nested_setting_leaves_its_neighbors(api: Recorder, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.yaml", "augmentation:\n  rotation_degrees: 5\n")
+    result = run("fit", "cases", "--config", file, "--set", "augmentation.mirror_axes=[1]")
+    assert result.exit_code == 0, result.output
+    augmentation = api.calls[0].augmentation
+    assert (augmentation.rotation_degrees, augmentation.mirror_axes) == (5, (1,))
+    assert augmentation.scale == FitConfig(data=Path()).augmentation.scale
+
+
+def test_null_setting_takes_a_value_of_the_file_back(api: Recorder, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.yaml", "max_minutes: 3\n")
+    arguments = ["--epochs", "2", "--set", "max_minutes=null"]
+    assert run("fit", "cases", "--config", file, *arguments).exit_code == 0
+    assert (api.calls[0].epochs, api.calls[0].max_minutes) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--set", "patchsize=[8,8,8]"],
+            "--set: unknown key 'patchsize'; did you mean patch_size?",
+        ),
+        (
+            ["--set", "augmentation.rotation_degree=3"],
+            "--set: unknown key 'augmentation.rotation_degree'; did you mean rotation_degrees?",
+        ),
+        (["--set", "batch_size"], "--set expects KEY=VALUE, such as batch_size=2"),
+        (["--set", "batch_size=[1"], "--set batch_size: '[1' is not a YAML value"),
+        (["--seed", "1", "--set", "seed=2"], "seed is given twice, as --seed and with --set"),
+        (["--epochs", "0"], "command line: epochs: input should be greater than 0, got 0"),
+        (["--fold", "9"], "options: fold 9 does not exist; folds are 0 to 4"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+    ],
+)
+def test_wrong_option_is_one_line_and_exit_code_1(
+    api: Recorder, arguments: list[str], message: str
+) -> None:
+    result = run("fit", "cases", *arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"medseg3d fit: {message}")
+    assert result.stderr.count("\n") == 1
+    assert api.calls == []
+
+
+def test_wrong_key_of_a_file_is_named_with_its_line(api: Recorder, tmp_path: Path) -> None:
+    file = write(tmp_path / "broken.yaml", "# choices\nepochs: 3\npatchsize: [8, 8, 8]\n")
+    result = run("fit", "cases", "--config", file)
+    expected = f"medseg3d fit: {file}:3: unknown key 'patchsize'; did you mean patch_size?\n"
+    assert (result.exit_code, result.stderr) == (1, expected)
+
+
+def test_several_problems_are_told_at_once(api: Recorder, tmp_path: Path) -> None:
+    file = write(tmp_path / "broken.yaml", "epochs: many\n")
+    result = run("fit", "cases", "--config", file, "--seed", "-1")
+    assert result.exit_code == 1
+    assert f"{file}:1, command line: epochs: " in result.stderr
+    assert "seed: input should be greater than or equal to 0" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["fit"], ["score", "a"], ["fit", "a", "--epochs", "x"], ["fit", "a", "--speed"], ["fly"]],
+)
+def test_misuse_is_exit_code_2(api: Recorder, arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Usage" in result.stderr
+    assert api.calls == []
+
+
+def test_deliberate_error_is_one_line_without_traceback(api: Recorder) -> None:
+    api.error = DataError("case a: the image is empty")
+    result = run("predict", "a.nii.gz")
+    expected = (1, "medseg3d predict: case a: the image is empty\n")
+    assert (result.exit_code, result.stderr) == expected
+
+
+def test_interruption_is_exit_code_130(api: Recorder) -> None:
+    api.error = KeyboardInterrupt()
+    result = run("fit", "cases")
+    assert (result.exit_code, result.stderr) == (130, "medseg3d fit: interrupted\n")
+
+
+def test_bug_keeps_its_traceback(api: Recorder) -> None:
+    api.error = ZeroDivisionError("division by zero")
+    result = run("fit", "cases")
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "level"),
+    [([], [], "INFO"), ([], ["-v"], "DEBUG"), (["-q"], [], "WARNING"), ([], ["-q"], "WARNING")],
+)
+def test_loudness_is_set_before_or_after_the_command(
+    api: Recorder, before: list[str], after: list[str], level: str
+) -> None:
+    assert run(*before, "fit", "cases", *after).exit_code == 0
+    assert logging.getLevelName(cli.LOGGER.level) == level
+
+
+def test_log_goes_to_stderr_and_says_what_is_a_warning(api: Recorder) -> None:
+    def fit(config: FitConfig) -> Any:
+        cli.LOGGER.info("8 cases")
+        cli.LOGGER.warning("case a has no labels")
+        return Recorder.fit(api, config)
+
+    vars(api)["fit"] = fit
+    result = run("fit", "cases")
+    assert result.stderr == "8 cases\nwarning: case a has no labels\n"
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"medseg3d {medseg3d.__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["fit", "predict", "score", "list", "demo"])
+def test_help_of_each_command_has_examples(name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert "Examples:" in result.stdout
+    assert f"medseg3d {name}" in result.stdout
+
+
+def test_help_shows_what_the_options_say() -> None:
+    text = " ".join(run("predict", "--help").stdout.replace("│", " ").split())
+    assert "Fraction of a window shared with its neighbor. [default: 0.5]" in text
+
+
+def test_list_of_options_covers_every_field() -> None:
+    rows = json.loads(run("list", "options", "--json").stdout)
+    names = {row["name"] for row in rows if row["command"] == "fit"}
+    assert {"data", "patch_size", "augmentation.mirror_axes", "network"} <= names
+    assert all(row["description"] for row in rows)
+
+
+def test_list_without_terminal_is_tab_separated() -> None:
+    lines = run("list", "options").stdout.splitlines()
+    assert lines[0].split("\t") == ["command", "name", "type", "default", "description"]
+    assert {line.count("\t") for line in lines} == {4}
+
+
+@pytest.mark.parametrize("kind", ["networks", "losses", "metrics"])
+def test_list_of_parts_has_names_and_facts(kind: str) -> None:
+    rows = json.loads(run("list", kind, "--json").stdout)
+    names = [row["name"] for row in rows]
+    assert names
+    assert names == sorted(names)
+
+
+def test_demo_fits_predicts_and_scores_in_one_run_folder(api: Recorder) -> None:
+    result = run("demo", "-o", api.folder)
+    assert result.exit_code == 0, result.output
+    fit, predict, score = api.calls
+    sample = ROOT / "sample_data"
+    assert (fit.data, fit.out) == (sample, api.folder)
+    assert (predict.inputs, predict.model) == ((sample / "imagesTs",), api.folder)
+    assert (score.predictions, score.references) == (predict.out, sample / "labelsTs")
+    assert f"scores      {api.folder / 'scores.csv'}" in result.stdout
+
+
+def test_demo_without_checkout_says_what_it_needs(
+    api: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "medseg3d" / "cli.py"))
+    result = run("demo")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("medseg3d demo: the demo needs the source checkout")
+
+
+def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from medseg3d import cli\n"
+        "try:\n    cli.app(['fit', '--help'])\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'numpy', 'monai', 'torchio', 'lightning', 'scipy', 'nibabel'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)\n"
+    )
+    found = python("-c", code)
+    assert found.returncode == 0, found.stderr
+
+
+def test_package_runs_as_a_module() -> None:
+    assert python("-m", "medseg3d", "--version").stdout == f"medseg3d {medseg3d.__version__}\n"
+
+
+def test_reader_that_leaves_early_is_no_error() -> None:
+    line = f"{sys.executable} -m medseg3d list options | head -n 1"
+    found = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.stdout.count("\n"), found.stderr) == (1, "")
+
+
+class Blend(StrEnum):
+    GAUSS = "gauss"
+    FLAT = "flat"
+
+
+class Everything(Options):
+    """One field of every kind that can stand on the command line."""
+
+    place: Path = Field(description="Where.", json_schema_extra={"cli": True, "positional": True})
+    blend: Blend = Field(Blend.GAUSS, description="How.", json_schema_extra={"cli": True})
+    sizes: tuple[int, ...] = Field((1, 2), description="Sizes.", json_schema_extra={"cli": True})
+    patch: tuple[int, int, int] | None = Field(
+        None, description="Voxels [I, J, K].", json_schema_extra={"cli": True}
+    )
+    sure: bool = Field(True, description="Sure.", json_schema_extra={"cli": True})
+    hidden: dict[int, str] | None = Field(None, description="Only in files.")
+
+
+def everything(*arguments: str) -> tuple[Result, list[Everything]]:
+    taken: list[Everything] = []
+    app = typer.Typer(add_completion=False)
+    app.command()(command(Everything, taken.append))
+    return CliRunner().invoke(app, arguments), taken
+
+
+def test_every_kind_of_field_becomes_a_parameter() -> None:
+    result, taken = everything(
+        *("here", "--blend", "flat", "--sizes", "3", "--sizes", "4", "--patch", "8", "9", "10"),
+        "--no-sure",
+    )
+    assert result.exit_code == 0, result.output
+    assert taken == [
+        Everything(place=Path("here"), blend=Blend.FLAT, sizes=(3, 4), patch=(8, 9, 10), sure=False)
+    ]
+
+
+def test_field_without_mark_is_no_flag() -> None:
+    assert everything("here", "--hidden", "1")[0].exit_code == 2
+
+
+def test_choices_are_checked_by_the_command_line() -> None:
+    assert everything("here", "--blend", "square")[0].exit_code == 2
+
+
+def test_brackets_of_a_description_are_shown() -> None:
+    assert "[I, J, K]" in everything("--help")[0].stdout
+
+
+def test_types_and_defaults_are_told_in_words() -> None:
+    rows = {row["name"]: (row["type"], row["default"]) for row in option_rows(Everything)}
+    assert rows == {
+        "place": ("path", ""),
+        "blend": ("Blend", "gauss"),
+        "sizes": ("[int, ...]", "[1, 2]"),
+        "patch": ("[int, int, int] | null", ""),
+        "sure": ("true | false", "true"),
+        "hidden": ("{int: text} | null", ""),
+    }
+
+
+def test_model_outside_the_command_line_can_be_merged(tmp_path: Path) -> None:
+    class Loose(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        size: int = 1
+
+    file = write(tmp_path / "a.yaml", "size: 2\n")
+    assert merged(Loose, given_options({"size": None}, file=file)).size == 2
+    with pytest.raises(ConfigError, match=r"a\.yaml:1: size"):
+        merged(Loose, given_options({}, file=write(file, "size: big\n")))
