@@ -1,6 +1,5 @@
 PYTHON ?= $(shell python3.11 -c pass 2>/dev/null && echo python3.11 || echo python3)
 TORCH ?= $(shell grep '^torch==' constraints.txt)
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
@@ -36,9 +35,9 @@ clean:
 		{ echo "medseg3d needs Python 3.11 to 3.13; give one with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
 
-# torch goes first and from the index of CPU builds, so that no GPU libraries are pulled
+# torch goes first and exactly pinned, so that nothing later pulls another build of it
 .venv/.torch-installed: constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --retries 1 -c constraints.txt --extra-index-url $(TORCH_INDEX) "$(TORCH)"
+	$(BIN)/python -m pip install -c constraints.txt "$(TORCH)"
 	touch $@
 
 $(RUNTIME): .venv/.torch-installed pyproject.toml

@@ -33,6 +33,7 @@ COMMANDS: dict[str, type[BaseModel]] = {
     "score": ScoreConfig,
 }
 INTERRUPTED = 130
+WIDTH_OF_FILES = 120
 
 
 class Program(TyperGroup):
@@ -238,7 +239,10 @@ def _show(summary: "Summary") -> None:
 
     from medseg3d.scoring import summary_table
 
-    Console().print(summary_table(summary))
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH_OF_FILES
+    console.print(summary_table(summary))
 
 
 @app.command("demo", epilog=_examples("medseg3d demo", "medseg3d demo -o runs/first"))

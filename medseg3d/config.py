@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -24,8 +24,8 @@ from medseg3d.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
 
-FLAG = {"cli": True}
-ARGUMENT = {"cli": True, "positional": True}
+FLAG: dict[str, Any] = {"cli": True}
+ARGUMENT: dict[str, Any] = {"cli": True, "positional": True}
 
 
 def _flag(*names: str) -> dict[str, Any]:
@@ -63,7 +63,10 @@ class AugmentationConfig(Options):
         0.3, ge=0, le=1, description="Share of smoothly displaced patches."
     )
     elastic_fraction: float = Field(
-        0.06, ge=0, description="Displacement (sd) as a fraction of the patch edge."
+        0.06,
+        ge=0,
+        lt=0.1,
+        description="Largest displacement as a fraction of the patch edge; more would fold it.",
     )
     mirror_axes: tuple[int, ...] = Field(
         (0, 1, 2), description="Axes that are flipped, each with probability 0.5."
@@ -75,6 +78,9 @@ class AugmentationConfig(Options):
 
 class FitConfig(Options):
     """Options of ``medseg3d fit``."""
+
+    exclusive: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"epochs", "max_minutes"}),)
+    """Options that replace each other: one given later puts the others out of force."""
 
     data: Path = Field(
         description="Folder with the cases to learn from.", json_schema_extra=ARGUMENT
@@ -356,8 +362,7 @@ def to_yaml(model: BaseModel, *, title: str) -> str:
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
-            mapping = CommentedMap({key: plain(item) for key, item in value.items()})
-            return mapping
+            return CommentedMap({key: plain(item) for key, item in value.items()})
         if isinstance(value, list):
             sequence = CommentedSeq(plain(item) for item in value)
             if not any(isinstance(item, dict) for item in value):

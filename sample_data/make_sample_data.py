@@ -443,22 +443,32 @@ def write_all(out: Path) -> None:
     (out / "dataset.json").write_text(json.dumps(DATASET, indent=2) + "\n", encoding="utf-8")
 
 
-def best_threshold_dice() -> tuple[float, float]:
+def best_threshold_dice(folder: Path) -> tuple[float, float]:
     """Best liver Dice over all cases that intensity alone can reach.
+
+    Args:
+        folder: Where the data were written.
 
     Returns:
         Dice of the best single threshold, and of the best pair of bounds, in HU, when one
         choice serves all cases and the tumors count as liver.
     """
-    cases = [make_case(name, storage) for name, storage in (TRAINING | HELD_OUT).items()]
+    load: Any = nib.load  # nibabel is untyped
+    cases = [
+        (np.asarray(load(image).dataobj), np.asarray(load(labels).dataobj))
+        for images, labels_of in (("imagesTr", "labelsTr"), ("imagesTs", "labelsTs"))
+        for image, labels in zip(
+            sorted((folder / images).iterdir()), sorted((folder / labels_of).iterdir()), strict=True
+        )
+    ]
     steps = np.arange(-200, 604, HU_STEP)
     liver = np.zeros((len(cases), len(steps)))
     total = np.zeros_like(liver)
-    for row, (image, labels, _) in enumerate(cases):
+    for row, (image, labels) in enumerate(cases):
         for counts, values in ((liver, image[labels > 0]), (total, image)):
             place = np.searchsorted(np.sort(values, axis=None), steps)
             counts[row] = values.size - place
-    reference = np.array([(labels > 0).sum() for _, labels, _ in cases])[:, None]
+    reference = np.array([(labels > 0).sum() for _, labels in cases])[:, None]
     single = (2 * liver / (total + reference)).mean(axis=0).max()
     bounded = 0.0
     for low in range(len(steps)):
@@ -476,7 +486,7 @@ def main() -> None:
     options = parser.parse_args()
     write_all(options.out)
     if options.check:
-        single, bounded = best_threshold_dice()
+        single, bounded = best_threshold_dice(options.out)
         sys.stdout.write(
             f"liver Dice by intensity alone: one threshold {single:.2f}, two bounds {bounded:.2f}\n"
         )

@@ -110,9 +110,7 @@ def _refuse_unknown_names(config: FitConfig) -> None:
     resolve_precision(config.precision, resolve_device(config.device))
 
 
-def _plan(
-    config: FitConfig, dataset: Dataset, label_values: Sequence[int], parts: Split
-) -> Plan:
+def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], parts: Split) -> Plan:
     if config.plan is not None:
         return Plan.load(config.plan)
     training = [case for case in dataset.cases if case.id in set(parts.training)]

@@ -46,9 +46,7 @@ class Prediction:
 
 
 @overload
-def predict(
-    inputs: npt.NDArray[Any], *, affine: npt.ArrayLike, **options: Any
-) -> LabelMap: ...
+def predict(inputs: npt.NDArray[Any], *, affine: npt.ArrayLike, **options: Any) -> LabelMap: ...
 @overload
 def predict(
     inputs: Path | str | Sequence[Path | str] | PredictConfig, **options: Any
@@ -208,4 +206,3 @@ def _predict_array(
     grid = Grid((image.shape[1], image.shape[2], image.shape[3]), matrix)
     config = validated(PredictConfig, {"inputs": ["array"]} | options)
     return open_predictor(config).segment(canonical(Volume(image, grid, Path("array")))).labels()
-

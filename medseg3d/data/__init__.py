@@ -1,1 +1,1 @@
-"""data"""
+"""Cases, plans, preprocessing, the cache and the patches drawn from it."""

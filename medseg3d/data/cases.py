@@ -181,8 +181,8 @@ def label_names_near(path: Path | str) -> dict[int, str]:
         DataError: If there is such a file and it cannot be understood.
     """
     path = Path(path).absolute()
-    folder = path.parent if path.is_file() else path
-    for folder in (folder, folder.parent):
+    start = path.parent if path.is_file() else path
+    for folder in (start, start.parent):
         names = _description(folder).label_names
         if names:
             return names
@@ -255,6 +255,13 @@ def _paired(
 
 def _patient_folders(root: Path, description: Description) -> Dataset:
     """One folder per patient, with the label map beside the images."""
+    deeper = _datasets_in(root)
+    if deeper:
+        names = [folder.name for folder in deeper]
+        raise DataError(
+            f"{root} holds no labelled cases itself but {count(names, 'data set')}; "
+            f"did you mean {deeper[0]}?"
+        )
     faults: list[str] = []
     named = (*IMAGE_FOLDERS, *LABEL_FOLDERS, *OTHER_FOLDERS)
     images: dict[str, dict[str, Path]] = {}
@@ -264,9 +271,9 @@ def _patient_folders(root: Path, description: Description) -> Dataset:
         marked = {file: LABEL_FILE.fullmatch(case_stem(file)) for file in files}
         label_files = [file for file, match in marked.items() if match]
         if len(label_files) > 1:
-            names = ", ".join(file.name for file in label_files)
+            marks = ", ".join(file.name for file in label_files)
             faults.append(
-                f"{folder.name} has {len(label_files)} label maps ({names}), expected one"
+                f"{folder.name} has {len(label_files)} label maps ({marks}), expected one"
             )
         starts = [folder.name, *(match["start"] for match in marked.values() if match)]
         rest = [file for file in files if file not in label_files]
@@ -427,11 +434,14 @@ def _no_cases(root: Path, images: Collection[str]) -> DataError:
             f"{root}: {count(sorted(images), 'folder')} with images, but none with a label map; "
             "expected a *seg, *label or *mask file in each"
         )
-    deeper = [
+    return DataError(f"{root} holds no labelled cases; looked for {LOOKED_FOR}")
+
+
+def _datasets_in(root: Path) -> list[Path]:
+    """Subfolders that look like data sets of their own."""
+    return [
         folder
         for folder in subfolders(root)
         if (folder / FILE_NAME).is_file()
         or any(sub.name.lower() in IMAGE_FOLDERS for sub in subfolders(folder))
     ]
-    hint = f"; did you mean {deeper[0]}?" if deeper else ""
-    return DataError(f"{root} holds no labelled cases; looked for {LOOKED_FOR}{hint}")

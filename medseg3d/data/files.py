@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medseg3d.errors import DataError
 from medseg3d.io import SUFFIXES
+from medseg3d.io.formats import format_of
 
 LOOKED_FOR = (
     "images/ + labels/ (also masks/, segs/, segmentations/), nnU-Net's imagesTr/ + labelsTr/, "
@@ -35,11 +36,17 @@ def input_files(path: Path, faults: list[str]) -> list[Path]:
             faults.append(f"{path} holds no file with a suffix of {', '.join(SUFFIXES)}{hint}")
         return files
     if not path.is_file():
-        what = "is not a regular file" if path.exists() or path.is_symlink() else "does not exist"
-        faults.append(f"{path} {what}{_suggestion(path)}")
+        there = path.exists() or path.is_symlink()
+        faults.append(
+            f"{path} is not a regular file but a pipe or broken link"
+            if there
+            else f"{path} does not exist{_suggestion(path)}"
+        )
         return []
-    if not _is_volume(path.name):
-        faults.append(f"{path} has no known image suffix, expected one of {', '.join(SUFFIXES)}")
+    try:
+        format_of(path)
+    except DataError as error:
+        faults.append(str(error))
         return []
     return [path]
 

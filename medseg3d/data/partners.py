@@ -12,7 +12,7 @@ from medseg3d.io import case_stem
 
 MOST_NAMED = 10
 ROLE = re.compile(
-    r"(.+?)[_.-](?:seg|segmentation|pred|prediction|labels?|mask|image|img)", re.IGNORECASE
+    r"(.+?)[_.-](?:seg|segmentation|pred|prediction|labels?|mask|gt|image|img)", re.IGNORECASE
 )
 
 

@@ -58,9 +58,7 @@ class Placement:
         whole[self.box] = values.astype(whole.dtype)[found]
         return self.reorientation.invert(whole)
 
-    def restore_probabilities(
-        self, logits: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
+    def restore_probabilities(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Softmax probabilities ``(L, I, J, K)`` on the native grid; background outside the box."""
         inside = restore_probabilities(logits, self._box_shape())
         whole = np.zeros((len(inside), *self.canonical_shape), dtype=np.float32)

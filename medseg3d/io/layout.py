@@ -71,7 +71,9 @@ def plain_dtype(path: Path, dtype: np.dtype[Any]) -> np.dtype[Any]:
         DataError: For colors and complex numbers.
     """
     if dtype.fields is not None:
-        raise DataError(f"{path} holds colors ({len(dtype.fields)} parts), expected one number per voxel")
+        raise DataError(
+            f"{path} holds colors ({len(dtype.fields)} parts), expected one number per voxel"
+        )
     if dtype.kind == "c":
         raise DataError(f"{path} holds complex numbers; expected real ones, such as the magnitude")
     return dtype

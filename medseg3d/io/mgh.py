@@ -67,9 +67,7 @@ def _parse(path: Path) -> tuple[Inspection, np.dtype[Any]]:
     if len(head) < HEADER_SIZE or int.from_bytes(head[:4], "big") != 1:
         hint = looks_like(head) or "something else"
         raise DataError(f"{path} is not a FreeSurfer volume; it looks like {hint}")
-    # nibabel wants the footer too, whose fields play no part here
-    block = head + bytes(MGHHeader.template_dtype.itemsize - HEADER_SIZE)
-    fields: Any = MGHHeader(block, check=False)  # type: ignore[no-untyped-call]
+    fields: Any = MGHHeader(head, check=False)  # type: ignore[no-untyped-call]
     dims = tuple(int(length) for length in fields["dims"])
     shape, channels = spatial(path, dims)
     try:

@@ -1,20 +1,18 @@
 """Bytes of image files, plain or gzip, of which none is trusted before it is checked."""
 
 import errno
-import gzip
 import os
 import stat
 import string
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from isal import igzip, igzip_lib
+from isal import igzip_lib
 
 from medseg3d.errors import DataError
 
@@ -22,17 +20,79 @@ CHUNK = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 LARGEST_DEFLATE_RATIO = 1032  # https://zlib.net/zlib_tech.html
 _IsalError: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
-DAMAGE = (gzip.BadGzipFile, zlib.error, _IsalError)
+
+
+class _Plain:
+    """The bytes of a file as they are."""
+
+    has_junk = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Read some bytes; 0 at the end."""
+        return int(self._file.readinto(buffer))  # type: ignore[attr-defined]
+
+
+class _Gzip(_Plain):
+    """The unpacked bytes of all gzip members of a file.
+
+    Unlike the file objects of ``gzip`` and ``isal``, this does not lose what came before
+    junk that follows the last member.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self._packed = b""
+        self._member = _new_member()
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Read some bytes; 0 at the end.
+
+        Raises:
+            EOFError: If the file ends inside a member.
+            IsalError: If a member is damaged or fails its check sum.
+        """
+        while not self.has_junk:
+            if self._member.eof and not self._next_member():
+                return 0
+            if self._member.needs_input and not self._packed:
+                self._packed = self._file.read(CHUNK)
+                if not self._packed:
+                    raise EOFError
+            part = self._member.decompress(self._packed, len(buffer))
+            self._packed = b""
+            if part:
+                buffer[: len(part)] = part
+                return len(part)
+        return 0
+
+    def _next_member(self) -> bool:
+        rest = self._member.unused_data.lstrip(b"\0")
+        while len(rest) < len(GZIP_MAGIC):
+            more = self._file.read(CHUNK)
+            if not more:
+                break
+            rest = (rest + more).lstrip(b"\0")
+        self.has_junk = bool(rest) and not rest.startswith(GZIP_MAGIC)
+        if not rest.startswith(GZIP_MAGIC):
+            return False
+        self._member, self._packed = _new_member(), rest
+        return True
+
+
+def _new_member() -> igzip_lib.IgzipDecompressor:
+    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
 
 
 class Stream:
     """Reads forward through a file and turns every kind of damage into a data error."""
 
-    def __init__(self, file: BinaryIO, path: Path, size_on_disk: int) -> None:
+    def __init__(self, file: _Plain, path: Path, size_on_disk: int) -> None:
         self._file = file
         self._path = path
         self._size_on_disk = size_on_disk
-        self._has_junk = False
         self.position = 0
 
     def fill(self, buffer: memoryview) -> int:
@@ -62,17 +122,12 @@ class Stream:
         """Read to the very end, where gzip keeps its check sums; say if more bytes came."""
         end = self.position
         self.skip(1 << 62)
-        return self._has_junk or self.position > end
+        return self._file.has_junk or self.position > end
 
     def _read_into(self, buffer: memoryview) -> int:
-        if self._has_junk:
-            return 0
         try:
-            part = int(self._file.readinto1(buffer))  # type: ignore[attr-defined]
-        except (EOFError, *DAMAGE) as error:
-            if self.position and "Not a gzipped file" in str(error):
-                self._has_junk = True  # after a member that was whole
-                return 0
+            part = self._file.read_into(buffer)
+        except (EOFError, _IsalError) as error:
             raise self._damaged(error) from error
         self.position += part
         return part
@@ -98,19 +153,20 @@ def open_stream(path: Path, *, compressed: bool) -> Iterator[Stream]:
     size = regular_size(path)
     if size == 0:
         raise DataError(f"{path} is an empty file; copy it again")
-    with path.open("rb") as file:
-        begins = file.read(len(GZIP_MAGIC))
-        file.seek(0)
-        if compressed and begins != GZIP_MAGIC:
-            hint = looks_like(file.read(1024)) or "something else"
-            raise DataError(f"{path} is not gzip although its name says so; it looks like {hint}")
-        if not compressed and begins == GZIP_MAGIC:
-            raise DataError(f"{path} is gzip although its name does not end in .gz; rename it")
-        if not compressed:
-            yield Stream(file, path, size)
-            return
-        with igzip.open(file, "rb") as unpacked:  # type: ignore[no-untyped-call]
-            yield Stream(cast(BinaryIO, unpacked), path, size)
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(GZIP_MAGIC))
+            file.seek(0)
+            if compressed and begins != GZIP_MAGIC:
+                hint = looks_like(file.read(1024)) or "something else"
+                raise DataError(
+                    f"{path} is not gzip although its name says so; it looks like {hint}"
+                )
+            if not compressed and begins == GZIP_MAGIC:
+                raise DataError(f"{path} is gzip although its name does not end in .gz; rename it")
+            yield Stream(_Gzip(file) if compressed else _Plain(file), path, size)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def regular_size(path: Path) -> int:

@@ -107,7 +107,7 @@ def surface(mask: Mask) -> Mask:
         >>> int(surface(np.ones((3, 3, 3), dtype=bool)).sum())
         26
     """
-    inside = mask.copy()
+    inside = mask.copy(order="K")
     for axis in range(mask.ndim):
         along, kept = np.moveaxis(mask, axis, 0), np.moveaxis(inside, axis, 0)
         kept[1:] &= along[:-1]

@@ -82,6 +82,12 @@ def score_case(
     wanted = [label for label in labels if label != 0]
     if min(wanted, default=1) < 0:
         raise DataError(f"case {case_id}: label {min(wanted)} is negative; labels count from 0")
+    # files are read with I running fastest; no score depends on the order of the axes
+    order = tuple(np.argsort(np.abs(reference.strides))[::-1].tolist())
+    prediction, reference = (
+        np.ascontiguousarray(array.transpose(order)) for array in (prediction, reference)
+    )
+    grid = _reordered(grid, order)
     boxes = _boxes(prediction, reference, wanted)
     return [
         _score_label(
@@ -93,6 +99,12 @@ def score_case(
         )
         for label, box in zip(wanted, boxes, strict=True)
     ]
+
+
+def _reordered(grid: Grid, order: Sequence[int]) -> Grid:
+    """The same grid with its voxel axes in another order."""
+    i, j, k = (grid.shape[axis] for axis in order)
+    return Grid((i, j, k), grid.affine[:, [*order, 3]])
 
 
 def _score_label(

@@ -70,6 +70,8 @@ class Pace(Callback):
         self._begun = time.monotonic()
         self._progress = Progress("Training", total=self.budget.steps, unit="step")
         self._progress.__enter__()
+        if self.used(trainer) >= 1:  # resumed after its last step
+            trainer.should_stop = True
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

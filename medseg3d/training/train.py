@@ -4,14 +4,14 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from medseg3d.device import Precision
 from medseg3d.losses.deep_supervision import DeepSupervision
@@ -28,7 +28,7 @@ class TrainingSettings:
     """How to train; see the fields of the same names in ``FitConfig``."""
 
     budget: Budget
-    optimizer: OptimizerSettings = OptimizerSettings()
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     batch_size: int = 2
     steps_per_epoch: int = 100
     gradient_clip: float = 12.0
@@ -117,6 +117,7 @@ def train(
         persistent_workers=settings.workers > 0,
         pin_memory=device.type == "cuda",
     )
+    once: DataLoader[Any] = DataLoader(TensorDataset(torch.zeros(1)))  # see validation_step
     with _quiet_lightning():
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -134,9 +135,7 @@ def train(
         )
         checkpoint = folder / "checkpoints" / "last.ckpt" if resume else None
         try:
-            trainer.fit(
-                module, feed, DataLoader([0]), ckpt_path=checkpoint, weights_only=True
-            )
+            trainer.fit(module, feed, once, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:  # lightning's answer to Ctrl-C
             raise KeyboardInterrupt from None
     return history

@@ -23,6 +23,7 @@ from medseg3d.data.patches import (
     read_box,
 )
 from medseg3d.errors import ConfigError, DataError
+from medseg3d.io import read_image, read_labels
 
 SHAPE = (20, 18, 16)
 sizes = st.tuples(*[st.integers(1, 30)] * 3)
@@ -269,3 +270,25 @@ def test_a_dataset_ends_at_its_length(case: CachedCase) -> None:
     assert len(dataset) == 3
     with pytest.raises(IndexError):
         dataset[3]
+
+
+def test_a_real_case_keeps_its_labels_on_its_image(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "hippocampus"
+    name = "hippocampus_001.nii.gz"
+    volume = read_image(folder / "imagesTr" / name)
+    labels = read_labels(folder / "labelsTr" / name).labels
+    # The image shows the labels, so that any shift between the two would be seen.
+    image = labels[None].astype(np.float32)
+    assert image.shape == volume.array.shape
+    real = make_case(tmp_path, name, labels.astype(np.int64), image)
+    augmentation = Augmentation(
+        affine_probability=1, elastic_probability=1, intensity_probability=0
+    )
+    dataset = PatchDataset([real], (40, 56, 40), seed=0, augmentation=augmentation)
+    for number in range(6):
+        sample = dataset[number]
+        shown, moved = sample["image"][0], sample["labels"][0]
+        assert set(moved.unique().tolist()) == {0, 1, 2}
+        pure = (shown - shown.round()).abs() < 1e-4
+        agreement = (shown.round() == moved)[pure & (shown != 1)]
+        assert agreement.float().mean() > 0.999

@@ -74,9 +74,7 @@ def test_patch_keeps_within_its_voxels_and_the_case(
     assert prod(patch) <= voxels
 
 
-@given(
-    patch=st.tuples(*[st.integers(1, 256)] * 3), spacing=st.tuples(*[st.floats(0.3, 8.0)] * 3)
-)
+@given(patch=st.tuples(*[st.integers(1, 256)] * 3), spacing=st.tuples(*[st.floats(0.3, 8.0)] * 3))
 def test_no_stage_is_smaller_than_four_voxels_unless_the_patch_is(
     patch: Size3, spacing: Spacing
 ) -> None:

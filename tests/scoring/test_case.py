@@ -95,6 +95,16 @@ def test_a_label_on_neither_side_is_undefined() -> None:
     assert (row.prediction_ml, row.reference_ml) == (0.0, 0.0)
 
 
+@given(prediction=labels_of_noise, reference=labels_of_noise, axes=st.permutations(range(3)))
+def test_the_layout_in_memory_changes_no_score(prediction, reference, axes) -> None:
+    expected = score(prediction, reference)
+    back = np.argsort(axes)
+    other = np.ascontiguousarray(reference.transpose(axes)).transpose(back)
+    for pair in ((prediction, other), (np.flip(np.flip(prediction, 0).copy(), 0), other)):
+        for found, row in zip(score(*pair), expected, strict=True):
+            assert vars(found) == pytest.approx(vars(row), nan_ok=True)
+
+
 def test_background_is_no_row_and_names_keep_their_order() -> None:
     labels = {0: "background", 300: "tumor", 1: "liver"}
     prediction = with_box(1, 1, 3).astype(np.uint16) + with_box(1, 5, 7) * np.uint16(300)

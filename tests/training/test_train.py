@@ -51,7 +51,11 @@ class Dropping(nn.Module):
 def accuracy(network: nn.Module) -> list[float]:
     with torch.no_grad():
         sample = BrightVoxels()[10_000]
-        return [float((network.eval()(sample["image"][None]).argmax(1) == sample["labels"]).float().mean())]
+        return [
+            float(
+                (network.eval()(sample["image"][None]).argmax(1) == sample["labels"]).float().mean()
+            )
+        ]
 
 
 def run(
