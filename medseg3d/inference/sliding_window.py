@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import combinations, product
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from medseg3d.types import Size3
 
 SIGMA = 1 / 8
 """Standard deviation of the Gaussian weights as a fraction of the window's edge."""
+
+LARGEST_WINDOW = 2
+"""A window may grow to this many times its voxels if it then holds the whole volume."""
 
 Advance = Callable[[int, int], None]
 """Called with the windows done and the windows in all."""
@@ -48,6 +51,27 @@ def window_starts(shape: Size3, window: Size3, overlap: float) -> list[Size3]:
     return list(product(*axes))  # type: ignore[arg-type]
 
 
+def fit_window(shape: Size3, window: Size3, divisor: Size3) -> Size3:
+    """One window around the whole volume if that is little more than a window, else the window.
+
+    A volume slightly larger than the window would take eight windows that overlap almost
+    wholly; a convolutional network sees it at once for an eighth of the time.
+
+    Examples:
+        >>> fit_window((43, 50, 37), (40, 56, 40), (8, 8, 8))
+        (48, 56, 40)
+        >>> fit_window((90, 90, 90), (40, 56, 40), (8, 8, 8))
+        (40, 56, 40)
+    """
+    whole = tuple(-(-max(n, d) // d) * d for n, d in zip(shape, divisor, strict=True))
+    if all(w <= edge for w, edge in zip(whole, window, strict=True)):
+        return window
+    grown = tuple(max(w, edge) for w, edge in zip(whole, window, strict=True))
+    if prod(grown) > LARGEST_WINDOW * prod(window):
+        return window
+    return grown[0], grown[1], grown[2]
+
+
 @lru_cache(maxsize=8)
 def gaussian_weights(window: Size3) -> Tensor:
     """Weights ``(i, j, k)`` that fall from 1 in the middle to the border, never to 0."""
@@ -75,7 +99,8 @@ def predict_logits(
     Args:
         network: In ``eval()`` mode; its ``divisor`` must divide ``window``.
         image: ``(C, I, J, K)`` normalized intensities.
-        window: Voxels per axis the network sees at once; smaller volumes are padded by 0.
+        window: Voxels per axis the network sees at once; smaller volumes are padded by 0, and
+            one a little larger is seen whole (:func:`fit_window`).
         overlap: Fraction of a window shared with its neighbor, in ``[0, 1)``.
         mirror_axes: Axes whose mirrored copies are averaged.
         device: Where the network is.
@@ -86,6 +111,8 @@ def predict_logits(
         ``(L, I, J, K)`` float32.
     """
     device = device or torch.device("cpu")
+    divisor = getattr(network, "divisor", (1, 1, 1))
+    window = fit_window((image.shape[1], image.shape[2], image.shape[3]), window, divisor)
     volume, inner = _padded(torch.from_numpy(np.ascontiguousarray(image)), window)
     shape = (volume.shape[1], volume.shape[2], volume.shape[3])
     places = window_starts(shape, window, overlap)

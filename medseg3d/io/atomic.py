@@ -46,7 +46,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     suffix = "".join(target.suffixes[-2:] if target.suffix.lower() == ".gz" else [target.suffix])
     # a fixed short stem, because the target's own name may already be of the greatest length
-    beside = target.parent / f".medseg3d-{secrets.token_hex(6)}.part{suffix}"
+    beside = target.parent / f".medseg3d-{secrets.token_hex(6)}-part{suffix}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield beside

@@ -167,7 +167,7 @@ def _text_header(path: Path, head: bytes) -> dict[str, str]:
         key, found, value = line.decode("utf-8", "replace").partition(mark)
         if found and "elementdatafile" not in header:
             header[key.strip().lower()] = value.strip().lstrip("=")
-    return header
+    return header if {"ndims", "dimension"} & header.keys() else {}
 
 
 def _data_file(path: Path, header: dict[str, str]) -> Path | None:

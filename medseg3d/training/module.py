@@ -36,7 +36,7 @@ class SegmentationModule(LightningModule):
         self.settings = settings
         self.epoch_losses: list[float] = []
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch of patches.
 
         Raises:

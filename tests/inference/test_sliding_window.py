@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from medseg3d.inference.sliding_window import (
+    fit_window,
     gaussian_weights,
     predict_logits,
     starts,
@@ -75,13 +76,13 @@ def test_a_network_without_context_gives_the_same_stitched_as_at_once(
 def test_stitching_equals_a_plain_weighted_mean() -> None:
     torch.manual_seed(0)
     network = nn.Conv3d(1, 2, 3, padding=1)
-    image = np.random.default_rng(1).normal(size=(1, 11, 9, 13)).astype(np.float32)
+    image = np.random.default_rng(1).normal(size=(1, 11, 19, 13)).astype(np.float32)
     window = (8, 8, 8)
     found = predict_logits(network, image, window=window, overlap=0.5)
-    total, norm = np.zeros((2, 11, 9, 13)), np.zeros((11, 9, 13))
+    total, norm = np.zeros((2, 11, 19, 13)), np.zeros((11, 19, 13))
     weights = gaussian_weights(window).numpy().astype(np.float64)
     with torch.no_grad():
-        for i, j, k in window_starts((11, 9, 13), window, 0.5):
+        for i, j, k in window_starts((11, 19, 13), window, 0.5):
             box = (slice(i, i + 8), slice(j, j + 8), slice(k, k + 8))
             patch = torch.from_numpy(image[(slice(None), *box)])[None]
             total[(slice(None), *box)] += network(patch)[0].numpy() * weights
@@ -99,6 +100,7 @@ def test_mirroring_averages_over_all_flips() -> None:
 def test_progress_counts_the_windows() -> None:
     seen: list[tuple[int, int]] = []
     image = np.zeros((1, 12, 4, 4), dtype=np.float32)
+    assert fit_window((12, 4, 4), (4, 4, 4), (1, 1, 1)) == (4, 4, 4)
     predict_logits(
         PerVoxel(),
         image,
@@ -107,6 +109,20 @@ def test_progress_counts_the_windows() -> None:
         advance=lambda done, windows: seen.append((done, windows)),
     )
     assert seen == [(n, 5) for n in range(1, 6)]
+
+
+def test_a_volume_little_larger_than_the_window_is_seen_whole() -> None:
+    torch.manual_seed(0)
+    network = nn.Conv3d(1, 2, 3, padding=1)
+    image = np.random.default_rng(1).normal(size=(1, 9, 10, 8)).astype(np.float32)
+    seen: list[tuple[int, int]] = []
+    logits = predict_logits(
+        network, image, window=(8, 8, 8), advance=lambda done, windows: seen.append((done, windows))
+    )
+    assert seen == [(1, 1)]
+    with torch.no_grad():
+        expected = network(torch.from_numpy(image)[None])[0].numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
 def test_bf16_stays_close_to_float32() -> None:

@@ -23,12 +23,20 @@ class Row(NamedTuple):
 
 
 ROWS = {
-    "denseunet_2d": Row({"stem": 6, "growth": 4, "layers": (2, 1, 1)}, 0, 0.0, 49_527_843),
+    "denseunet_2d": Row(
+        {"stem": 6, "growth": 4, "layers": (2, 1, 1)}, 7_576, 6.860344804576, 49_527_843
+    ),
     "denseunet_3d": Row(
-        {"stem": 6, "growth": 4, "layers": (2, 1), "long_skips": True}, 0, 0.0, 15_977_467
+        {"stem": 6, "growth": 4, "layers": (2, 1), "long_skips": True},
+        15_987,
+        -0.854294060070,
+        15_977_467,
     ),
     "hdenseunet": Row(
-        {"stem": 6, "growth": (4, 3), "layers": ((2, 1), (1, 2))}, 0, 0.0, 65_616_289
+        {"stem": 6, "growth": (4, 3), "layers": ((2, 1), (1, 2))},
+        24_628,
+        -2.003999693972,
+        65_616_289,
     ),
     "unet3d": Row(
         {
@@ -37,11 +45,16 @@ ROWS = {
             "strides": ((1, 2, 2), (2, 2, 2), (2, 1, 1)),
             "kernels": ((1, 3, 3), 3, 3, 3),
         },
-        0,
-        0.0,
+        28_140,
+        -6.845431498082,
         31_194_952,
     ),
-    "vnet": Row({"width": 4, "strides": ((2, 2, 1), (2, 2, 2)), "kernels": 3}, 0, 0.0, 65_175_314),
+    "vnet": Row(
+        {"width": 4, "strides": ((2, 2, 1), (2, 2, 2)), "kernels": 3},
+        42_851,
+        479.903385639323,
+        65_175_314,
+    ),
 }
 
 each_network = pytest.mark.parametrize("name", ROWS)
@@ -140,7 +153,7 @@ def test_deep_supervision_returns_a_list_only_while_training(name: str) -> None:
 
 @each_network
 def test_cases_of_a_batch_do_not_mix(name: str) -> None:
-    network, batch = build(name).eval(), image()
+    network, batch = build(name).eval().double(), image().double()
     alone = torch.cat([network(case[None]) for case in batch])
     torch.testing.assert_close(network(batch), alone)
 
@@ -186,7 +199,7 @@ def test_wiring_matches_its_fingerprint(name: str) -> None:
     with torch.no_grad():
         for place, parameter in enumerate(network.parameters()):
             parameter.copy_(0.3 * waves(parameter.shape, phase=place))
-        logits = network(image().double())
+        logits = network(image(ROOMY).double())
     fingerprint = (logits * waves(logits.shape, phase=0.0)).sum().item()
     found = (sum(p.numel() for p in network.parameters()), fingerprint)
     assert found == (ROWS[name].parameters, pytest.approx(ROWS[name].fingerprint, rel=1e-6))

@@ -1,0 +1,106 @@
+"""Atomic writing: the whole file or none, and nothing left behind."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg3d.errors import RunError
+from medseg3d.geometry.grid import Grid
+from medseg3d.io import Volume, atomic, write_labels
+
+LIKE = Volume.from_array(np.zeros((1, 3, 4, 5)), Grid((3, 4, 5), np.eye(4)))
+LABELS = np.ones((3, 4, 5), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.nii.gz", "A.NII.GZ", "a.b.csv", "plain", "n" * 248 + ".nii.gz"]
+)
+def test_file_appears_under_its_name_only(tmp_path: Path, name: str) -> None:
+    with atomic(tmp_path / name) as beside:
+        assert beside.parent == tmp_path
+        assert beside.suffix == Path(name).suffix
+        beside.write_text("new")
+        assert not (tmp_path / name).exists()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "new"
+
+
+@pytest.mark.parametrize("problem", [ValueError, KeyboardInterrupt])
+def test_a_failure_keeps_the_old_file_and_leaves_no_other(
+    tmp_path: Path, problem: type[BaseException]
+) -> None:
+    (tmp_path / "a.csv").write_text("old")
+
+    def write_half() -> None:
+        with atomic(tmp_path / "a.csv") as beside:
+            beside.write_text("half")
+            raise problem
+
+    with pytest.raises(problem):
+        write_half()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    assert (tmp_path / "a.csv").read_text() == "old"
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    with atomic(tmp_path / "new" / "deep" / "a.txt") as beside:
+        beside.write_text("x")
+    assert (tmp_path / "new" / "deep" / "a.txt").read_text() == "x"
+
+
+def test_a_link_is_replaced_and_its_target_untouched(tmp_path: Path) -> None:
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "a.txt").symlink_to("real.txt")
+    with atomic(tmp_path / "a.txt") as beside:
+        beside.write_text("new")
+    assert (tmp_path / "real.txt").read_text() == "old"
+    assert not (tmp_path / "a.txt").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permission is denied"),
+    ],
+)
+def test_a_target_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, number: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(RunError, match=rf"out\.nii\.gz cannot be written: .*{reason}"):
+        write_labels(tmp_path / "out.nii.gz", LABELS, like=LIKE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_and_files_in_the_way_are_named(tmp_path: Path) -> None:
+    (tmp_path / "out.nii.gz").mkdir()
+    with pytest.raises(RunError, match="a folder of that name is in the way"):
+        write_labels(tmp_path / "out.nii.gz", LABELS, like=LIKE)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="not a folder"):
+        write_labels(tmp_path / "file" / "deep" / "out.nii.gz", LABELS, like=LIKE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out.nii.gz"]
+
+
+def test_too_long_a_name_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="name is too long"):
+        write_labels(tmp_path / ("n" * 250 + ".nii.gz"), LABELS, like=LIKE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_files_are_flushed_and_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    write_labels(tmp_path / "out.nii.gz", LABELS, like=LIKE)
+    assert len(flushed) == 2

@@ -1,0 +1,50 @@
+"""File names: which are images, and what case they belong to; and what importing costs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medseg3d.errors import DataError
+from medseg3d.io import SUFFIXES, case_stem, read_image
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("case.nii.gz", "case"),
+        ("case.NII.GZ", "case"),
+        ("case.v1.2.nii.gz", "case.v1.2"),
+        ("case.v1.2.nii", "case.v1.2"),
+        ("a/b/case_0000.mha", "case_0000"),
+        ("case.img", "case"),
+        ("case.hdr", "case"),
+        ("case.gipl.gz", "case"),
+        ("-rf.nii.gz", "-rf"),
+        ("case.nii.gz.nii.gz", "case.nii.gz"),
+        (".nii.gz", ".nii.gz"),
+        ("case.dcm", "case.dcm"),
+    ],
+)
+def test_only_the_image_suffix_is_taken_off(name: str, stem: str) -> None:
+    assert case_stem(name) == stem
+    assert case_stem(Path(name)) == stem
+
+
+def test_suffixes_are_lower_case_with_dots_and_once_each() -> None:
+    assert len(set(SUFFIXES)) == len(SUFFIXES)
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in SUFFIXES)
+
+
+def test_unknown_suffixes_list_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.jpg has no known image suffix.*\.nii\.gz.*\.mha"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_importing_loads_neither_torch_nor_simpleitk() -> None:
+    code = (
+        "import sys, medseg3d.io; "
+        "assert not {'torch', 'SimpleITK', 'monai', 'torchio'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

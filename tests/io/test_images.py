@@ -1,0 +1,130 @@
+"""Images: several files as channels, values that are no numbers, types that are kept."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from medseg3d.errors import DataError
+from medseg3d.geometry.grid import Grid
+from medseg3d.io import Volume, read_grid, read_image, write_image
+
+SHAPE = (6, 5, 4)
+
+
+def stored(
+    path: Path, array: npt.NDArray[Any], affine: npt.NDArray[np.float64] | None = None
+) -> Path:
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def test_files_become_channels_in_the_given_order(tmp_path: Path) -> None:
+    paths = [stored(tmp_path / f"{i}.nii", np.full(SHAPE, i, np.int16)) for i in (3, 1, 2)]
+    volume = read_image(paths)
+    assert volume.array.shape == (3, *SHAPE)
+    assert volume.array.dtype == np.int16
+    assert volume.array[:, 0, 0, 0].tolist() == [3, 1, 2]
+    assert volume.path == paths[0]
+
+
+def test_channels_of_different_types_become_float32(tmp_path: Path) -> None:
+    first = stored(tmp_path / "a.nii", np.full(SHAPE, 70000, np.int32))
+    second = stored(tmp_path / "b.nii", np.full(SHAPE, 0.5, np.float32))
+    volume = read_image([first, second])
+    assert volume.array.dtype == np.float32
+    assert volume.array[:, 0, 0, 0].tolist() == [70000, 0.5]
+
+
+def test_a_tiny_difference_between_channels_is_no_difference(tmp_path: Path) -> None:
+    moved = np.eye(4)
+    moved[:3, 3] = 1e-5
+    first = stored(tmp_path / "a.nii", np.zeros(SHAPE, np.int16))
+    second = stored(tmp_path / "b.nii", np.zeros(SHAPE, np.int16), moved)
+    assert read_image([first, second]).grid == read_image(first).grid
+
+
+def test_channels_on_different_grids_are_refused(tmp_path: Path) -> None:
+    first = stored(tmp_path / "a.nii", np.zeros(SHAPE, np.int16))
+    second = stored(tmp_path / "b.nii", np.zeros((3, 5, 4), np.int16), np.diag([2, 1, 1, 1.0]))
+    with pytest.raises(DataError, match=r"b\.nii is not on the grid of .*a\.nii: shapes .* differ"):
+        read_image([first, second])
+
+
+def test_no_files_are_no_image() -> None:
+    with pytest.raises(DataError, match="at least one file"):
+        read_image([])
+
+
+@pytest.mark.parametrize(("value", "name"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")])
+def test_voxels_that_are_no_numbers_are_counted_and_located(
+    tmp_path: Path, value: float, name: str
+) -> None:
+    array = np.ones(SHAPE, np.float32)
+    array[3, 2, 1] = array[4, 4, 3] = value
+    message = rf"a\.nii has 2 voxels .* \({name}\) at \(3, 2, 1\)"
+    with pytest.raises(DataError, match=message):
+        read_image(stored(tmp_path / "a.nii", array))
+
+
+def test_the_channel_of_a_bad_voxel_is_named(tmp_path: Path) -> None:
+    array = np.ones((*SHAPE, 2), np.float32)
+    array[3, 2, 1, 1] = np.nan
+    with pytest.raises(DataError, match=r"1 voxels .* at \(3, 2, 1\) of channel 1"):
+        read_image(stored(tmp_path / "a.nii", array))
+
+
+def test_float64_becomes_float32_and_what_overflows_is_refused(tmp_path: Path) -> None:
+    array = np.full(SHAPE, 1e30)
+    assert read_image(stored(tmp_path / "a.nii", array)).array.dtype == np.float32
+    array[0, 0, 0] = 1e300
+    with pytest.raises(DataError, match="1 voxels that are not finite"):
+        read_image(stored(tmp_path / "a.nii", array))
+
+
+def test_image_is_float32_whatever_was_stored(tmp_path: Path) -> None:
+    volume = read_image(stored(tmp_path / "a.nii", np.full(SHAPE, 60000, np.uint16)))
+    assert volume.array.dtype == np.uint16
+    assert volume.image.dtype == np.float32
+    assert volume.image.max() == 60000
+
+
+def test_the_grid_is_read_without_the_voxels(tmp_path: Path) -> None:
+    path = stored(tmp_path / "a.nii.gz", np.full((*SHAPE, 2), np.nan, np.float32))
+    assert read_grid(path) == (Grid(SHAPE, np.eye(4)), 2)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mgz", ".nrrd", ".mha"])
+@pytest.mark.parametrize(
+    ("given", "kept"), [("f8", "f4"), ("i8", "f4"), ("?", "u1"), ("i2", "i2"), ("u1", "u1")]
+)
+def test_unusual_types_are_written_as_usual_ones(
+    tmp_path: Path, suffix: str, given: str, kept: str
+) -> None:
+    array = np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(given)
+    like = Volume.from_array(array[None], Grid(SHAPE, np.diag([-1.0, 2, 3, 1])))
+    write_image(tmp_path / f"out{suffix}", array, like=like)
+    back = read_image(tmp_path / f"out{suffix}")
+    assert back.array.dtype == kept
+    np.testing.assert_array_equal(back.array[0], array)
+    assert back.grid.same_as(like.grid)
+
+
+def test_images_of_another_shape_are_not_written(tmp_path: Path) -> None:
+    like = Volume.from_array(np.zeros((1, *SHAPE)), Grid(SHAPE, np.eye(4)))
+    with pytest.raises(DataError, match=r"\(5, 6, 4\) does not fit the grid \(6, 5, 4\)"):
+        write_image(tmp_path / "out.nii", np.zeros((5, 6, 4)), like=like)
+
+
+def test_arrays_of_another_shape_make_no_volume() -> None:
+    with pytest.raises(DataError, match="does not fit the grid"):
+        Volume.from_array(np.zeros(SHAPE), Grid(SHAPE, np.eye(4)))
+
+
+def test_real_channels_share_a_grid(shared_data: Path) -> None:
+    folder = shared_data / "multimodal"
+    volume = read_image([folder / "ms19_flair.nii.gz", folder / "ms19_t1.nii.gz"])
+    assert volume.array.shape == (2, 182, 218, 182)

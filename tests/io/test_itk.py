@@ -1,0 +1,165 @@
+"""NRRD, MetaImage and GIPL: geometry as SimpleITK sees it, and no silent gaps."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import SimpleITK as sitk  # noqa: N813
+
+from medseg3d.errors import DataError
+from medseg3d.geometry.grid import Grid
+from medseg3d.io import Volume, read_grid, read_image, read_labels, write_image, write_labels
+
+SHAPE = (4, 5, 6)
+DIRECTION = (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, -1)
+TO_RAS = np.array([-1, -1, 1])
+each_suffix = pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd"])
+
+
+def voxels() -> npt.NDArray[np.int16]:
+    return np.random.default_rng(0).integers(-500, 500, SHAPE).astype(np.int16)
+
+
+def stored(path: Path, array: npt.NDArray[Any] | None = None, *, compress: bool = False) -> Path:
+    image = sitk.GetImageFromArray((voxels() if array is None else array).T)
+    image.SetSpacing((0.7, 0.8, 3.0))
+    image.SetOrigin((-100.0, 50.0, 7.0))
+    image.SetDirection(DIRECTION)
+    sitk.WriteImage(image, str(path), useCompression=compress)
+    return path
+
+
+@each_suffix
+@pytest.mark.parametrize("compress", [False, True])
+def test_every_voxel_lies_where_simpleitk_puts_it(
+    tmp_path: Path, suffix: str, compress: bool
+) -> None:
+    path = stored(tmp_path / f"a{suffix}", compress=compress)
+    volume = read_image(path)
+    image = sitk.ReadImage(str(path))
+    assert volume.array.dtype == np.int16
+    assert volume.grid.spacing == pytest.approx((0.7, 0.8, 3.0))
+    for index in ((0, 0, 0), (3, 0, 0), (0, 4, 0), (0, 0, 5), (3, 4, 5)):
+        assert volume.array[(0, *index)] == image.GetPixel(index)
+        expected = TO_RAS * image.TransformIndexToPhysicalPoint(index)
+        np.testing.assert_allclose((volume.grid.affine @ (*index, 1))[:3], expected, atol=1e-9)
+    assert read_grid(path) == (volume.grid, 1)
+
+
+def test_gipl_is_read(tmp_path: Path) -> None:
+    path = stored(tmp_path / "a.gipl")
+    np.testing.assert_array_equal(read_image(path).array[0], voxels())
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DataError, match="cut short"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".nii.gz"])
+def test_components_and_fourth_axes_are_channels(tmp_path: Path, suffix: str) -> None:
+    array = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
+    like = Volume.from_array(array, Grid(SHAPE, np.diag([-0.7, -0.8, 3.0, 1.0])))
+    write_image(tmp_path / f"a{suffix}", array, like=like)
+    back = read_image(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(back.array, array)
+    series = sitk.JoinSeries([sitk.GetImageFromArray(channel.T) for channel in array])
+    sitk.WriteImage(series, str(tmp_path / "b.mha"))
+    np.testing.assert_array_equal(read_image(tmp_path / "b.mha").array, array)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("missing", [1, 100])
+def test_cut_files_are_refused(tmp_path: Path, suffix: str, compress: bool, missing: int) -> None:
+    path = stored(tmp_path / f"a{suffix}", compress=compress)
+    path.write_bytes(path.read_bytes()[:-missing])
+    with pytest.raises(DataError, match=r"a\.\w+ is (cut short|damaged)"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
+@pytest.mark.parametrize("compress", [False, True])
+def test_detached_data_are_checked(tmp_path: Path, suffix: str, compress: bool) -> None:
+    path = stored(tmp_path / f"a{suffix}", compress=compress)
+    (data,) = (file for file in tmp_path.iterdir() if file != path)
+    data.write_bytes(data.read_bytes()[:-20])
+    with pytest.raises(DataError, match=rf"{data.name} is (cut short|damaged)"):
+        read_image(path)
+    data.unlink()
+    with pytest.raises(DataError, match=rf"needs its data file {data.name}, which does not exist"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
+def test_data_outside_the_folder_are_refused(tmp_path: Path, suffix: str) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    path = stored(folder / f"a{suffix}")
+    (data,) = (file for file in folder.iterdir() if file != path)
+    data.rename(tmp_path / data.name)
+    path.write_bytes(path.read_bytes().replace(data.name.encode(), b"../" + data.name.encode()))
+    with pytest.raises(DataError, match="outside its own folder"):
+        read_image(path)
+
+
+def test_a_header_bomb_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    header = (
+        "ObjectType = Image\nNDims = 3\nDimSize = 30000 30000 30000\nElementType = MET_SHORT\n"
+        "ElementSpacing = 1 1 1\nElementDataFile = LOCAL\n"
+    )
+    (tmp_path / "a.mha").write_bytes(header.encode() + bytes(100))
+    with pytest.raises(DataError, match="declares 54000000000000 bytes"):
+        read_image(tmp_path / "a.mha")
+
+
+def test_flat_and_complex_images_are_refused(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.Image(5, 6, sitk.sitkInt16), str(tmp_path / "a.mha"))
+    with pytest.raises(DataError, match="2D image"):
+        read_image(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".nii.gz", ".nii"])
+def test_labels_keep_their_place_in_other_formats(tmp_path: Path, suffix: str) -> None:
+    source = read_image(stored(tmp_path / "a.nrrd"))
+    labels = (voxels() > 0).astype(np.uint8)
+    write_labels(tmp_path / f"out{suffix}", labels, like=source)
+    image = sitk.ReadImage(str(tmp_path / f"out{suffix}"))
+    original = sitk.ReadImage(str(tmp_path / "a.nrrd"))
+    assert image.GetPixelID() == sitk.sitkUInt8
+    np.testing.assert_allclose(image.GetDirection(), original.GetDirection(), atol=1e-6)
+    np.testing.assert_allclose(image.GetOrigin(), original.GetOrigin(), atol=1e-4)
+    back = read_labels(tmp_path / f"out{suffix}")
+    np.testing.assert_array_equal(back.labels, labels)
+    assert back.grid.same_as(source.grid)
+
+
+@pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
+def test_formats_of_two_files_are_not_written(tmp_path: Path, suffix: str) -> None:
+    source = read_image(stored(tmp_path / "a.nrrd"))
+    with pytest.raises(DataError, match="second file"):
+        write_image(tmp_path / f"out{suffix}", source.array, like=source)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "brain/brain1_image.nrrd",
+        "lung/elastix_lung_small.mha",
+        "dicom/dcmqi_heart_seg.nrrd",
+        "odd_nifti/pynrrd_BallBinary30x30x30_gz.nrrd",
+    ],
+)
+def test_real_files_read_as_simpleitk_does(shared_data: Path, name: str) -> None:
+    image = sitk.ReadImage(str(shared_data / name))
+    volume = read_image(shared_data / name)
+    np.testing.assert_array_equal(volume.array[0], sitk.GetArrayFromImage(image).T)
+    far = tuple(length - 1 for length in volume.grid.shape)
+    expected = TO_RAS * image.TransformIndexToPhysicalPoint(far)
+    np.testing.assert_allclose((volume.grid.affine @ (*far, 1))[:3], expected, atol=1e-6)
+
+
+def test_a_real_header_without_its_data_names_them(shared_data: Path) -> None:
+    path = shared_data / "odd_nifti" / "pynrrd_BallBinary30x30x30_byteskip_minus_five.nhdr"
+    with pytest.raises(DataError, match=r"needs its data file BallBinary30x30x30\.raw"):
+        read_image(path)
