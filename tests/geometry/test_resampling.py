@@ -141,6 +141,10 @@ def test_restoring_a_real_size_misses_no_voxel() -> None:
     np.testing.assert_array_equal(restore_labels(logits, shape), expected)
 
 
+def test_equal_logits_go_to_the_first_label() -> None:
+    assert not restore_labels(np.ones((3, 2, 2, 2), np.float32), (3, 3, 3)).any()
+
+
 def test_more_than_256_labels_need_two_bytes() -> None:
     logits = noise(300, 2, 2, 2)
     logits[299, 1] += 100

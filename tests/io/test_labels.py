@@ -87,7 +87,13 @@ def test_at_most_ten_values_are_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(np.nan, "1 voxels without a number"), (np.inf, "inf"), (-1, "negative"), (2.0**33, "")],
+    [
+        (np.nan, "1 voxels without a number"),
+        (np.inf, "inf"),
+        (-1, "negative"),
+        (2.0**33, "label 8589934592"),
+        (1e30, "below"),
+    ],
 )
 def test_what_cannot_be_a_label_is_refused(tmp_path: Path, value: float, message: str) -> None:
     array = labels(np.float64)

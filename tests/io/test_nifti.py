@@ -188,6 +188,7 @@ def test_equal_labels_make_equal_files(tmp_path: Path) -> None:
     write_labels(tmp_path / "second.nii.gz", np.asfortranarray(labels), like=source)
     first = (tmp_path / "first.nii.gz").read_bytes()
     assert first == (tmp_path / "second.nii.gz").read_bytes()
+    assert first[4:8] == bytes(4)  # no time of writing
     assert gzip.decompress(first)[352:] == labels.tobytes(order="F")
 
 
@@ -260,6 +261,7 @@ def test_a_slope_that_is_no_number_is_refused(tmp_path: Path, slope: float) -> N
     [
         ((5, 6, 7, 1), (1, 5, 6, 7)),
         ((5, 6, 7, 1, 1), (1, 5, 6, 7)),
+        ((5, 6, 7, 1, 1, 1), (1, 5, 6, 7)),
         ((5, 6, 1), (1, 5, 6, 1)),
         ((5, 6, 7, 3), (3, 5, 6, 7)),
         ((5, 6, 7, 1, 3), (3, 5, 6, 7)),

@@ -136,7 +136,7 @@ class UNet3D(nn.Module):
 
         features = []
         for up, fuse in zip(self.ups, self.decoder, strict=True):
-            x = fuse(torch.cat([up(x), 0 * skips.pop()], dim=1))
+            x = fuse(torch.cat([up(x), skips.pop()], dim=1))
             features.append(x)
 
         if self.training and self.deep_supervision:
