@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import platform
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch import nn
 
 from medseg3d import __version__
 from medseg3d.api.scores import ScoreResult, write_scores
-from medseg3d.bundle import FILE_NAME, SUFFIX, Bundle, load_bundle, load_weights, save_bundle
+from medseg3d.bundle import FILE_NAME, SUFFIX, Bundle, save_bundle
 from medseg3d.config import FitConfig, to_yaml, validated
 from medseg3d.data.augment import Augmentation
 from medseg3d.data.cache import CachedCase, case_key, is_complete
@@ -171,7 +170,6 @@ class _Fit:
         self.device = resolve_device(config.device)
         self.precision: Precision = resolve_precision(config.precision, self.device)
         self.labels = {value: name for value, name in plan.labels.items() if value != 0}
-        self.begun = time.monotonic()
 
     def run(self) -> Run:
         """Preprocess, train, validate on native grids, write the bundle."""
@@ -183,8 +181,7 @@ class _Fit:
         best = self.folder / "checkpoints" / f"best{SUFFIX}"
 
         def save_best(network: nn.Module, mean_dice: float) -> None:
-            description = self._describe(options, {"mean": mean_dice})
-            save_bundle(best, description, network)
+            save_bundle(best, self._describe(network, options, {"mean": mean_dice}), network)
 
         history = train(
             network,
@@ -199,17 +196,25 @@ class _Fit:
             precision=self.precision,
             resume=self.config.resume,
         )
-        _, weights = load_bundle(best)
-        load_weights(network, weights, source=str(best))
-        scores = self._score_held_out(network, options)
+        predictor = Predictor.open(
+            best, device=self.device, precision=self.precision, overlap=self.config.overlap
+        )
+        scores = self._score_held_out(predictor)
         dice = {
             name: _mean([row.dice for row in scores.rows if row.label == value])
             for value, name in self.labels.items()
         }
         reached = dice | {"mean": _mean(list(dice.values()))}
-        training_facts = {"steps": history.rows[-1]["step"], "minutes": history.rows[-1]["minutes"]}
+        last = history.rows[-1]
+        description = predictor.bundle.model_copy(
+            update={
+                "scores": _known(reached),
+                "training": predictor.bundle.training
+                | {"steps": last["step"], "minutes": round(last["minutes"], 2)},
+            }
+        )
         bundle = self.folder / FILE_NAME
-        save_bundle(bundle, self._describe(options, reached, training_facts), network)
+        save_bundle(bundle, description, predictor.network)
         log.info("model %s, Dice %.4f on %d held-out cases", bundle, reached["mean"], len(held_out))
         return Run(self.folder, bundle, dice, scores)
 
@@ -313,15 +318,8 @@ class _Fit:
         network.train(was_training)
         return [_mean(scores) for scores in zip(*per_case, strict=True)]
 
-    def _score_held_out(self, network: nn.Module, options: dict[str, Any]) -> ScoreResult:
+    def _score_held_out(self, predictor: Predictor) -> ScoreResult:
         """Predict the held-out cases as ``predict`` would, and score them on their own grids."""
-        predictor = Predictor(
-            self._describe(options, {}),
-            network,
-            device=self.device,
-            precision=self.precision,
-            overlap=self.config.overlap,
-        )
         folder = self.folder / "validation"
         folder.mkdir(exist_ok=True)
         rows: list[Row] = []
@@ -336,25 +334,22 @@ class _Fit:
         return write_scores(rows, folder / "scores.csv", tolerance_mm=1.0)
 
     def _describe(
-        self,
-        options: dict[str, Any],
-        scores: dict[str, float],
-        training: dict[str, Any] | None = None,
+        self, network: nn.Module, options: dict[str, Any], scores: dict[str, float]
     ) -> Bundle:
+        stage = getattr(network, "stage", None)
         return Bundle(
             network=self.config.network.name,
-            options=options,
+            options=options | ({} if stage is None else {"stage": stage}),
             plan=self.plan,
             channels=len(self.plan.channels),
             precision=self.precision,
-            scores={name: round(value, 6) for name, value in scores.items()},
+            scores=_known(scores),
             training={
                 "data": self.config.data.resolve().name,
                 "fold": self.config.fold,
                 "seed": self.config.seed,
                 "versions": _versions(),
-            }
-            | (training or {}),
+            },
         )
 
     def _write_provenance(self, cached: Sequence[CachedCase]) -> None:
@@ -392,6 +387,11 @@ def _dice(prediction: np.ndarray, reference: np.ndarray, num_labels: int) -> lis
         2 * counts[label, label] / sizes[label] if sizes[label] else math.nan
         for label in range(1, num_labels)
     ]
+
+
+def _known(scores: dict[str, float]) -> dict[str, float]:
+    """Scores rounded for the bundle, without the undefined ones, which JSON cannot hold."""
+    return {name: round(score, 6) for name, score in scores.items() if math.isfinite(score)}
 
 
 def _mean(values: Sequence[float]) -> float:

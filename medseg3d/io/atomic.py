@@ -40,8 +40,12 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         RunError: If the target cannot be written (disk full, read-only, a folder).
 
     Examples:
-        >>> with atomic("scores.csv") as beside:  # doctest: +SKIP
-        ...     beside.write_text("case,label,dice")
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     with atomic(f"{folder}/scores.csv") as beside:
+        ...         _ = beside.write_text("case,label,dice")
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['scores.csv']
     """
     target = Path(path)
     suffix = "".join(target.suffixes[-2:] if target.suffix.lower() == ".gz" else [target.suffix])

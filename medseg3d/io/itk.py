@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg3d.errors import DataError
+from medseg3d.errors import DataError, RunError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io.atomic import atomic
 from medseg3d.io.layout import channels_first, grid_of, spatial
@@ -59,6 +59,7 @@ def write(path: Path, array: npt.NDArray[Any], grid: Grid, header: Header, *, la
 
     Raises:
         DataError: For formats that spread over two files.
+        RunError: If the target cannot be written.
     """
     sitk = _simpleitk()
 
@@ -80,7 +81,7 @@ def write(path: Path, array: npt.NDArray[Any], grid: Grid, header: Header, *, la
         try:
             sitk.WriteImage(image, str(beside), useCompression=True)
         except RuntimeError as error:
-            raise DataError(f"{path} cannot be written: {_last_line(error)}") from error
+            raise RunError(f"{path} cannot be written: {_last_line(error)}") from error
 
 
 def _simpleitk() -> Any:

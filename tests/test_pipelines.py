@@ -1,0 +1,32 @@
+"""Every pipeline loads, names parts that exist, and says why it chooses them."""
+
+from pathlib import Path
+
+import pytest
+
+from medseg3d.config import FitConfig, read_yaml, validated
+from medseg3d.losses import LOSSES
+from medseg3d.networks import build_network
+
+PIPELINES = sorted((Path(__file__).parents[1] / "pipelines").glob("*.yaml"))
+
+
+def test_the_two_runs_of_the_readme_are_there() -> None:
+    assert {"demo", "hippocampus"} <= {path.stem for path in PIPELINES}
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
+def test_it_builds_its_network_and_loss(path: Path) -> None:
+    config = validated(FitConfig, {"data": "cases"} | read_yaml(path), source=str(path))
+    network = build_network(config.network.name, 1, 3, options=config.network.options)
+    assert LOSSES.build(config.loss.name, **config.loss.options)
+    if config.stages:
+        for stage in config.stages:
+            network.set_stage(stage.name)
+        assert sum(stage.share for stage in config.stages) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
+def test_it_is_commented(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert sum(line.startswith("#") for line in lines) >= 0.25 * len([li for li in lines if li])
