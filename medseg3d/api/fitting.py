@@ -37,7 +37,7 @@ from medseg3d.io import read_image, read_labels, write_labels
 from medseg3d.losses import LOSSES
 from medseg3d.networks import NETWORKS, build_network
 from medseg3d.networks.topology import Topology
-from medseg3d.progress import track
+from medseg3d.progress import Progress, track
 from medseg3d.runs import interrupted_run, new_run_folder
 from medseg3d.scoring import Row, score_case
 from medseg3d.training.budget import Budget
@@ -93,7 +93,8 @@ def fit(data: Path | str | FitConfig, **options: Any) -> Run:
         _refuse_unknown_names(config)
         dataset = find_cases(config.data)
         log.info("%s: %d cases (%s)", config.data, len(dataset.cases), dataset.layout)
-        checked = check_cases(dataset)
+        with Progress("Checking", total=len(dataset.cases), unit="case") as bar:
+            checked = check_cases(dataset, advance=bar.advance)
         parts = split(dataset.cases, fold=config.fold, folds=config.folds, seed=config.seed)
         plan = _plan(config, dataset, checked.label_values, parts)
         folder = new_run_folder(config)
