@@ -145,8 +145,9 @@ def merged(model: type[M], layers: Mapping[str, Mapping[str, Any]]) -> M:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for source, layer in layers.items():
+        given = {name for name, value in layer.items() if value is not None}
         for group in getattr(model, "exclusive", ()):
-            for name in group - layer.keys() if group & layer.keys() else ():
+            for name in group - given if group & given else ():
                 values.pop(name, None)
         for name, value in layer.items():
             values[name] = _over(_starting_point(model, name, values), value)

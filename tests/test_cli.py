@@ -233,6 +233,14 @@ def test_null_setting_takes_a_value_of_the_file_back(api: Recorder, tmp_path: Pa
     assert (api.calls[0].epochs, api.calls[0].max_minutes) == (2, None)
 
 
+def test_a_budget_on_the_command_line_replaces_the_one_in_the_file(
+    api: Recorder, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "a.yaml", "max_minutes: 3\n")
+    assert run("fit", "cases", "--config", file, "--epochs", "2").exit_code == 0
+    assert (api.calls[0].epochs, api.calls[0].max_minutes) == (2, None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

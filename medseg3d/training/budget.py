@@ -43,7 +43,7 @@ def learning_rate(used: float, *, peak: float, warmup: float, power: float) -> f
         power: Exponent of the fall; 1 is a straight line.
 
     Examples:
-        >>> learning_rate(0.55, peak=1.0, warmup=0.1, power=1.0)
+        >>> round(learning_rate(0.55, peak=1.0, warmup=0.1, power=1.0), 6)
         0.5
         >>> learning_rate(1.0, peak=1.0, warmup=0.1, power=0.9)
         0.0
