@@ -273,6 +273,11 @@ class ScoreConfig(Options):
         description="Accepted surface distance of surface Dice, in mm.",
         json_schema_extra=FLAG,
     )
+    border_is_surface: bool = Field(
+        True,
+        description="Count voxels at the image border as surface, as MONAI and MedPy do; "
+        "without, a structure cut by the field of view has no surface there, as in CHAOS.",
+    )
     labels: dict[int, str] | None = Field(
         None, description="Label values and names; default all values found, names if known."
     )

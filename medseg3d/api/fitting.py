@@ -332,7 +332,7 @@ class _Fit:
             rows += score_case(
                 case.id, labels, reference.labels, reference.grid, labels=self.labels
             )
-        return write_scores(rows, folder / "scores.csv", tolerance_mm=1.0)
+        return write_scores(rows, folder / "scores.csv")
 
     def _describe(
         self, network: nn.Module, options: dict[str, Any], scores: dict[str, float]

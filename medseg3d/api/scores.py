@@ -80,10 +80,16 @@ def score(
             reference.grid,
             labels=names,
             tolerance_mm=config.tolerance_mm,
+            border_is_surface=config.border_is_surface,
         )
     if not rows:
         raise DataError("; ".join(failures) or "the label maps hold background only")
-    result = write_scores(rows, config.out, tolerance_mm=config.tolerance_mm)
+    result = write_scores(
+        rows,
+        config.out,
+        tolerance_mm=config.tolerance_mm,
+        border_is_surface=config.border_is_surface,
+    )
     if failures:
         raise RunError(
             f"{len(failures)} of {len(pairs)} cases could not be scored, the others are in "
@@ -92,9 +98,11 @@ def score(
     return result
 
 
-def write_scores(rows: list[Row], csv: Path, *, tolerance_mm: float) -> ScoreResult:
+def write_scores(
+    rows: list[Row], csv: Path, *, tolerance_mm: float = 1.0, border_is_surface: bool = True
+) -> ScoreResult:
     """Write the table and, beside it, the summary as JSON."""
-    summary = summarize(rows, tolerance_mm=tolerance_mm)
+    summary = summarize(rows, tolerance_mm=tolerance_mm, border_is_surface=border_is_surface)
     csv.parent.mkdir(parents=True, exist_ok=True)
     write_csv(rows, csv)
     write_json(summary, csv.with_suffix(".json"))

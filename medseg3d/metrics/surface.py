@@ -100,8 +100,12 @@ class SurfaceDistances:
         return float("inf") if self._both.size else float("nan")
 
 
-def surface(mask: Mask) -> Mask:
-    """Voxels of ``mask`` with a face neighbour outside it; the volume's border is outside.
+def surface(mask: Mask, *, border: bool = True) -> Mask:
+    """Voxels of ``mask`` with a face neighbour outside it.
+
+    Args:
+        mask: ``(I, J, K)`` bool.
+        border: Whether beyond the volume's border is outside.
 
     Examples:
         >>> int(surface(np.ones((3, 3, 3), dtype=bool)).sum())
@@ -112,11 +116,14 @@ def surface(mask: Mask) -> Mask:
         along, kept = np.moveaxis(mask, axis, 0), np.moveaxis(inside, axis, 0)
         kept[1:] &= along[:-1]
         kept[:-1] &= along[1:]
-        kept[:1] = kept[-1:] = False
+        if border:
+            kept[:1] = kept[-1:] = False
     return np.asarray(mask ^ inside, dtype=np.bool_)
 
 
-def surface_distances(prediction: Mask, reference: Mask, spacing: Spacing) -> SurfaceDistances:
+def surface_distances(
+    prediction: Mask, reference: Mask, spacing: Spacing, *, border: bool = True
+) -> SurfaceDistances:
     """Measure both surfaces against each other, once for all surface metrics.
 
     Only the box around both masks is looked at, which changes no distance.
@@ -125,6 +132,9 @@ def surface_distances(prediction: Mask, reference: Mask, spacing: Spacing) -> Su
         prediction: Predicted mask, ``(I, J, K)`` bool.
         reference: Reference mask, same shape and grid.
         spacing: Voxel size in mm along each array axis.
+        border: Whether voxels at the volume's border are surface, as in MONAI and MedPy.
+            Without, a structure that the field of view cuts has no surface at the cut, as in
+            the published CHAOS figures.
 
     Raises:
         DataError: If the masks are not boolean, differ in shape or do not fit the spacing.
@@ -136,7 +146,9 @@ def surface_distances(prediction: Mask, reference: Mask, spacing: Spacing) -> Su
             f"spacing must be {prediction.ndim} lengths in mm above 0, one per axis, got {spacing}"
         )
     box = _box_around(prediction, reference)
-    predicted, expected = surface(prediction[box]), surface(reference[box])
+    if not border:  # only what ends at the volume's border may end at the box's
+        box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
+    predicted, expected = (surface(mask[box], border=border) for mask in (prediction, reference))
     return SurfaceDistances(
         to_reference=_directed_distances(predicted, expected, size),
         to_prediction=_directed_distances(expected, predicted, size),

@@ -54,6 +54,7 @@ def score_case(
     *,
     labels: Mapping[int, str],
     tolerance_mm: float = 1.0,
+    border_is_surface: bool = True,
 ) -> list[Row]:
     """Compare two label maps of one case that lie on one grid.
 
@@ -65,6 +66,7 @@ def score_case(
         labels: Names by label, in the order of the rows; background (0) is left out. Voxels of
             labels that are not named here belong to no row.
         tolerance_mm: Distance within which surface Dice accepts a surface voxel.
+        border_is_surface: Whether voxels at the border of the volume count as surface.
 
     Returns:
         One row per label.
@@ -88,7 +90,8 @@ def score_case(
         np.ascontiguousarray(array.transpose(order)) for array in (prediction, reference)
     )
     grid = _reordered(grid, order)
-    boxes = _boxes(prediction, reference, wanted)
+    margin = 0 if border_is_surface else 1
+    boxes = _boxes(prediction, reference, wanted, margin)
     return [
         _score_label(
             (case_id, label, labels[label]),
@@ -96,6 +99,7 @@ def score_case(
             reference[box] == label,
             grid,
             tolerance_mm,
+            border_is_surface,
         )
         for label, box in zip(wanted, boxes, strict=True)
     ]
@@ -113,10 +117,11 @@ def _score_label(
     reference: Mask,
     grid: Grid,
     tolerance_mm: float,
+    border_is_surface: bool,
 ) -> Row:
     """Row of one label from its masks, cropped to a box around both."""
     counts = overlap(prediction, reference)
-    distances = surface_distances(prediction, reference, grid.spacing)
+    distances = surface_distances(prediction, reference, grid.spacing, border=border_is_surface)
     diagonal_mm = float(np.linalg.norm(np.multiply(grid.shape, grid.spacing)))
     hausdorff_mm, hausdorff_95_mm, assd_mm = (
         diagonal_mm if np.isinf(distance) else distance
@@ -149,8 +154,10 @@ def _status(is_predicted: bool, is_expected: bool) -> Status:
     return "missed" if is_expected else "both_empty"
 
 
-def _boxes(prediction: LabelMap, reference: LabelMap, labels: Sequence[int]) -> list[Box]:
-    """Smallest box around each label in both maps, found in one pass over each map."""
+def _boxes(
+    prediction: LabelMap, reference: LabelMap, labels: Sequence[int], margin: int
+) -> list[Box]:
+    """Smallest box around each label in both maps and a margin, in one pass over each map."""
     highest = max(labels, default=0)
     found = [ndimage.find_objects(array, max_label=highest) for array in (prediction, reference)]
     boxes = []
@@ -158,7 +165,10 @@ def _boxes(prediction: LabelMap, reference: LabelMap, labels: Sequence[int]) -> 
         corners = [objects[label - 1] for objects in found if objects[label - 1] is not None]
         boxes.append(
             tuple(
-                slice(min(side.start for side in axis), max(side.stop for side in axis))
+                slice(
+                    max(0, min(side.start for side in axis) - margin),
+                    max(side.stop for side in axis) + margin,
+                )
                 for axis in zip(*corners, strict=True)
             )
             if corners

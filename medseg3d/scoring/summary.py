@@ -95,12 +95,14 @@ class Summary:
     labels: tuple[Group, ...]
     mean_over_labels: Group
     tolerance_mm: float | None
+    border_is_surface: bool
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as JSON can hold it; undefined numbers are ``None``."""
         return {
             "convention": CONVENTION,
             "tolerance_mm": self.tolerance_mm,
+            "border_is_surface": self.border_is_surface,
             "columns": column_facts(),
             "labels": [_group_as_dict(group) for group in self.labels],
             "mean_over_labels": _group_as_dict(self.mean_over_labels),
@@ -116,12 +118,15 @@ def column_facts() -> dict[str, dict[str, str]]:
     return facts
 
 
-def summarize(rows: Iterable[Row], *, tolerance_mm: float | None = None) -> Summary:
+def summarize(
+    rows: Iterable[Row], *, tolerance_mm: float | None = None, border_is_surface: bool = True
+) -> Summary:
     """Describe a table by label, and by the mean over labels of each case.
 
     Args:
         rows: Scores, one per case and label.
         tolerance_mm: Tolerance the surface Dice was computed with, for the record.
+        border_is_surface: Whether voxels at the volume's border were surface, likewise.
     """
     by_label: dict[int, list[Row]] = {}
     by_case: dict[str, list[Row]] = {}
@@ -135,6 +140,7 @@ def summarize(rows: Iterable[Row], *, tolerance_mm: float | None = None) -> Summ
         ),
         mean_over_labels=_group(None, "mean over labels", list(by_case.values())),
         tolerance_mm=tolerance_mm,
+        border_is_surface=border_is_surface,
     )
 
 

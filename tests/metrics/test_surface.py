@@ -320,3 +320,18 @@ def test_tolerance_must_be_a_distance(tolerance: float) -> None:
     full = np.ones(SHAPE, dtype=bool)
     with pytest.raises(ConfigError, match="tolerance must be a distance in mm"):
         surface_dice(full, full, ISOTROPIC, tolerance=tolerance)
+
+
+@given(a=masks, b=masks, spacing=spacings)
+def test_without_the_border_a_cut_is_no_surface(a: Mask, b: Mask, spacing: Spacing) -> None:
+    grown = [np.pad(mask, 1, mode="edge") for mask in (a, b)]
+    inside = tuple(slice(1, -1) for _ in range(3))
+    of_a, of_b = (surface(mask)[inside] for mask in grown)
+    found = surface_distances(a, b, spacing, border=False)
+    assert found.to_reference.size == of_a.sum()
+    assert found.to_prediction.size == of_b.sum()
+    assume(of_a.any() and of_b.any())
+    points_a, points_b = (np.argwhere(mask) * spacing for mask in (of_a, of_b))
+    distances = np.linalg.norm(points_a[:, None] - points_b[None], axis=-1)
+    expected = max(distances.min(axis=1).max(), distances.min(axis=0).max())
+    assert found.hausdorff() == pytest.approx(expected)
