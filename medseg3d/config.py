@@ -15,6 +15,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PositiveFloat,
+    PositiveInt,
     ValidationError,
     field_validator,
     model_validator,
@@ -69,7 +71,9 @@ class AugmentationConfig(Options):
         description="Largest displacement as a fraction of the patch edge; more would fold it.",
     )
     mirror_axes: tuple[int, ...] = Field(
-        (0, 1, 2), description="Axes that are flipped, each with probability 0.5."
+        (),
+        description="Axes (0 left-right, 1 back-front, 2 foot-head) that are flipped, each with "
+        "probability 0.5; none, because orientation tells structures apart.",
     )
     intensity_probability: float = Field(
         0.15, ge=0, le=1, description="Share of patches for each of noise, blur, gamma, contrast."
@@ -140,21 +144,23 @@ class FitConfig(Options):
     cache: Path | None = Field(
         None, description="Folder of preprocessed cases; default .cache beside the run folder."
     )
-    spacing: tuple[float, float, float] | None = Field(
-        None, description="Target spacing in mm, over the plan's."
+    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
+        None, description="Target spacing in mm, instead of the measured choice."
     )
-    patch_size: tuple[int, int, int] | None = Field(
-        None, description="Patch in voxels, over the plan's."
+    patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
+        None, description="Patch in voxels, instead of the measured choice."
     )
-    batch_size: int | None = Field(None, gt=0, description="Patches per step, over the plan's.")
+    batch_size: int | None = Field(
+        None, gt=0, description="Patches per step, instead of the measured choice."
+    )
     width: int | None = Field(
-        None, gt=0, description="Channels of the finest stage, over the plan's."
+        None, gt=0, description="Channels of the finest stage, instead of the measured choice."
     )
     memory_gb: float | None = Field(
         None, gt=0, description="Memory that training may take; default from the machine."
     )
     steps_per_epoch: int = Field(100, gt=0, description="Optimizer steps in an epoch.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(0.03, ge=0, description="Decoupled weight decay of AdamW.")
     warmup: float = Field(
         0.03, ge=0, lt=1, description="Share of the budget with a rising learning rate."
@@ -196,6 +202,8 @@ class FitConfig(Options):
     def _one_budget(self) -> FitConfig:
         if self.epochs is not None and self.max_minutes is not None:
             raise ValueError("epochs and max_minutes exclude each other; give one of them")
+        if self.stages and abs(sum(stage.share for stage in self.stages) - 1) > 1e-6:
+            raise ValueError("the shares of the stages must add up to 1")
         if self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} does not exist; folds are 0 to {self.folds - 1}")
         return self

@@ -5,12 +5,13 @@ imported, so adding a part touches its own file only.
 """
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from typing import Any, Generic, TypeVar
 
-from medseg3d.errors import ConfigError
+from medseg3d.errors import ConfigError, MedSeg3DError
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -63,8 +64,28 @@ class Registry(Generic[T]):
         return dict(self._facts[name])
 
     def build(self, name: str, *args: Any, **options: Any) -> Any:
-        """Call the part of that name."""
-        return self[name](*args, **options)
+        """Call the part of that name.
+
+        Raises:
+            ConfigError: If the name or an option is unknown, or a value is of a wrong kind.
+        """
+        part = self[name]
+        known = inspect.signature(part).parameters
+        if not any(known[key].kind is inspect.Parameter.VAR_KEYWORD for key in known):
+            for option in options:
+                if option not in known:
+                    close = get_close_matches(option, known, n=1)
+                    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+                    raise ConfigError(f"{self.kind} {name!r} has no option {option!r}; {hint}")
+        try:
+            return part(*args, **options)
+        except MedSeg3DError:
+            raise
+        except (TypeError, ValueError) as error:
+            given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+            raise ConfigError(
+                f"{self.kind} {name!r} cannot be built with {given}: {error}"
+            ) from error
 
     def __getitem__(self, name: str) -> T:
         self._walk()

@@ -30,7 +30,7 @@ from medseg3d.data.plan import Plan, make_plan
 from medseg3d.data.preprocess import preprocess, preprocessing_key
 from medseg3d.data.split import Split, split
 from medseg3d.device import Precision, resolve_device, resolve_precision
-from medseg3d.errors import about_case
+from medseg3d.errors import ConfigError, RunError, about_case
 from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.sliding_window import predict_logits
 from medseg3d.io import read_image, read_labels, write_labels
@@ -48,6 +48,7 @@ from medseg3d.training.train import TrainingSettings, train
 log = logging.getLogger("medseg3d")
 
 DEFAULT_MINUTES = 60.0
+PLANNED = ("spacing", "patch_size", "batch_size", "width")
 PACKAGES = ("torch", "monai", "torchio", "lightning", "nibabel", "SimpleITK", "numpy", "scipy")
 
 
@@ -89,14 +90,22 @@ def fit(data: Path | str | FitConfig, **options: Any) -> Run:
         dataset = find_cases(config.data)
         plan = Plan.load(folder / "plan.yaml")
         parts = Split(**json.loads((folder / "split.json").read_text(encoding="utf-8")))
+        absent = {*parts.training, *parts.validation} - {case.id for case in dataset.cases}
+        if absent:
+            raise RunError(
+                f"{config.data} lacks {len(absent)} cases of the run in {folder}, such as "
+                f"{min(absent)}; give the folder that the run was begun with"
+            )
     else:
-        _refuse_unknown_names(config)
+        _refuse_what_cannot_be_built(config)
         dataset = find_cases(config.data)
         log.info("%s: %d cases (%s)", config.data, len(dataset.cases), dataset.layout)
         with Progress("Checking", total=len(dataset.cases), unit="case") as bar:
             checked = check_cases(dataset, advance=bar.advance)
         parts = split(dataset.cases, fold=config.fold, folds=config.folds, seed=config.seed)
         plan = _plan(config, dataset, checked.label_values, parts)
+        with torch.device("meta"):
+            make_network(config, plan)
         folder = new_run_folder(config)
         (folder / "config.yaml").write_text(to_yaml(config, title="Resolved options of this run"))
         plan.save(folder / "plan.yaml")
@@ -104,14 +113,27 @@ def fit(data: Path | str | FitConfig, **options: Any) -> Run:
     return _Fit(config, dataset, plan, parts, folder).run()
 
 
-def _refuse_unknown_names(config: FitConfig) -> None:
-    NETWORKS[config.network.name]
-    LOSSES[config.loss.name]
+def _refuse_what_cannot_be_built(config: FitConfig) -> None:
+    """Find wrong names and options before the hours of work, not after them."""
+    network = NETWORKS[config.network.name]
+    if config.stages and not hasattr(network, "set_stage"):
+        raise ConfigError(
+            f"network {config.network.name!r} has no training stages; leave out stages, or set "
+            "stages=[] if they come from a file"
+        )
+    LOSSES.build(config.loss.name, **config.loss.options)
+    Augmentation(**config.augmentation.model_dump())
     resolve_precision(config.precision, resolve_device(config.device))
 
 
 def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], parts: Split) -> Plan:
     if config.plan is not None:
+        fixed = [name for name in PLANNED if getattr(config, name) is not None]
+        if fixed:
+            raise ConfigError(
+                f"{', '.join(fixed)} cannot be given beside a plan, which holds them; "
+                f"edit {config.plan}"
+            )
         return Plan.load(config.plan)
     training = [case for case in dataset.cases if case.id in set(parts.training)]
     with ThreadPoolExecutor(2) as pool:
@@ -178,7 +200,7 @@ class _Fit:
         training, held_out = cached[: len(self.training)], cached[len(self.training) :]
         self._write_provenance(cached)
         torch.manual_seed(self.config.seed)
-        network, options = self._network()
+        network, options = make_network(self.config, self.plan)
         best = self.folder / "checkpoints" / f"best{SUFFIX}"
 
         def save_best(network: nn.Module, mean_dice: float) -> None:
@@ -190,7 +212,8 @@ class _Fit:
             self._patches(training),
             folder=self.folder,
             label_names=list(self.labels.values()),
-            validate=lambda network: self._validate(network, held_out),
+            validate=lambda network, limit: self._validate(network, held_out[:limit]),
+            num_held_out=len(held_out),
             save_best=save_best,
             settings=self._settings(),
             device=self.device,
@@ -200,7 +223,12 @@ class _Fit:
         predictor = Predictor.open(
             best, device=self.device, precision=self.precision, overlap=self.config.overlap
         )
-        scores = self._score_held_out(predictor)
+        bundle = self.folder / FILE_NAME
+        try:
+            scores = self._score_held_out(predictor)
+        except Exception:  # the model is whole; only its scores are missing
+            save_bundle(bundle, predictor.bundle, predictor.network)
+            raise
         dice = {
             name: _mean([row.dice for row in scores.rows if row.label == value])
             for value, name in self.labels.items()
@@ -214,7 +242,6 @@ class _Fit:
                 | {"steps": last["step"], "minutes": round(last["minutes"], 2)},
             }
         )
-        bundle = self.folder / FILE_NAME
         save_bundle(bundle, description, predictor.network)
         log.info("model %s, Dice %.4f on %d held-out cases", bundle, reached["mean"], len(held_out))
         return Run(self.folder, bundle, dice, scores)
@@ -242,21 +269,6 @@ class _Fit:
             return list(
                 track(pool.map(prepare, cases), "Preprocessing", total=len(cases), unit="case")
             )
-
-    def _network(self) -> tuple[nn.Module, dict[str, Any]]:
-        plan = self.plan
-        topology = Topology(
-            patch_size=plan.patch_size,
-            strides=plan.strides,
-            kernels=plan.kernels,
-            width=plan.width,
-            max_width=plan.max_width,
-        )
-        options = plan_options(self.config.network.name, topology) | self.config.network.options
-        network = build_network(
-            self.config.network.name, len(plan.channels), plan.num_labels, options=options
-        )
-        return network, options
 
     def _patches(self, cases: Sequence[CachedCase]) -> PatchDataset:
         config = self.config
@@ -315,7 +327,7 @@ class _Fit:
                 device=self.device,
                 precision=self.precision,
             )
-            per_case.append(_dice(logits.argmax(axis=0), case.labels(), self.plan.num_labels))
+            per_case.append(_dice(logits, case.labels()))
         network.train(was_training)
         return [_mean(scores) for scores in zip(*per_case, strict=True)]
 
@@ -368,10 +380,25 @@ class _Fit:
         (self.folder / "provenance.json").write_text(json.dumps(provenance, indent=1))
 
 
-def plan_options(name: str, topology: Topology) -> dict[str, Any]:
-    """Options that the measured plan suggests to a network, if it listens to one."""
-    suggest = getattr(NETWORKS[name], "plan_options", None)
-    return dict(suggest(topology)) if suggest else {}
+def make_network(config: FitConfig, plan: Plan) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of the run and all the options it was built with."""
+    topology = Topology(
+        patch_size=plan.patch_size,
+        strides=plan.strides,
+        kernels=plan.kernels,
+        width=plan.width,
+        max_width=plan.max_width,
+    )
+    suggest = getattr(NETWORKS[config.network.name], "plan_options", None)
+    options = (dict(suggest(topology)) if suggest else {}) | config.network.options
+    network = build_network(
+        config.network.name, len(plan.channels), plan.num_labels, options=options
+    )
+    if config.stages:
+        for stage in config.stages:
+            network.set_stage(stage.name)  # type: ignore[operator]
+        network.set_stage(config.stages[0].name)  # type: ignore[operator]
+    return network, options
 
 
 def _versions() -> dict[str, str]:
@@ -379,13 +406,16 @@ def _versions() -> dict[str, str]:
     return {"medseg3d": __version__, "python": platform.python_version()} | installed
 
 
-def _dice(prediction: np.ndarray, reference: np.ndarray, num_labels: int) -> list[float]:
-    """Dice of labels ``1 .. L-1``; nan where neither has the label."""
-    pairs = reference.astype(np.int64) * num_labels + prediction
-    counts = np.bincount(pairs.ravel(), minlength=num_labels**2).reshape(num_labels, num_labels)
+def _dice(logits: np.ndarray, reference: np.ndarray) -> list[float]:
+    """Dice of labels ``1 .. L-1``, counted slice by slice; nan where neither has the label."""
+    num_labels = len(logits)
+    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
+    for slab, expected in zip(np.moveaxis(logits, 1, 0), reference, strict=True):
+        pairs = expected.astype(np.int64) * num_labels + slab.argmax(axis=0)
+        counts += np.bincount(pairs.ravel(), minlength=num_labels**2).reshape(counts.shape)
     sizes = counts.sum(axis=0) + counts.sum(axis=1)
     return [
-        2 * counts[label, label] / sizes[label] if sizes[label] else math.nan
+        float(2 * counts[label, label] / sizes[label]) if sizes[label] else math.nan
         for label in range(1, num_labels)
     ]
 

@@ -103,7 +103,6 @@ def write_scores(
 ) -> ScoreResult:
     """Write the table and, beside it, the summary as JSON."""
     summary = summarize(rows, tolerance_mm=tolerance_mm, border_is_surface=border_is_surface)
-    csv.parent.mkdir(parents=True, exist_ok=True)
     write_csv(rows, csv)
     write_json(summary, csv.with_suffix(".json"))
     return ScoreResult(tuple(rows), summary, csv, csv.with_suffix(".json"))

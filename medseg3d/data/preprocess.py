@@ -143,17 +143,23 @@ def normalize(channel: npt.NDArray[np.float32], rule: Normalization) -> npt.NDAr
     if rule.scheme == "ct":
         clipped = channel.clip(rule.lower, rule.upper)
         return np.asarray((clipped - rule.mean) / rule.sd, dtype=np.float32)
-    inside = channel[channel != 0].astype(np.float64)
+    inside = channel[channel != 0]
     if inside.size == 0 or inside.min() == inside.max():
         return np.zeros_like(channel)
-    return np.asarray((channel - inside.mean()) / max(inside.std(), 1e-8), dtype=np.float32)
+    mean = float(inside.mean(dtype=np.float64))
+    sd = max(float(inside.std(dtype=np.float64)), 1e-8)
+    return (channel - np.float32(mean)) / np.float32(sd)
 
 
 def preprocessing_key(plan: Plan) -> str:
     """Text that is equal for two plans exactly if they preprocess equally."""
-    parts = plan.model_dump(mode="json", include={"labels", "channels", "spacing", "coarse_axis"})
+    parts = plan.model_dump(mode="json", include={"spacing", "coarse_axis"})
     parts["labels"] = sorted(plan.labels)
-    parts["format"] = 1
+    parts["channels"] = [
+        rule.model_dump(mode="json", exclude={"name"}) if rule.scheme == "ct" else rule.scheme
+        for rule in plan.channels
+    ]
+    parts["format"] = 2
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

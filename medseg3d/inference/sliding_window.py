@@ -125,7 +125,7 @@ def predict_logits(
             patch = volume[(slice(None), *box)][None].to(device)
             logits = _mirrored(network, patch, mirror_axes)[0].float().cpu()
             if len(places) == 1:
-                total, norm = logits, torch.ones(())
+                total = logits
             else:
                 if total is None:
                     total = torch.zeros((logits.shape[0], *shape))
@@ -133,9 +133,10 @@ def predict_logits(
                 norm[box] += weights
             if advance is not None:
                 advance(done, len(places))
-    assert total is not None, "there is always one window"
-    stitched = (total / norm)[(slice(None), *inner)]
-    return stitched.numpy()
+        assert total is not None, "there is always one window"
+        if len(places) > 1:
+            total.div_(norm)
+        return total[(slice(None), *inner)].numpy()
 
 
 def _padded(volume: Tensor, window: Size3) -> tuple[Tensor, tuple[slice, slice, slice]]:

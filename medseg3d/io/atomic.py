@@ -16,6 +16,7 @@ _REASONS = {
     errno.EACCES: "permission is denied; choose another output folder",
     errno.EPERM: "permission is denied; choose another output folder",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.EEXIST: "a file is where a folder should be; choose another output folder",
     errno.ENOTDIR: "a part of the path is not a folder; choose another output folder",
     errno.EISDIR: "a folder of that name is in the way; remove it",
     errno.EFBIG: "the file would be too large for the file system",

@@ -11,15 +11,12 @@ are processed without inner padding. Optional class methods: ``paper()`` builds 
 published configuration, ``plan_options(topology)`` turns a measured plan into options.
 """
 
-import inspect
 from collections.abc import Mapping
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
-from medseg3d.errors import ConfigError
 from medseg3d.networks.topology import Topology
 from medseg3d.registry import Registry
 
@@ -51,23 +48,7 @@ def build_network(
         >>> network.divisor
         (4, 4, 4)
     """
-    network = NETWORKS[name]
-    _check_option_names(name, network, options)
-    plan_options = getattr(network, "plan_options", None)
-    planned = plan_options(topology) if topology is not None and plan_options else {}
-    return network(in_channels, out_channels, **{**planned, **options})
-
-
-def _check_option_names(name: str, network: type[nn.Module], options: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(network).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            close = get_close_matches(option, known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(
-                f"network {name!r} has no option {option!r}; {hint}"
-                f"valid options: {', '.join(known)}"
-            )
+    suggest = getattr(NETWORKS[name], "plan_options", None)
+    planned = suggest(topology) if topology is not None and suggest else {}
+    network: nn.Module = NETWORKS.build(name, in_channels, out_channels, **{**planned, **options})
+    return network

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 
 from medseg3d.progress import Progress
 from medseg3d.training.budget import Budget, learning_rate
@@ -25,8 +26,9 @@ NEVER = 1 << 30
 VALIDATION_SHARE = 0.05
 """Automatic validation takes about this part of the time."""
 
-Validate = Callable[[nn.Module], Sequence[float]]
-"""Dice of each foreground label over whole held-out cases; nan where none has the label."""
+Validate = Callable[[nn.Module, int | None], Sequence[float]]
+"""Dice of each foreground label over the first so many whole held-out cases, or over all of
+them; nan where none has the label."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,46 @@ class Stage:
     start: float
 
 
+class EpochNumbers(Sampler[int]):
+    """Global numbers of the samples of one epoch; lightning tells it which epoch it is."""
+
+    def __init__(self, per_epoch: int) -> None:
+        self.per_epoch = per_epoch
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose samples come next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.per_epoch
+        return iter(range(first, first + self.per_epoch))
+
+    def __len__(self) -> int:
+        return self.per_epoch
+
+
 class Pace(Callback):
     """Learning rate, training stage and end of the run, from the budget that is used up.
 
     Args:
         budget: Steps or seconds.
+        numbers: Sampler of the training patches, told where a resumed run goes on.
         seed: Makes the random numbers of each step (dropout) independent of what ran before, so
             that a resumed run repeats an uninterrupted one.
         stages: In order; for networks with ``set_stage(name)``.
     """
 
-    def __init__(self, budget: Budget, *, seed: int, stages: Sequence[Stage] = ()) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        numbers: EpochNumbers,
+        *,
+        seed: int,
+        stages: Sequence[Stage] = (),
+    ) -> None:
         self.budget = budget
+        self.numbers = numbers
         self.seed = seed
         self.stages = tuple(stages)
         self._stage: str | None = None
@@ -120,12 +150,14 @@ class Pace(Callback):
             self._progress = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Time and stage, for the checkpoint."""
-        return {"seconds": self.seconds}
+        """Time and epoch, for the checkpoint at an epoch's end."""
+        return {"seconds": self.seconds, "next_epoch": self.numbers.epoch + 1}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting where the checkpoint was written."""
         self._seconds_before = float(state_dict["seconds"])
+        # loaders with workers draw their first numbers before lightning says which epoch it is
+        self.numbers.set_epoch(int(state_dict["next_epoch"]))
 
 
 class Recorder(Callback):
@@ -139,6 +171,7 @@ class Recorder(Callback):
         pace: Tells the time.
         history: Table to fill.
         validate: Gives Dice per foreground label.
+        num_held_out: Cases that a validation takes.
         save_best: Called with the network when its mean Dice is the best so far.
         every: Epochs between validations; by default so that they take a small share of the time.
         checkpoint_seconds: Shortest time between two checkpoints.
@@ -151,6 +184,7 @@ class Recorder(Callback):
         history: History,
         *,
         validate: Validate,
+        num_held_out: int,
         save_best: Callable[[nn.Module, float], None],
         every: int | None = None,
         checkpoint_seconds: float = 60.0,
@@ -163,10 +197,20 @@ class Recorder(Callback):
         self._save_best = save_best
         self._every = every
         self._checkpoint_seconds = checkpoint_seconds
+        self._num_held_out = num_held_out
         self._validated_at = 0.0
-        self._validation_took = 0.0
+        self._cost = math.inf
         self._saved_at = -math.inf
         self._scores: Sequence[float] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure what a validation costs, on one case."""
+        assert isinstance(pl_module, SegmentationModule)
+        self._validate(pl_module.network, 1)  # the first one also pays for compiling kernels
+        begun = time.monotonic()
+        self._validate(pl_module.network, 1)
+        self._validated_at = time.monotonic()
+        self._cost = (self._validated_at - begun) * self._num_held_out
 
     def on_train_batch_end(
         self,
@@ -183,14 +227,14 @@ class Recorder(Callback):
         """Score whole cases and keep the best weights."""
         assert isinstance(pl_module, SegmentationModule)
         begun = time.monotonic()
-        scores = self._validate(pl_module.network)
+        scores = self._validate(pl_module.network, None)
         self._scores = scores
         mean = _mean(scores)
         if mean > self.best or (math.isnan(mean) and math.isinf(self.best)):
             self.best = -math.inf if math.isnan(mean) else mean
             self._save_best(pl_module.network, mean)
-        self._validation_took = time.monotonic() - begun
         self._validated_at = time.monotonic()
+        self._cost = self._validated_at - begun
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the history and, from time to time, a checkpoint to resume from."""
@@ -212,9 +256,11 @@ class Recorder(Callback):
             log.info("epoch %d, %.1f min: %s", row["epoch"], row["minutes"], self._in_words(row))
         self.history.rows.append(row)
         self.history.write_csv(self.folder / "history.csv")
-        if self._scores is not None:
+        if self._scores is not None or trainer.should_stop:
             self.history.draw(self.folder / "history.png")
         self._scores = None
+        if trainer.should_stop and math.isinf(self.best):  # a validation was never affordable
+            self._save_best(pl_module.network, math.nan)
         now = time.monotonic()
         if trainer.should_stop or now - self._saved_at >= self._checkpoint_seconds:
             save_checkpoint(trainer, self.folder / "checkpoints" / "last.ckpt")
@@ -230,12 +276,11 @@ class Recorder(Callback):
         self.best = float(state_dict["best"])
 
     def _is_due(self, trainer: Trainer) -> bool:
-        if trainer.should_stop or self.pace.used(trainer) >= 1:
-            return True
+        ends = trainer.should_stop or self.pace.used(trainer) >= 1
         if self._every is not None:
-            return (trainer.current_epoch + 1) % self._every == 0
+            return ends or (trainer.current_epoch + 1) % self._every == 0
         since = time.monotonic() - self._validated_at
-        return since * VALIDATION_SHARE >= self._validation_took
+        return (self.pace.seconds if ends else since) * VALIDATION_SHARE >= self._cost
 
     def _in_words(self, row: dict[str, Any]) -> str:
         parts = [f"{name} {row[f'dice_{name}']:.3f}" for name in self.history.label_names]
@@ -249,7 +294,7 @@ class Averaging(WeightAveraging):
     not held back by its initial weights.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: float, device: torch.device) -> None:
         def average(averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor) -> None:
             count = int(updates)
             weight = 1 - min(decay, (1 + count) / (10 + count))
@@ -259,7 +304,7 @@ class Averaging(WeightAveraging):
                 if not _is_real(kept):
                     kept.copy_(new)
 
-        super().__init__(multi_avg_fn=average)
+        super().__init__(device=device, multi_avg_fn=average)
 
 
 def save_checkpoint(trainer: Trainer, path: Path) -> None:

@@ -1,6 +1,7 @@
 """One training run on lightning: who does what, and what is left in the run folder."""
 
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,12 +12,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from medseg3d.device import Precision
 from medseg3d.losses.deep_supervision import DeepSupervision
 from medseg3d.training.budget import Budget
-from medseg3d.training.callbacks import Averaging, Pace, Recorder, Stage, Validate
+from medseg3d.training.callbacks import Averaging, EpochNumbers, Pace, Recorder, Stage, Validate
 from medseg3d.training.history import History
 from medseg3d.training.module import OptimizerSettings, SegmentationModule
 
@@ -40,25 +41,6 @@ class TrainingSettings:
     stages: tuple[Stage, ...] = ()
 
 
-class EpochNumbers(Sampler[int]):
-    """Global numbers of the samples of one epoch; lightning tells it which epoch it is."""
-
-    def __init__(self, per_epoch: int) -> None:
-        self.per_epoch = per_epoch
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose samples come next."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        first = self.epoch * self.per_epoch
-        return iter(range(first, first + self.per_epoch))
-
-    def __len__(self) -> int:
-        return self.per_epoch
-
-
 def train(
     network: nn.Module,
     loss: nn.Module,
@@ -67,6 +49,7 @@ def train(
     folder: Path,
     label_names: Sequence[str],
     validate: Validate,
+    num_held_out: int,
     save_best: Callable[[nn.Module, float], None],
     settings: TrainingSettings,
     device: torch.device,
@@ -82,6 +65,7 @@ def train(
         folder: Run folder for ``history.csv``, ``history.png`` and ``checkpoints/last.ckpt``.
         label_names: Foreground labels, in the order ``validate`` scores them.
         validate: Dice per foreground label of whole held-out cases.
+        num_held_out: How many there are.
         save_best: Keeps the weights that validated best; gets the network and its mean Dice.
         settings: Budget, optimizer and the like.
         device: Where to train.
@@ -96,19 +80,20 @@ def train(
         KeyboardInterrupt: If the user interrupts; the last checkpoint stays.
     """
     module = SegmentationModule(network, DeepSupervision(loss), settings.optimizer)
-    pace = Pace(settings.budget, seed=settings.seed, stages=settings.stages)
+    numbers = EpochNumbers(settings.steps_per_epoch * settings.batch_size)
+    pace = Pace(settings.budget, numbers, seed=settings.seed, stages=settings.stages)
     history = History(label_names)
     recorder = Recorder(
         folder,
         pace,
         history,
         validate=validate,
+        num_held_out=num_held_out,
         save_best=save_best,
         every=settings.validate_every,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
-    averaging = [Averaging(settings.ema)] if settings.ema else []
-    numbers = EpochNumbers(settings.steps_per_epoch * settings.batch_size)
+    averaging = [Averaging(settings.ema, device)] if settings.ema else []
     feed = DataLoader(
         patches,
         batch_size=settings.batch_size,
@@ -136,7 +121,8 @@ def train(
         checkpoint = folder / "checkpoints" / "last.ckpt" if resume else None
         try:
             trainer.fit(module, feed, once, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit:  # lightning's answer to Ctrl-C
+        except SystemExit:  # lightning's answer to Ctrl-C, after which it ignores further ones
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from None
     return history
 

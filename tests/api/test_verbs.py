@@ -33,6 +33,7 @@ SMALL = {
     "precision": "fp32",
     "device": "cpu",
     "checkpoint_minutes": 0,
+    "validate_every": 1,
 }
 
 

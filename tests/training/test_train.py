@@ -69,14 +69,16 @@ def run(
     stages: tuple[Stage, ...] = (),
     budget: Budget | None = None,
     stop_after: int | None = None,
+    workers: int = 0,
+    validate_every: int | None = 1,
 ) -> tuple[History, Dropping]:
     torch.manual_seed(0)
     network = Dropping()
     scores = 0
 
-    def validate(network: nn.Module) -> list[float]:
+    def validate(network: nn.Module, num_cases: int | None) -> list[float]:
         nonlocal scores
-        scores += 1
+        scores += num_cases is None
         if stop_after is not None and scores > stop_after:
             raise KeyboardInterrupt
         return accuracy(network)
@@ -88,13 +90,15 @@ def run(
         folder=folder,
         label_names=["bright"],
         validate=validate,
+        num_held_out=1,
         save_best=lambda _, score: kept.append(score) if kept is not None else None,
         settings=TrainingSettings(
             budget=budget or Budget(steps=epochs * 5),
             optimizer=OptimizerSettings(learning_rate=0.05),
             batch_size=2,
             steps_per_epoch=5,
-            validate_every=1,
+            validate_every=validate_every,
+            workers=workers,
             checkpoint_seconds=0,
             stages=stages,
         ),
@@ -120,11 +124,12 @@ def test_it_learns_and_leaves_history_picture_and_checkpoint(tmp_path: Path) -> 
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path, workers: int) -> None:
     whole, network = run(tmp_path / "whole", epochs=6)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", epochs=6, stop_after=3)
-    resumed, other = run(tmp_path / "cut", epochs=6, resume=True)
+        run(tmp_path / "cut", epochs=6, stop_after=3, workers=workers)
+    resumed, other = run(tmp_path / "cut", epochs=6, resume=True, workers=workers)
     assert [row["loss"] for row in resumed.rows] == [row["loss"] for row in whole.rows]
     assert [row["dice"] for row in resumed.rows] == [row["dice"] for row in whole.rows]
     for ours, theirs in zip(other.parameters(), network.parameters(), strict=True):
@@ -135,6 +140,32 @@ def test_a_time_budget_ends_with_a_validation(tmp_path: Path) -> None:
     history, _ = run(tmp_path, epochs=0, budget=Budget(seconds=0.4))
     assert history.rows[-1]["dice"] is not None
     assert history.rows[-1]["minutes"] * 60 < 20
+
+
+def test_a_validation_that_is_never_affordable_leaves_the_last_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medseg3d.training.callbacks.VALIDATION_SHARE", 0.0)
+    kept: list[float] = []
+    history, _ = run(tmp_path, epochs=3, validate_every=None, kept=kept)
+    assert all("dice" not in row for row in history.rows)
+    assert len(kept) == 1
+    assert kept[0] != kept[0]
+
+
+def test_every_epoch_has_samples_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    plain = BrightVoxels.__getitem__
+
+    def noted(self: BrightVoxels, n: int) -> dict[str, Any]:
+        seen.append(n)
+        return plain(self, n)
+
+    monkeypatch.setattr(BrightVoxels, "__getitem__", noted)
+    run(tmp_path, epochs=3)
+    assert [n for n in seen if n < 10_000] == list(range(30))
 
 
 def test_a_loss_that_is_not_finite_names_the_cases(tmp_path: Path) -> None:
@@ -148,7 +179,7 @@ def test_stages_begin_at_their_share_of_the_budget(tmp_path: Path) -> None:
 
 
 def test_averaging_is_the_moving_average_it_claims(tmp_path: Path) -> None:
-    averaging = Averaging(0.9)
+    averaging = Averaging(0.9, torch.device("cpu"))
     average = averaging._kwargs["multi_avg_fn"]
     kept = [torch.zeros(3), torch.zeros(1, dtype=torch.long)]
     average(kept, [torch.ones(3), torch.ones(1, dtype=torch.long)], torch.tensor(1))
