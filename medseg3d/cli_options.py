@@ -285,7 +285,8 @@ def _place(values: dict[str, Any], steps: Sequence[str], value: Any) -> None:
         if not isinstance(inner, dict):
             inner = values[step] = {"name": inner}
         values = inner
-    values[steps[-1]] = value
+    last = steps[-1]
+    values[last] = _over(values[last], value) if last in values else value
 
 
 def _starting_point(model: type[BaseModel], name: str, values: Mapping[str, Any]) -> Any:
@@ -301,8 +302,8 @@ def _over(below: Any, above: Any) -> Any:
     """``above`` on top of ``below``; options stay with the part that they were given for."""
     if isinstance(below, str) and isinstance(above, dict):
         below = {"name": below}
-    if isinstance(below, dict) and isinstance(above, str) and below.get("name") == above:
-        return below
+    if isinstance(below, dict) and isinstance(above, str) and below.get("name", above) == above:
+        return below | {"name": above}
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
     if above.get("name", below.get("name")) != below.get("name"):

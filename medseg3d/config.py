@@ -142,7 +142,7 @@ class FitConfig(Options):
     )
     folds: int = Field(5, ge=2, description="Number of folds, grouped by patient.")
     cache: Path | None = Field(
-        None, description="Folder of preprocessed cases; default .cache beside the run folder."
+        None, description="Folder of preprocessed cases; default runs/.cache."
     )
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
         None, description="Target spacing in mm, instead of the measured choice."

@@ -17,6 +17,9 @@ from medseg3d.config import FitConfig, read_yaml, validated
 from medseg3d.errors import ConfigError, ModelError, RunError
 
 RUNS = Path("runs")
+CACHE = RUNS / ".cache"
+"""Where preprocessed cases go unless the options name another folder."""
+
 MAY_CHANGE = frozenset({"out", "resume", "device", "workers", "data", "cache"})
 """Options that a resumed run may give anew without training another model."""
 
@@ -47,15 +50,20 @@ def interrupted_run(config: FitConfig) -> tuple[Path, FitConfig]:
 
     Raises:
         ConfigError: If no run folder is given, or an option differs from the stored one.
-        RunError: If the folder holds no checkpoint, or the run is finished.
+        RunError: If the folder holds no run, or the run is finished.
     """
     if config.out is None:
         raise ConfigError("--resume needs the run folder: medseg3d fit DATA -o RUN --resume")
     folder = config.out
     if (folder / FILE_NAME).exists():
         raise RunError(f"{folder} is finished: it holds {FILE_NAME}; start a new run to train more")
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
-        raise RunError(f"{folder} holds no checkpoints/last.ckpt; start the run anew")
+    missing = [
+        name for name in ("config.yaml", "plan.yaml", "split.json") if not (folder / name).is_file()
+    ]
+    if missing:
+        raise RunError(
+            f"{folder} holds no {', '.join(missing)}, so there is no run to resume in it"
+        )
     stored = validated(FitConfig, read_yaml(folder / "config.yaml"), source="config.yaml")
     given = {name: getattr(config, name) for name in config.model_fields_set - MAY_CHANGE}
     changed = [

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import nn
 
 from medseg3d import __version__
 from medseg3d.api.scores import ScoreResult, write_scores
-from medseg3d.bundle import FILE_NAME, SUFFIX, Bundle, save_bundle
+from medseg3d.bundle import FILE_NAME, SUFFIX, Bundle, read_bundle, save_bundle
 from medseg3d.config import FitConfig, to_yaml, validated
 from medseg3d.data.augment import Augmentation
 from medseg3d.data.cache import CachedCase, case_key, is_complete
@@ -33,12 +34,12 @@ from medseg3d.device import Precision, resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, RunError, about_case
 from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.sliding_window import predict_logits
-from medseg3d.io import read_image, read_labels, write_labels
+from medseg3d.io import atomic, read_image, read_labels, sources, write_labels
 from medseg3d.losses import LOSSES
 from medseg3d.networks import NETWORKS, build_network
 from medseg3d.networks.topology import Topology
 from medseg3d.progress import Progress, track
-from medseg3d.runs import interrupted_run, new_run_folder
+from medseg3d.runs import CACHE, interrupted_run, new_run_folder
 from medseg3d.scoring import Row, score_case
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Stage
@@ -48,6 +49,7 @@ from medseg3d.training.train import TrainingSettings, train
 log = logging.getLogger("medseg3d")
 
 DEFAULT_MINUTES = 60.0
+PLANNED_GPU_GB = 10.0
 PLANNED = ("spacing", "patch_size", "batch_size", "width")
 PACKAGES = ("torch", "monai", "torchio", "lightning", "nibabel", "SimpleITK", "numpy", "scipy")
 
@@ -107,9 +109,9 @@ def fit(data: Path | str | FitConfig, **options: Any) -> Run:
         with torch.device("meta"):
             make_network(config, plan)
         folder = new_run_folder(config)
-        (folder / "config.yaml").write_text(to_yaml(config, title="Resolved options of this run"))
         plan.save(folder / "plan.yaml")
-        (folder / "split.json").write_text(json.dumps(parts.as_dict(), indent=1))
+        _write(folder / "split.json", json.dumps(parts.as_dict(), indent=1))
+        _write(folder / "config.yaml", to_yaml(config, title="Resolved options of this run"))
     return _Fit(config, dataset, plan, parts, folder).run()
 
 
@@ -141,8 +143,7 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
             track(pool.map(measure, training), "Measuring", total=len(training), unit="case")
         )
     names = {0: "background"} | {value: f"label {value}" for value in sorted(label_values)}
-    if dataset.label_names:
-        names |= dataset.label_names
+    names = distinct_names(names | (dataset.label_names or {}))
     num_channels = len(measured[0].foreground)
     channels = dataset.channel_names or tuple(f"channel {n}" for n in range(num_channels))
     device = resolve_device(config.device)
@@ -168,10 +169,27 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
     return plan
 
 
+def distinct_names(names: dict[int, str]) -> dict[int, str]:
+    """Names by value; a name that two values share, or that tables use, gets its value added.
+
+    Examples:
+        >>> distinct_names({0: "background", 1: "cyst", 2: "cyst", 3: "mean"})
+        {0: 'background', 1: 'cyst 1', 2: 'cyst 2', 3: 'mean 3'}
+    """
+    counts = Counter(names.values())
+    return {
+        value: f"{name} {value}" if counts[name] > 1 or name == "mean" else name
+        for value, name in names.items()
+    }
+
+
 def _memory_gb(device: torch.device) -> float:
-    """Memory that training may take: most of a GPU's, half of the machine's otherwise."""
+    """Memory that training may take: a common GPU's, or half of the machine's.
+
+    A plan for all of a large GPU would give windows that no other machine can predict with.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] / 1e9 * 0.8
+        return min(PLANNED_GPU_GB, torch.cuda.mem_get_info(device)[0] / 1e9 * 0.8)
     import os
 
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9 / 2
@@ -204,6 +222,8 @@ class _Fit:
         best = self.folder / "checkpoints" / f"best{SUFFIX}"
 
         def save_best(network: nn.Module, mean_dice: float) -> None:
+            if best.exists() and read_bundle(best).scores.get("mean", 0.0) > mean_dice:
+                return  # a resumed run repeats the way to better weights that are kept already
             save_bundle(best, self._describe(network, options, {"mean": mean_dice}), network)
 
         history = train(
@@ -218,7 +238,7 @@ class _Fit:
             settings=self._settings(),
             device=self.device,
             precision=self.precision,
-            resume=self.config.resume,
+            resume=self.config.resume and (self.folder / "checkpoints" / "last.ckpt").is_file(),
         )
         predictor = Predictor.open(
             best, device=self.device, precision=self.precision, overlap=self.config.overlap
@@ -247,11 +267,12 @@ class _Fit:
         return Run(self.folder, bundle, dice, scores)
 
     def _preprocess(self, cases: Sequence[Case]) -> list[CachedCase]:
-        root = self.config.cache or self.folder.parent / ".cache"
+        root = self.config.cache or CACHE
         key = preprocessing_key(self.plan)
 
         def prepare(case: Case) -> CachedCase:
-            files = [*case.images, *([case.labels] if case.labels else [])]
+            volumes = [*case.images, *([case.labels] if case.labels else [])]
+            files = [file for volume in volumes for file in sources(volume)]
             folder = root / case_key(key, files)
             if is_complete(folder):
                 return CachedCase.open(folder)
@@ -367,17 +388,28 @@ class _Fit:
 
     def _write_provenance(self, cached: Sequence[CachedCase]) -> None:
         cases = [*self.training, *self.held_out]
-        provenance = {
+        provenance: dict[str, Any] = {
             "versions": _versions(),
             "seed": self.config.seed,
             "device": str(self.device),
             "precision": self.precision,
             "data": {
-                case.id: {"files": [path.name for path in case.images], "sha256": entry.folder.name}
+                case.id: {"files": [path.name for path in case.images], "key": entry.folder.name}
                 for case, entry in zip(cases, cached, strict=True)
             },
         }
-        (self.folder / "provenance.json").write_text(json.dumps(provenance, indent=1))
+        path = self.folder / "provenance.json"
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))["data"]
+            changed = [
+                name for name, facts in provenance["data"].items() if before.get(name) != facts
+            ]
+            if changed:
+                raise RunError(
+                    f"{len(changed)} cases have changed since the run was begun, such as "
+                    f"{changed[0]}; restore them, or start a new run"
+                )
+        _write(path, json.dumps(provenance, indent=1))
 
 
 def make_network(config: FitConfig, plan: Plan) -> tuple[nn.Module, dict[str, Any]]:
@@ -399,6 +431,11 @@ def make_network(config: FitConfig, plan: Plan) -> tuple[nn.Module, dict[str, An
             network.set_stage(stage.name)  # type: ignore[operator]
         network.set_stage(config.stages[0].name)  # type: ignore[operator]
     return network, options
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _versions() -> dict[str, str]:

@@ -18,7 +18,15 @@ from medseg3d.device import resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, DataError, MedSeg3DError, RunError, about_case
 from medseg3d.geometry.grid import Grid
 from medseg3d.inference.predictor import Predictor
-from medseg3d.io import SUFFIXES, Volume, case_stem, read_image, write_image, write_labels
+from medseg3d.io import (
+    READ_ONLY,
+    SUFFIXES,
+    Volume,
+    case_stem,
+    read_image,
+    write_image,
+    write_labels,
+)
 from medseg3d.progress import Progress
 from medseg3d.runs import find_bundle
 from medseg3d.types import Affine, LabelMap
@@ -88,11 +96,9 @@ def open_predictor(config: PredictConfig) -> Predictor:
     path = find_bundle(config.model)
     device = resolve_device(config.device)
     bundle = read_bundle(path)
-    wanted = bundle.precision if config.precision == "auto" else config.precision
-    automatic = resolve_precision("auto", device)
-    precision = resolve_precision(wanted, device) if wanted in ("fp32", automatic) else automatic
-    if config.precision not in ("auto", precision):
-        precision = resolve_precision(config.precision, device)
+    precision = resolve_precision(config.precision, device)
+    if config.precision == "auto" and bundle.precision == "fp32":
+        precision = "fp32"  # its scores were reached in it
     log.info("model %s (%s, %s on %s)", path, bundle.network, precision, device)
     return Predictor.open(
         path, device=device, precision=precision, overlap=config.overlap, mirror=config.mirror
@@ -103,7 +109,8 @@ def _predict_files(config: PredictConfig) -> list[Prediction]:
     cases = find_inputs(config.inputs)
     targets = output_paths(cases, config)
     if not config.overwrite:
-        existing = [str(path) for path in targets if path.exists()]
+        written = targets + [_probabilities_path(path) for path in targets if config.probabilities]
+        existing = [str(path) for path in written if path.exists()]
         if existing:
             raise RunError(
                 f"{len(existing)} outputs exist already ({', '.join(existing[:3])}"
@@ -152,7 +159,7 @@ def _predict_case(
         ) from None
     probabilities = None
     if config.probabilities:
-        probabilities = target.with_name(f"{case_stem(target)}_probabilities.nii.gz")
+        probabilities = _probabilities_path(target)
         write_image(probabilities, found.probabilities(), volume)
     write_labels(target, labels, volume)
     names = predictor.bundle.plan.labels
@@ -172,23 +179,36 @@ def output_paths(cases: Sequence[Case], config: PredictConfig) -> list[Path]:
         RunError: If an output would replace an input.
     """
     out = config.out
-    single = len(cases) == 1 and not (len(config.inputs) == 1 and config.inputs[0].is_dir())
+    if out is not None and out.suffix.lower() in READ_ONLY:
+        raise ConfigError(f"-o {out}: label maps are not written as {out.suffix}; use .nii.gz")
     if out is not None and out.name.lower().endswith(SUFFIXES) and not out.is_dir():
         if len(cases) > 1:
             raise ConfigError(f"-o {out} names one file for {len(cases)} cases; name a folder")
         targets = [out]
     elif out is not None:
         targets = [out / f"{case.id}.nii.gz" for case in cases]
-    elif single or not config.inputs[0].is_dir():
-        targets = [case.images[0].with_name(f"{case.id}_seg.nii.gz") for case in cases]
     else:
-        folder = config.inputs[0].resolve()
-        targets = [folder.with_name(f"{folder.name}_seg") / f"{case.id}.nii.gz" for case in cases]
+        folders = {path.resolve() for path in config.inputs if path.is_dir()}
+        targets = [_default_target(case, folders) for case in cases]
     taken = {image.resolve() for case in cases for image in case.images}
-    clash = [target for target in targets if target.resolve() in taken]
+    written = targets + [_probabilities_path(path) for path in targets if config.probabilities]
+    clash = [target for target in written if target.resolve() in taken]
     if clash:
         raise RunError(f"{clash[0]} is an input; choose another -o so that nothing is lost")
     return targets
+
+
+def _default_target(case: Case, folders: set[Path]) -> Path:
+    """Beside the image, or in a folder beside the folder that was given."""
+    image = case.images[0]
+    folder = image.parent.resolve()
+    if folder in folders:
+        return folder.with_name(f"{folder.name}_seg") / f"{case.id}.nii.gz"
+    return image.with_name(f"{case.id}_seg.nii.gz")
+
+
+def _probabilities_path(target: Path) -> Path:
+    return target.with_name(f"{case_stem(target)}_probabilities.nii.gz")
 
 
 def _predict_array(
@@ -205,4 +225,4 @@ def _predict_array(
     matrix: Affine = np.asarray(affine, dtype=np.float64)
     grid = Grid((image.shape[1], image.shape[2], image.shape[3]), matrix)
     config = validated(PredictConfig, {"inputs": ["array"]} | options)
-    return open_predictor(config).segment(canonical(Volume(image, grid, Path("array")))).labels()
+    return open_predictor(config).segment(canonical(Volume.from_array(image, grid))).labels()

@@ -25,9 +25,9 @@ import torch
 import torchio as tio
 
 from medseg3d.errors import ConfigError
+from medseg3d.geometry.grid import coarse_axis
 from medseg3d.types import Image, LabelMap, Size3, Spacing
 
-COARSE = 3.0
 """Ratio of spacings beyond which an axis is too coarse to rotate into the others."""
 
 CONTROL_POINTS = 6
@@ -118,7 +118,7 @@ class Augmentation:
 
     Attributes:
         spacing: Voxel size in mm; rotations are rotations in mm. If one axis is more than three
-            times coarser than the others, patches are rotated, scaled and bent in its plane only.
+            times coarser than the finest, patches are rotated, scaled and bent in its plane only.
         mirror_axes: Axes that are reversed, each with probability 1/2.
         rotation_degrees: Largest angle about each axis.
         scale: Size of objects after over before, smallest and largest.
@@ -168,9 +168,7 @@ class Augmentation:
     @property
     def coarse_axis(self) -> int | None:
         """The axis that is left alone by rotations, scaling and displacement, if any."""
-        axis = int(np.argmax(self.spacing))
-        others = np.delete(self.spacing, axis)
-        return axis if self.spacing[axis] > COARSE * others.max() else None
+        return coarse_axis(self.spacing)
 
     def draw(self, generator: np.random.Generator, size: Size3, num_channels: int = 1) -> Changes:
         """Draw the changes of one patch of that size."""

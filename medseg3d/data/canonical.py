@@ -1,6 +1,5 @@
 """A case read from disk and turned to canonical orientation (RAS+)."""
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +10,6 @@ from medseg3d.geometry.grid import Grid
 from medseg3d.geometry.orientation import Reorientation
 from medseg3d.io import Volume, read_image, read_labels
 from medseg3d.types import Image, LabelMap
-
-log = logging.getLogger("medseg3d")
 
 Box = tuple[slice, slice, slice]
 
@@ -25,14 +22,12 @@ class CanonicalCase:
         image: ``(C, I, J, K)`` float32.
         labels: ``(I, J, K)`` label values as stored, or None for an unlabelled case.
         grid: The RAS+ grid.
-        native: Grid as stored.
         reorientation: Way back to the native order.
     """
 
     image: Image
     labels: LabelMap | None
     grid: Grid
-    native: Grid
     reorientation: Reorientation
 
 
@@ -44,19 +39,15 @@ def load_case(case: Case) -> CanonicalCase:
     """
     with about_case(case.id):
         volume = read_image(case.images)
-        notes = list(volume.notes)
         labels = None
         if case.labels is not None:
             stored = read_labels(case.labels)
-            notes += stored.notes
             if not stored.grid.same_as(volume.grid):
                 raise DataError(
                     f"label map {case.labels.name} is not on the grid of {case.images[0].name}: "
                     f"{volume.grid.difference(stored.grid)}; resample the label map to the image"
                 )
             labels = stored.labels
-        for note in notes:
-            log.warning("case %s: %s", case.id, note)
         return canonical(volume, labels)
 
 
@@ -67,7 +58,6 @@ def canonical(volume: Volume, labels: LabelMap | None = None) -> CanonicalCase:
         image=reorientation.apply(volume.image),
         labels=None if labels is None else reorientation.apply(labels),
         grid=reorientation.grid,
-        native=volume.grid,
         reorientation=reorientation,
     )
 

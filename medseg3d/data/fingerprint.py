@@ -25,14 +25,12 @@ class CaseFingerprint:
         spacing: Voxel size in mm.
         foreground: Per channel, intensities of at most ``SAMPLE`` labelled voxels.
         looks_like_ct: Per channel, whether integer values begin at air in Hounsfield units.
-        label_counts: Voxels of each label value present.
     """
 
     shape: Size3
     spacing: Spacing
     foreground: tuple[npt.NDArray[np.float32], ...]
     looks_like_ct: tuple[bool, ...]
-    label_counts: dict[int, int]
 
 
 def measure(case: Case) -> CaseFingerprint:
@@ -49,13 +47,11 @@ def measure(case: Case) -> CaseFingerprint:
     places = np.flatnonzero(labels)
     step = max(1, -(-places.size // SAMPLE))
     sample = image.reshape(image.shape[0], -1)[:, places[::step]]
-    values, counts = np.unique(labels, return_counts=True)
     return CaseFingerprint(
         shape=(labels.shape[0], labels.shape[1], labels.shape[2]),
         spacing=whole.grid.spacing,
         foreground=tuple(np.asarray(channel, dtype=np.float32) for channel in sample),
         looks_like_ct=tuple(_looks_like_ct(channel) for channel in image),
-        label_counts=dict(zip(values.tolist(), counts.tolist(), strict=True)),
     )
 
 

@@ -15,10 +15,9 @@ from pydantic import Field
 from medseg3d.config import Options, read_yaml, to_yaml, validated
 from medseg3d.data.fingerprint import CaseFingerprint
 from medseg3d.errors import DataError
+from medseg3d.geometry.grid import coarse_axis
+from medseg3d.io import atomic
 from medseg3d.types import Size3, Spacing
-
-ANISOTROPY = 3.0
-"""An axis is strongly anisotropic when its spacing is more than this times the finest."""
 
 SMALLEST_FEATURE_MAP = 4
 """No stage has fewer voxels along an axis than this."""
@@ -28,6 +27,9 @@ BYTES_PER_VOXEL = 2000
 
 CPU_VOXELS_PER_STEP = 262_144
 """On a CPU, time and not memory limits a step: about 1.3 s on two cores."""
+
+LARGEST_BATCH_SHARE = 0.05
+"""A batch holds at most this part of the training voxels, so that batches differ."""
 
 MAX_STAGES = 6
 
@@ -77,7 +79,9 @@ class Plan(Options):
 
     def save(self, path: Path) -> None:
         """Write as commented YAML."""
-        path.write_text(to_yaml(self, title="medseg3d plan; edit and pass back with --set plan="))
+        with atomic(path) as partial:
+            text = to_yaml(self, title="medseg3d plan; edit and pass back with --set plan=")
+            partial.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Plan":
@@ -117,9 +121,9 @@ def make_plan(
     Raises:
         DataError: If no case has foreground.
     """
-    target, coarse_axis = target_spacing([f.spacing for f in fingerprints])
+    target, coarse = target_spacing([f.spacing for f in fingerprints])
     if spacing is not None:
-        target, coarse_axis = spacing, _coarse_axis(spacing)
+        target, coarse = spacing, coarse_axis(spacing)
     median = _median_shape(fingerprints, target)
     width = width or 32
     voxels = int(memory_gb * 1e9 / BYTES_PER_VOXEL * 32 / width)
@@ -129,15 +133,18 @@ def make_plan(
     strides, kernels = topology(patch, target)
     divisor = [prod(axis) for axis in zip(*strides, strict=True)] if strides else [1, 1, 1]
     patch = _size3(-(-edge // d) * d for edge, d in zip(patch, divisor, strict=True))
+    if batch_size is None:
+        cases_per_batch = LARGEST_BATCH_SHARE * len(fingerprints) * prod(median) / prod(patch)
+        batch_size = max(2, min(voxels // prod(patch), int(cases_per_batch)))
     return Plan(
         num_cases=len(fingerprints),
         labels=label_names,
         channels=normalizations(fingerprints, channel_names),
         spacing=target,
-        coarse_axis=coarse_axis,
+        coarse_axis=coarse,
         median_shape=median,
         patch_size=patch,
-        batch_size=batch_size or max(2, voxels // prod(patch)),
+        batch_size=batch_size,
         strides=strides,
         kernels=kernels,
         width=width,
@@ -159,17 +166,12 @@ def target_spacing(spacings: Sequence[Spacing]) -> tuple[Spacing, int | None]:
     """
     table = np.asarray(spacings, dtype=np.float64)
     target = np.median(table, axis=0)
-    axis = _coarse_axis(target)
+    axis = coarse_axis(target)
     if axis is not None:
         lower = np.percentile(table[:, axis], 10)
         target[axis] = max(lower, np.delete(target, axis).max())
     rounded = (round(float(target[0]), 4), round(float(target[1]), 4), round(float(target[2]), 4))
-    return rounded, _coarse_axis(rounded)
-
-
-def _coarse_axis(spacing: Sequence[float] | np.ndarray) -> int | None:
-    axis = int(np.argmax(spacing))
-    return axis if spacing[axis] > ANISOTROPY * float(np.min(spacing)) else None
+    return rounded, coarse_axis(rounded)
 
 
 def _median_shape(fingerprints: Sequence[CaseFingerprint], target: Spacing) -> Size3:

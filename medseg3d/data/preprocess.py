@@ -13,6 +13,7 @@ import numpy.typing as npt
 from medseg3d.data.canonical import Box, CanonicalCase, nonzero_box
 from medseg3d.data.plan import Normalization, Plan
 from medseg3d.errors import DataError
+from medseg3d.geometry.grid import coarse_axis
 from medseg3d.geometry.orientation import Reorientation
 from medseg3d.geometry.resampling import (
     resample_image,
@@ -165,9 +166,8 @@ def preprocessing_key(plan: Plan) -> str:
 
 def _separate_axis(case: CanonicalCase, plan: Plan) -> int | None:
     """The axis too coarse, in the case or in the plan, for third-order interpolation along it."""
-    spacing = case.grid.spacing
-    axis = int(np.argmax(spacing))
-    return axis if spacing[axis] > 3 * min(spacing) else plan.coarse_axis
+    axis = coarse_axis(case.grid.spacing)
+    return plan.coarse_axis if axis is None else axis
 
 
 def _channel_indices(labels: LabelMap, plan: Plan) -> LabelMap:

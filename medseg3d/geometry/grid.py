@@ -1,5 +1,6 @@
 """Where the voxels of a volume lie in the patient."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 
@@ -9,6 +10,22 @@ from nibabel.orientations import inv_ornt_aff, io_orientation
 
 from medseg3d.errors import DataError
 from medseg3d.types import Affine, Size3, Spacing
+
+ANISOTROPY = 3.0
+"""An axis is strongly anisotropic when its spacing is more than this times the finest."""
+
+
+def coarse_axis(spacing: Sequence[float] | npt.NDArray[np.float64]) -> int | None:
+    """The strongly anisotropic axis, if there is one.
+
+    Examples:
+        >>> coarse_axis((0.7, 0.7, 5.0))
+        2
+        >>> coarse_axis((1.0, 1.0, 2.5)) is None
+        True
+    """
+    axis = int(np.argmax(spacing))
+    return axis if float(spacing[axis]) > ANISOTROPY * float(np.min(spacing)) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,12 +1,13 @@
 """Volumes in files: read and checked, written whole with the geometry of their source."""
 
 from medseg3d.io.atomic import atomic
-from medseg3d.io.formats import SUFFIXES, case_stem
+from medseg3d.io.formats import READ_ONLY, SUFFIXES, case_stem, sources
 from medseg3d.io.images import read_grid, read_image, write_image
 from medseg3d.io.labels import read_labels, write_labels
 from medseg3d.io.volume import Header, LabelVolume, Volume
 
 __all__ = [
+    "READ_ONLY",
     "SUFFIXES",
     "Header",
     "LabelVolume",
@@ -16,6 +17,7 @@ __all__ = [
     "read_grid",
     "read_image",
     "read_labels",
+    "sources",
     "write_image",
     "write_labels",
 ]

@@ -30,6 +30,7 @@ class Format:
     Args:
         suffixes: Lower-case endings of the files that stand for a volume.
         halves: Endings of files that hold its voxels; readable, but not counted as volumes.
+        sources: Names all files that a volume is read from.
         inspect: Reads the header.
         read: Reads header and voxels.
         write: Writes them.
@@ -40,18 +41,34 @@ class Format:
     read: Callable[[Path], Stored]
     write: Writer
     halves: tuple[str, ...] = ()
+    sources: Callable[[Path], tuple[Path, ...]] = lambda path: (path,)
 
 
 FORMATS = (
-    Format((".nii.gz", ".nii", ".hdr"), nifti.inspect, nifti.read, nifti.write, (".img",)),
+    Format(
+        (".nii.gz", ".nii", ".hdr"),
+        nifti.inspect,
+        nifti.read,
+        nifti.write,
+        halves=(".img",),
+        sources=nifti.sources,
+    ),
     Format((".mgz", ".mgh"), mgh.inspect, mgh.read, mgh.write),
     Format(
-        (".nrrd", ".nhdr", ".mha", ".mhd", ".gipl.gz", ".gipl"), itk.inspect, itk.read, itk.write
+        (".nrrd", ".nhdr", ".mha", ".mhd", ".gipl.gz", ".gipl"),
+        itk.inspect,
+        itk.read,
+        itk.write,
+        sources=itk.sources,
     ),
 )
 
 SUFFIXES: tuple[str, ...] = tuple(suffix for row in FORMATS for suffix in row.suffixes)
 """Endings of the files that stand for a volume, lower case, with their dots."""
+
+
+READ_ONLY = (".mhd", ".nhdr")
+"""Detached headers that are read, but not written: an output is one file."""
 
 
 def case_stem(path: str | os.PathLike[str]) -> str:
@@ -66,6 +83,15 @@ def case_stem(path: str | os.PathLike[str]) -> str:
     name = Path(path).name
     suffix = _suffix(name)
     return name[: len(name) - len(suffix)]
+
+
+def sources(path: Path) -> tuple[Path, ...]:
+    """All files that a volume is read from: itself and, for detached headers, its data.
+
+    Raises:
+        DataError: If no format has its suffix.
+    """
+    return format_of(path).sources(path)
 
 
 def format_of(path: Path) -> Format:

@@ -84,6 +84,17 @@ def write(path: Path, array: npt.NDArray[Any], grid: Grid, header: Header, *, la
             raise RunError(f"{path} cannot be written: {_last_line(error)}") from error
 
 
+def sources(path: Path) -> tuple[Path, ...]:
+    """The file and, where its header points elsewhere, the data; a list may be the whole folder."""
+    if path.suffix.lower() not in (".mhd", ".nhdr"):
+        return (path,)
+    with path.open("rb") as file:
+        data = _data_file(path, _text_header(path, file.read(LONGEST_HEADER)))
+    if data is not None:
+        return (path, data)
+    return (path, *sorted(beside for beside in path.parent.iterdir() if beside.is_file()))
+
+
 def _simpleitk() -> Any:
     import SimpleITK
 

@@ -102,6 +102,11 @@ def write(path: Path, array: npt.NDArray[Any], grid: Grid, header: Header, *, la
         header_beside.write_bytes(block + bytes(4))
 
 
+def sources(path: Path) -> tuple[Path, ...]:
+    """The file, or both files of a pair."""
+    return _pair(path) if path.suffix.lower() in (".hdr", ".img") else (path,)
+
+
 def _is_gzip(path: Path) -> bool:
     return path.suffix.lower() == ".gz"
 

@@ -25,7 +25,6 @@ def fingerprint(
         spacing=spacing,
         foreground=(np.asarray(intensities, dtype=np.float32),),
         looks_like_ct=(is_ct,),
-        label_counts={0: 10, 1: 3},
     )
 
 

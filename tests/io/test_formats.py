@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from medseg3d.errors import DataError
-from medseg3d.io import SUFFIXES, case_stem, read_image
+from medseg3d.io import SUFFIXES, case_stem, read_image, sources
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,13 @@ def test_importing_loads_neither_torch_nor_simpleitk() -> None:
         "assert not {'torch', 'SimpleITK', 'monai', 'torchio'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_detached_header_is_read_from_two_files(tmp_path: Path) -> None:
+    pair = nib.Nifti1Pair(np.zeros((2, 3, 4), dtype=np.int16), np.eye(4))
+    nib.save(pair, tmp_path / "a.img")
+    assert sources(tmp_path / "a.hdr") == (tmp_path / "a.hdr", tmp_path / "a.img")
+    header = "NDims = 3\nDimSize = 2 3 4\nElementType = MET_SHORT\nElementDataFile = b.raw\n"
+    (tmp_path / "b.mhd").write_text(header)
+    assert sources(tmp_path / "b.mhd") == (tmp_path / "b.mhd", tmp_path / "b.raw")
+    assert sources(tmp_path / "c.nii.gz") == (tmp_path / "c.nii.gz",)
