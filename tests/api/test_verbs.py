@@ -53,6 +53,14 @@ def write_case(folder: Path, case_id: str, seed: int, affine: np.ndarray = OBLIQ
         nib.save(volume, folder / name / f"{case_id}.nii.gz")
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache goes to the working folder: one for all tests of this file."""
+    folder = tmp_path_factory.getbasetemp() / "working"
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+
+
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("boxes")
@@ -63,7 +71,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> medseg3d.Run:
-    return medseg3d.fit(cases, out=tmp_path_factory.mktemp("runs") / "boxes", **SMALL)
+    folder = tmp_path_factory.mktemp("runs")
+    cache = tmp_path_factory.getbasetemp() / "working" / "runs" / ".cache"
+    return medseg3d.fit(cases, out=folder / "boxes", cache=cache, **SMALL)
 
 
 def test_a_run_folder_explains_itself(run: medseg3d.Run) -> None:
@@ -167,6 +177,43 @@ def test_existing_outputs_and_inputs_are_never_replaced(
         medseg3d.predict(tmp_path, model=run.bundle, out=tmp_path, overwrite=True)
 
 
+def test_every_input_gets_its_output_beside_it(
+    run: medseg3d.Run, cases: Path, tmp_path: Path
+) -> None:
+    content = (cases / "images" / "box_0.nii.gz").read_bytes()
+    for name in ("a/one.nii.gz", "b/two.nii.gz", "three.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    found = medseg3d.predict(
+        [tmp_path / "a", tmp_path / "three.nii.gz", tmp_path / "b"], model=run.bundle
+    )
+    assert {prediction.path.relative_to(tmp_path).as_posix() for prediction in found} == {
+        "a_seg/one.nii.gz",
+        "b_seg/two.nii.gz",
+        "three_seg.nii.gz",
+    }
+
+
+def test_existing_probabilities_are_kept_too(
+    run: medseg3d.Run, cases: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "out_probabilities.nii.gz"
+    kept.write_bytes(b"mine")
+    options = {"model": run.bundle, "out": tmp_path / "out.nii.gz", "probabilities": True}
+    with pytest.raises(RunError, match="out_probabilities"):
+        medseg3d.predict(cases / "images" / "box_0.nii.gz", **options)
+    assert kept.read_bytes() == b"mine"
+
+
+def test_a_detached_output_is_refused_before_the_work(
+    run: medseg3d.Run, cases: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"not written as \.mhd"):
+        medseg3d.predict(
+            cases / "images" / "box_0.nii.gz", model=run.bundle, out=tmp_path / "x.mhd"
+        )
+
+
 def test_in_a_batch_the_good_cases_are_written_and_the_bad_one_is_named(
     run: medseg3d.Run, cases: Path, tmp_path: Path
 ) -> None:
@@ -263,6 +310,35 @@ def test_resume_goes_on_with_the_stored_options(
         ({"fold": 2}, ConfigError, "fold 2 does not exist"),
         ({"patchsize": 3}, ConfigError, "did you mean patch_size"),
         ({"precision": "fp16"}, ConfigError, "needs a GPU"),
+        (
+            {"loss": {"name": "dice_ce", "options": {"smoothing": 1}}},
+            ConfigError,
+            "loss 'dice_ce' has no option 'smoothing'; did you mean smooth",
+        ),
+        (
+            {"network": {"name": "unet3d", "options": {"widht": 4}}},
+            ConfigError,
+            "network 'unet3d' has no option 'widht'; did you mean width",
+        ),
+        (
+            {"network": {"name": "unet3d", "options": {"width": "abc"}}},
+            ConfigError,
+            "network 'unet3d' cannot be built with .*width='abc'",
+        ),
+        (
+            {"stages": [{"name": "2d", "share": 1.0}]},
+            ConfigError,
+            "network 'unet3d' has no training stages",
+        ),
+        (
+            {"network": "hdenseunet", "stages": [{"name": "2d", "share": 0.5}]},
+            ConfigError,
+            "shares of the stages must add up to 1",
+        ),
+        ({"augmentation": {"mirror_axes": [5]}}, ConfigError, "choose among 0, 1 and 2"),
+        ({"augmentation": {"scale": [2, 1]}}, ConfigError, "the smaller first"),
+        ({"patch_size": (0, 8, 8)}, ConfigError, "greater than 0"),
+        ({"spacing": (-1, 1, 1)}, ConfigError, "greater than 0"),
     ],
 )
 def test_wrong_options_end_before_anything_is_written(
@@ -278,6 +354,57 @@ def test_wrong_options_end_before_anything_is_written(
     with pytest.raises(error, match=message):
         medseg3d.fit(cases, out=tmp_path / "run", **(SMALL | options))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_is_begun_anew(
+    cases: Path, run: medseg3d.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run.folder.parent / "early"
+
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("medseg3d.api.fitting.train", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            medseg3d.fit(cases, out=folder, **SMALL)
+    resumed = medseg3d.fit(cases, out=folder, resume=True)
+    first, second = load_bundle(run.bundle)[1], load_bundle(resumed.bundle)[1]
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_is_not_resumed_on_other_data(
+    cases: Path, run: medseg3d.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run.folder.parent / "other_data"
+    for number in range(4):
+        write_case(tmp_path / "changed", f"box_{number}", seed=50 + number)
+        write_case(tmp_path / "renamed", f"bax_{number}", seed=number)
+
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("medseg3d.api.fitting.train", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            medseg3d.fit(cases, out=folder, **SMALL)
+    with pytest.raises(RunError, match=r"4 cases have changed since .* such as box_"):
+        medseg3d.fit(tmp_path / "changed", out=folder, resume=True)
+    with pytest.raises(RunError, match=r"lacks 4 cases of the run .* such as box_0"):
+        medseg3d.fit(tmp_path / "renamed", out=folder, resume=True)
+
+
+def test_a_plan_is_edited_in_its_file_not_beside_it(
+    cases: Path, run: medseg3d.Run, tmp_path: Path
+) -> None:
+    options = {name: SMALL[name] for name in ("epochs", "steps_per_epoch", "folds", "network")}
+    with pytest.raises(ConfigError, match="width cannot be given beside a plan"):
+        medseg3d.fit(cases, out=tmp_path / "a", plan=run.folder / "plan.yaml", width=8, **options)
+    edited = tmp_path / "plan.yaml"
+    text = (run.folder / "plan.yaml").read_text().replace("label 7", "shell")
+    edited.write_text(text)
+    again = medseg3d.fit(cases, out=tmp_path / "b", plan=edited, **options)
+    assert set(again.dice) == {"label 3", "shell"}
 
 
 def test_a_run_folder_in_use_is_refused(cases: Path, tmp_path: Path) -> None:
