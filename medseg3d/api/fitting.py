@@ -222,9 +222,13 @@ class _Fit:
         best = self.folder / "checkpoints" / f"best{SUFFIX}"
 
         def save_best(network: nn.Module, mean_dice: float) -> None:
-            if best.exists() and read_bundle(best).scores.get("mean", 0.0) > mean_dice:
-                return  # a resumed run repeats the way to better weights that are kept already
-            save_bundle(best, self._describe(network, options, {"mean": mean_dice}), network)
+            description = self._describe(network, options, {"mean": mean_dice})
+            if best.exists():  # a resumed run repeats the way to better weights, kept already
+                kept = read_bundle(best)
+                same_stage = kept.options.get("stage") == description.options.get("stage")
+                if same_stage and kept.scores.get("mean", 0.0) > mean_dice:
+                    return
+            save_bundle(best, description, network)
 
         history = train(
             network,

@@ -81,7 +81,7 @@ class Pace(Callback):
         self.numbers = numbers
         self.seed = seed
         self.stages = tuple(stages)
-        self._stage: str | None = None
+        self.stage: str | None = None
         self._seconds_before = 0.0
         self._begun = 0.0
         self._progress: Progress | None = None
@@ -116,10 +116,10 @@ class Pace(Callback):
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = rate
         due = [stage.name for stage in self.stages if stage.start <= used]
-        if due and due[-1] != self._stage:
-            self._stage = due[-1]
-            pl_module.network.set_stage(self._stage)  # type: ignore[operator]
-            log.info("training stage %s", self._stage)
+        if due and due[-1] != self.stage:
+            self.stage = due[-1]
+            pl_module.network.set_stage(self.stage)  # type: ignore[operator]
+            log.info("training stage %s", self.stage)
         torch.manual_seed(hash((self.seed, trainer.global_step)) & 0x7FFFFFFF)
 
     def on_train_batch_end(
@@ -161,7 +161,7 @@ class Pace(Callback):
 
 
 class Recorder(Callback):
-    """Validates whole cases, keeps the best and the last weights, writes the history.
+    """Validates whole cases, keeps the best weights of the stage, writes the history.
 
     Must stand before :class:`Averaging` in the list of callbacks: it validates and saves while
     the averaged weights are in the network.
@@ -201,6 +201,7 @@ class Recorder(Callback):
         self._validated_at = 0.0
         self._cost = math.inf
         self._saved_at = -math.inf
+        self._stage: str | None = None
         self._scores: Sequence[float] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -230,6 +231,8 @@ class Recorder(Callback):
         scores = self._validate(pl_module.network, None)
         self._scores = scores
         mean = _mean(scores)
+        if self.pace.stage != self._stage:  # the stages before it only prepare the last one
+            self._stage, self.best = self.pace.stage, -math.inf
         if mean > self.best or (math.isnan(mean) and math.isinf(self.best)):
             self.best = -math.inf if math.isnan(mean) else mean
             self._save_best(pl_module.network, mean)
@@ -268,12 +271,13 @@ class Recorder(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """History and best score, for the checkpoint."""
-        return {"rows": self.history.rows, "best": self.best}
+        return {"rows": self.history.rows, "best": self.best, "stage": self._stage}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was written."""
         self.history.rows = list(state_dict["rows"])
         self.best = float(state_dict["best"])
+        self._stage = state_dict["stage"]
 
     def _is_due(self, trainer: Trainer) -> bool:
         ends = trainer.should_stop or self.pace.used(trainer) >= 1

@@ -71,16 +71,19 @@ def run(
     stop_after: int | None = None,
     workers: int = 0,
     validate_every: int | None = 1,
+    scores: list[float] | None = None,
 ) -> tuple[History, Dropping]:
     torch.manual_seed(0)
     network = Dropping()
-    scores = 0
+    validations = 0
 
     def validate(network: nn.Module, num_cases: int | None) -> list[float]:
-        nonlocal scores
-        scores += num_cases is None
-        if stop_after is not None and scores > stop_after:
+        nonlocal validations
+        validations += num_cases is None
+        if stop_after is not None and validations > stop_after:
             raise KeyboardInterrupt
+        if scores is not None:
+            return [scores[max(0, validations - 1)]]
         return accuracy(network)
 
     history = train(
@@ -176,6 +179,14 @@ def test_a_loss_that_is_not_finite_names_the_cases(tmp_path: Path) -> None:
 def test_stages_begin_at_their_share_of_the_budget(tmp_path: Path) -> None:
     _, network = run(tmp_path, epochs=4, stages=(Stage("first", 0.0), Stage("second", 0.5)))
     assert network.stages == ["first", "second"]
+
+
+def test_the_best_of_an_earlier_stage_does_not_count(tmp_path: Path) -> None:
+    kept: list[float] = []
+    stages = (Stage("first", 0.0), Stage("second", 0.5))
+    history, _ = run(tmp_path, epochs=4, stages=stages, kept=kept, scores=[0.9, 0.8, 0.5, 0.6])
+    assert [row["dice"] for row in history.rows] == [0.9, 0.8, 0.5, 0.6]
+    assert kept == [0.9, 0.5, 0.6]
 
 
 def test_averaging_is_the_moving_average_it_claims(tmp_path: Path) -> None:
