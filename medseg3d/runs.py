@@ -24,11 +24,11 @@ MAY_CHANGE = frozenset({"out", "resume", "device", "workers", "data", "cache"})
 """Options that a resumed run may give anew without training another model."""
 
 
-def new_run_folder(config: FitConfig) -> Path:
-    """Make the folder of a new run.
+def free_run_folder(config: FitConfig) -> Path:
+    """Where a new run goes; nothing is made yet.
 
     Raises:
-        RunError: If it exists and is not empty, or cannot be made.
+        RunError: If it exists and is not empty.
     """
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     default = RUNS / f"{config.data.resolve().name}_{config.network.name}_{stamp}"
@@ -38,11 +38,19 @@ def new_run_folder(config: FitConfig) -> Path:
             f"{folder} is already in use; choose another folder with -o, or give --resume to go "
             "on with the run in it"
         )
+    return folder
+
+
+def make_run_folder(folder: Path) -> None:
+    """Make the folder of a new run.
+
+    Raises:
+        RunError: If it cannot be made.
+    """
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder} cannot be made ({error.strerror}); choose another -o") from None
-    return folder
 
 
 def interrupted_run(config: FitConfig) -> tuple[Path, FitConfig]:

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import logging
 import math
+import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ from medseg3d.losses import LOSSES
 from medseg3d.networks import NETWORKS, build_network
 from medseg3d.networks.topology import Topology
 from medseg3d.progress import Progress, track
-from medseg3d.runs import CACHE, interrupted_run, new_run_folder
+from medseg3d.runs import CACHE, free_run_folder, interrupted_run, make_run_folder
 from medseg3d.scoring import Row, score_case
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Stage
@@ -100,6 +101,7 @@ def fit(data: Path | str | FitConfig, **options: Any) -> Run:
             )
     else:
         _refuse_what_cannot_be_built(config)
+        folder = free_run_folder(config)
         dataset = find_cases(config.data)
         log.info("%s: %d cases (%s)", config.data, len(dataset.cases), dataset.layout)
         with Progress("Checking", total=len(dataset.cases), unit="case") as bar:
@@ -108,7 +110,7 @@ def fit(data: Path | str | FitConfig, **options: Any) -> Run:
         plan = _plan(config, dataset, checked.label_values, parts)
         with torch.device("meta"):
             make_network(config, plan)
-        folder = new_run_folder(config)
+        make_run_folder(folder)
         plan.save(folder / "plan.yaml")
         _write(folder / "split.json", json.dumps(parts.as_dict(), indent=1))
         _write(folder / "config.yaml", to_yaml(config, title="Resolved options of this run"))
@@ -190,8 +192,6 @@ def _memory_gb(device: torch.device) -> float:
     """
     if device.type == "cuda":
         return min(PLANNED_GPU_GB, torch.cuda.mem_get_info(device)[0] / 1e9 * 0.8)
-    import os
-
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9 / 2
 
 
