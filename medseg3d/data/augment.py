@@ -134,7 +134,7 @@ class Augmentation:
     """
 
     spacing: Spacing = (1.0, 1.0, 1.0)
-    mirror_axes: tuple[int, ...] = (0, 1, 2)
+    mirror_axes: tuple[int, ...] = ()
     rotation_degrees: float = 20.0
     scale: tuple[float, float] = (0.8, 1.25)
     affine_probability: float = 0.6

@@ -197,7 +197,7 @@ def samples(dataset: PatchDataset, numbers: range) -> list[torch.Tensor]:
 
 def test_a_sample_depends_on_its_number_and_seed_alone(four_cases: list[CachedCase]) -> None:
     def dataset(seed: int) -> PatchDataset:
-        return PatchDataset(four_cases, (8, 8, 8), seed=seed, augmentation=Augmentation())
+        return PatchDataset(four_cases, (8, 8, 8), seed=seed, augmentation=Augmentation(mirror_axes=(0, 1, 2)))
 
     there, back = dataset(1), dataset(1)
     forward = samples(there, range(12))
@@ -211,7 +211,7 @@ def test_a_sample_depends_on_its_number_and_seed_alone(four_cases: list[CachedCa
 def test_a_resumed_run_sees_the_batches_it_would_have_seen(
     four_cases: list[CachedCase], workers: int
 ) -> None:
-    dataset = PatchDataset(four_cases, (8, 8, 8), seed=1, augmentation=Augmentation())
+    dataset = PatchDataset(four_cases, (8, 8, 8), seed=1, augmentation=Augmentation(mirror_axes=(0, 1, 2)))
     whole = list(batches(dataset, 2, num_steps=5))
     resumed = list(batches(dataset, 2, first_step=3, num_steps=2, workers=workers))
     assert len(resumed) == 2
