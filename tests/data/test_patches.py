@@ -28,6 +28,8 @@ from medseg3d.io import read_image, read_labels
 SHAPE = (20, 18, 16)
 sizes = st.tuples(*[st.integers(1, 30)] * 3)
 
+MIRRORING = Augmentation(mirror_axes=(0, 1, 2))
+
 
 def numbered(shape: tuple[int, int, int] = SHAPE) -> npt.NDArray[np.float32]:
     """A volume whose voxels tell where they are; exact in half precision, never 0."""
@@ -197,7 +199,7 @@ def samples(dataset: PatchDataset, numbers: range) -> list[torch.Tensor]:
 
 def test_a_sample_depends_on_its_number_and_seed_alone(four_cases: list[CachedCase]) -> None:
     def dataset(seed: int) -> PatchDataset:
-        return PatchDataset(four_cases, (8, 8, 8), seed=seed, augmentation=Augmentation(mirror_axes=(0, 1, 2)))
+        return PatchDataset(four_cases, (8, 8, 8), seed=seed, augmentation=MIRRORING)
 
     there, back = dataset(1), dataset(1)
     forward = samples(there, range(12))
@@ -211,7 +213,7 @@ def test_a_sample_depends_on_its_number_and_seed_alone(four_cases: list[CachedCa
 def test_a_resumed_run_sees_the_batches_it_would_have_seen(
     four_cases: list[CachedCase], workers: int
 ) -> None:
-    dataset = PatchDataset(four_cases, (8, 8, 8), seed=1, augmentation=Augmentation(mirror_axes=(0, 1, 2)))
+    dataset = PatchDataset(four_cases, (8, 8, 8), seed=1, augmentation=MIRRORING)
     whole = list(batches(dataset, 2, num_steps=5))
     resumed = list(batches(dataset, 2, first_step=3, num_steps=2, workers=workers))
     assert len(resumed) == 2
