@@ -70,13 +70,17 @@ class Registry(Generic[T]):
             ConfigError: If the name or an option is unknown, or a value is of a wrong kind.
         """
         part = self[name]
-        known = inspect.signature(part).parameters
-        if not any(known[key].kind is inspect.Parameter.VAR_KEYWORD for key in known):
+        parameters = list(inspect.signature(part).parameters.values())
+        if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+            known = [each.name for each in parameters[len(args) :]]
             for option in options:
                 if option not in known:
                     close = get_close_matches(option, known, n=1)
-                    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-                    raise ConfigError(f"{self.kind} {name!r} has no option {option!r}; {hint}")
+                    hint = f"did you mean {close[0]}? " if close else ""
+                    raise ConfigError(
+                        f"{self.kind} {name!r} has no option {option!r}; {hint}"
+                        f"valid options: {', '.join(known) or 'none'}"
+                    )
         try:
             return part(*args, **options)
         except MedSeg3DError:

@@ -78,9 +78,7 @@ def test_unknown_network_is_refused_with_a_hint() -> None:
 
 
 def test_unknown_option_is_refused_with_a_hint() -> None:
-    expected = (
-        r"network 'unet3d' has no option 'widht'; did you mean 'width'\? valid options: width,"
-    )
+    expected = r"network 'unet3d' has no option 'widht'; did you mean width\? valid options: width,"
     with pytest.raises(ConfigError, match=expected):
         build_network("unet3d", 1, 2, options={"widht": 16})
 
