@@ -37,7 +37,7 @@ from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.sliding_window import predict_logits
 from medseg3d.io import atomic, read_image, read_labels, sources, write_labels
 from medseg3d.losses import LOSSES
-from medseg3d.networks import NETWORKS, build_network
+from medseg3d.networks import NETWORKS, build_network, planned_options
 from medseg3d.networks.topology import Topology
 from medseg3d.progress import Progress, track
 from medseg3d.runs import CACHE, free_run_folder, interrupted_run, make_run_folder
@@ -204,7 +204,6 @@ class _Fit:
         self.config = config
         self.plan = plan
         self.folder = folder
-        self.dataset = dataset
         by_id = {case.id: case for case in dataset.cases}
         self.training = [by_id[case_id] for case_id in parts.training]
         self.held_out = [by_id[case_id] for case_id in parts.validation]
@@ -425,8 +424,7 @@ def make_network(config: FitConfig, plan: Plan) -> tuple[nn.Module, dict[str, An
         width=plan.width,
         max_width=plan.max_width,
     )
-    suggest = getattr(NETWORKS[config.network.name], "plan_options", None)
-    options = (dict(suggest(topology)) if suggest else {}) | config.network.options
+    options = planned_options(config.network.name, topology) | config.network.options
     network = build_network(
         config.network.name, len(plan.channels), plan.num_labels, options=options
     )

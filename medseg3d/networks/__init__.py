@@ -48,7 +48,12 @@ def build_network(
         >>> network.divisor
         (4, 4, 4)
     """
-    suggest = getattr(NETWORKS[name], "plan_options", None)
-    planned = suggest(topology) if topology is not None and suggest else {}
+    planned = {} if topology is None else planned_options(name, topology)
     network: nn.Module = NETWORKS.build(name, in_channels, out_channels, **{**planned, **options})
     return network
+
+
+def planned_options(name: str, topology: Topology) -> dict[str, Any]:
+    """Options that a measured plan suggests to a network, if it listens to one."""
+    suggest = getattr(NETWORKS[name], "plan_options", None)
+    return dict(suggest(topology)) if suggest else {}
