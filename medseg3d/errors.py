@@ -35,6 +35,10 @@ class RunError(MedSeg3DError, RuntimeError):
     """A run cannot start or cannot go on."""
 
 
+class Terminated(KeyboardInterrupt):
+    """The system asks the process to end (SIGTERM); handled as Ctrl-C, with its own exit code."""
+
+
 @contextmanager
 def about_case(case_id: str) -> Iterator[None]:
     """Put ``case ID:`` before the message of any data error raised inside."""
