@@ -9,10 +9,20 @@ Examples:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medseg3d.api import Prediction, Run, ScoreResult, fit, predict, score
+    from medseg3d.api import CheckReport, Prediction, Run, ScoreResult, check, fit, predict, score
 
 __version__ = "0.1.0"
-__all__ = ["Prediction", "Run", "ScoreResult", "__version__", "fit", "predict", "score"]
+__all__ = [
+    "CheckReport",
+    "Prediction",
+    "Run",
+    "ScoreResult",
+    "__version__",
+    "check",
+    "fit",
+    "predict",
+    "score",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,16 @@
-"""``python -m medseg3d``: the command line where the script is not on the path."""
+"""The start of the program, as ``medseg3d`` or ``python -m medseg3d``."""
 
-from medseg3d.cli import main
+import sys
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C while it is being loaded ends it without a word."""
+    try:
+        from medseg3d import cli
+    except KeyboardInterrupt:
+        sys.exit(130)
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,9 @@ import json
 import logging
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -19,11 +21,31 @@ from typer.core import TyperGroup
 
 import medseg3d
 from medseg3d.cli_options import FLAGS, Quiet, Verbose, command, merged, option_rows
-from medseg3d.config import FitConfig, PredictConfig, ScoreConfig, read_yaml
-from medseg3d.errors import MedSeg3DError, RunError
+from medseg3d.config import (
+    CheckConfig,
+    ExportConfig,
+    FitConfig,
+    PredictConfig,
+    ScoreConfig,
+    read_yaml,
+)
+from medseg3d.errors import RunError, Terminated
+from medseg3d.process import (
+    FAILED,
+    INTERRUPTED,
+    PIPE_CLOSED,
+    TERMINATED,
+    drop_output,
+    flush_output,
+    forgive_characters,
+    handle_signals,
+    sentence,
+)
 from medseg3d.progress import LOGGER
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from medseg3d.registry import Registry
     from medseg3d.scoring import Summary
 
@@ -31,24 +53,38 @@ COMMANDS: dict[str, type[BaseModel]] = {
     "fit": FitConfig,
     "predict": PredictConfig,
     "score": ScoreConfig,
+    "check": CheckConfig,
+    "export": ExportConfig,
 }
-INTERRUPTED = 130
 WIDTH_OF_FILES = 120
 
 
 class Program(TyperGroup):
-    """The group of commands; a deliberate error becomes one line on stderr and exit code 1."""
+    """The group of commands; an error becomes one line on stderr and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
-        except MedSeg3DError as error:
-            typer.echo(f"medseg3d {ctx.invoked_subcommand}: {error}", err=True)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            typer.echo(f"medseg3d {ctx.invoked_subcommand}: interrupted", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            drop_output()
+            raise typer.Exit(PIPE_CLOSED) from None
+        except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
+                raise  # typer's own: help, misuse, a wanted end
+            code, message = _told(error)
+            if code == FAILED and LOGGER.isEnabledFor(logging.DEBUG):
+                traceback.print_exc()
+            typer.echo(f"medseg3d {ctx.invoked_subcommand}: {message}", err=True)
+            raise typer.Exit(code) from None
+
+
+def _told(error: BaseException) -> tuple[int, str]:
+    """Exit code and sentence of an error."""
+    if isinstance(error, KeyboardInterrupt):
+        ended = isinstance(error, Terminated)
+        return (TERMINATED, "terminated") if ended else (INTERRUPTED, "interrupted")
+    return FAILED, sentence(error)
 
 
 app = typer.Typer(
@@ -66,7 +102,8 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line; warnings and errors say what they are."""
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        sys.stderr.write(f"{level}{self.format(record)}\n")
+        with suppress(OSError, ValueError, AttributeError):  # nobody listens, the work goes on
+            sys.stderr.write(f"{level}{self.format(record)}\n")
 
 
 def _show_version(given: bool) -> None:
@@ -169,6 +206,83 @@ app.command(
 )(command(ScoreConfig, score))
 
 
+def check(config: CheckConfig) -> None:
+    """Examine a data set before learning from it, and repair a copy of it.
+
+    Every image and label map is read to its end. Exit code 1 if anything is found that fit
+    would refuse. With --fix, a repaired copy is written and checked again; the originals are
+    never changed.
+    """
+    from medseg3d import api
+
+    report = api.check(config)
+    if config.as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=1))
+    else:
+        from medseg3d.report.terminal import report_text
+
+        copied = report.copy.examination if report.copy else None
+        _print(report_text(report.examination, report.changes, copied, folder=config.fix))
+    if not report.is_sound:
+        raise typer.Exit(1)
+
+
+app.command(
+    "check",
+    epilog=_examples(
+        "medseg3d check DATA",
+        "medseg3d check DATA --html check.html",
+        "medseg3d check DATA --fix REPAIRED --map 255=1 --resample-labels",
+        "medseg3d check DATA --json | jq .findings",
+    ),
+)(command(CheckConfig, check))
+
+
+def export(config: ExportConfig) -> None:
+    """Write the model of a run as one file that is all predict needs.
+
+    It is loaded before and compared after. Of a run that is not finished, these are the best
+    weights so far.
+    """
+    from medseg3d import api
+
+    typer.echo(api.export(config))
+
+
+app.command(
+    "export",
+    epilog=_examples(
+        "medseg3d export runs/liver",
+        "medseg3d export runs/liver -o models/liver.medseg3d --overwrite",
+    ),
+)(command(ExportConfig, export))
+
+
+@app.command(
+    "info",
+    epilog=_examples("medseg3d info runs/liver", "medseg3d info liver.medseg3d --json"),
+)
+def info(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Run folder or bundle.", show_default=False)
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    verbose: Verbose = False,  # noqa: ARG001
+    quiet: Quiet = False,  # noqa: ARG001
+) -> None:
+    """Say what is in a model file, after checking every digest in it.
+
+    A table on a terminal, else one line per row with a tab between name and value.
+    """
+    from medseg3d import api
+
+    facts = api.info(model)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        _show_rows(api.info_rows(facts))
+
+
 class Kind(StrEnum):
     """What can be listed."""
 
@@ -235,14 +349,18 @@ def _cell(value: Any) -> str:
 
 
 def _show(summary: "Summary") -> None:
-    from rich.console import Console
-
     from medseg3d.scoring import summary_table
+
+    _print(summary_table(summary))
+
+
+def _print(what: "RenderableType") -> None:
+    from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES
-    console.print(summary_table(summary))
+    console.print(what)
 
 
 @app.command("demo", epilog=_examples("medseg3d demo", "medseg3d demo -o runs/first"))
@@ -302,4 +420,11 @@ def _sample_data(checkout: Path) -> Path:
 
 def main() -> None:
     """Run the command line of this process."""
-    app(prog_name="medseg3d")
+    try:
+        handle_signals()
+        forgive_characters()
+        app(prog_name="medseg3d")
+    except (BrokenPipeError, KeyboardInterrupt) as error:
+        sys.exit(PIPE_CLOSED if isinstance(error, BrokenPipeError) else _told(error)[0])
+    finally:
+        flush_output()

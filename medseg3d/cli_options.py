@@ -67,7 +67,8 @@ def command(model: type[M], run: Callable[[M], None]) -> Command:
 
     Args:
         model: Options of the command. A field takes part if its ``json_schema_extra`` has
-            ``cli``; ``positional`` makes it an argument, ``names`` adds short spellings.
+            ``cli``; ``positional`` makes it an argument, ``names`` adds short spellings and
+            ``flag`` replaces the usual one.
         run: What to do with the validated options; its docstring is the command's help.
     """
 
@@ -196,12 +197,14 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     text = escape(field.description or "")
     if default not in (None, "false"):
         text += f" [dim]{escape(f'[default: {default}]')}[/dim]"
-    facts: dict[str, Any] = {"help": text, "show_default": False}
+    # what cannot be read is one bad case among others, and told as such
+    facts: dict[str, Any] = {"help": text, "show_default": False, "readable": False}
     if _marks(field).get("positional"):
         info = typer.Argument(metavar=name.upper(), **facts)
     else:
         dashed = _dashed(name)
-        spelling = f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"
+        usual = f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"
+        spelling = _marks(field).get("flag", usual)
         if _is_model(kind):
             facts["metavar"] = "NAME"
         info = typer.Option(spelling, *_marks(field).get("names", ()), **facts)

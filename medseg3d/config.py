@@ -73,7 +73,8 @@ class AugmentationConfig(Options):
     mirror_axes: tuple[int, ...] = Field(
         (),
         description="Axes (0 left-right, 1 back-front, 2 foot-head) that are flipped, each with "
-        "probability 0.5; none, because orientation tells structures apart.",
+        "probability 0.5, safe or not; none, because orientation tells structures apart. With "
+        "axis 0, labels named as left and right change places.",
     )
     intensity_probability: float = Field(
         0.15, ge=0, le=1, description="Share of patches for each of noise, blur, gamma, contrast."
@@ -130,6 +131,13 @@ class FitConfig(Options):
         0,
         ge=0,
         description="Processes that prepare patches; 0 prepares them in the main process.",
+        json_schema_extra=FLAG,
+    )
+    mirror: bool = Field(
+        False,
+        description="Flip patches along every axis that is safe. From left to right, pairs such "
+        "as kidney_left and kidney_right change places, and nothing is flipped if other labels "
+        "lie on one side or names lack a partner.",
         json_schema_extra=FLAG,
     )
     resume: bool = Field(
@@ -204,6 +212,10 @@ class FitConfig(Options):
             raise ValueError("epochs and max_minutes exclude each other; give one of them")
         if self.stages and abs(sum(stage.share for stage in self.stages) - 1) > 1e-6:
             raise ValueError("the shares of the stages must add up to 1")
+        if self.mirror and self.augmentation.mirror_axes:
+            raise ValueError(
+                "mirror chooses the axes, augmentation.mirror_axes names them; give one of them"
+            )
         if self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} does not exist; folds are 0 to {self.folds - 1}")
         return self
@@ -253,8 +265,21 @@ class PredictConfig(Options):
         json_schema_extra=FLAG,
     )
     overwrite: bool = Field(False, description="Replace existing files.", json_schema_extra=FLAG)
+    skip_existing: bool = Field(
+        False,
+        description="Leave out cases whose outputs are there, to go on after an interruption.",
+        json_schema_extra=FLAG,
+    )
+    format: str | None = Field(
+        None,
+        description="nii.gz, nii, nrrd, seg.nrrd, mha, mgz or dicom-seg; default as -o, or nii.gz.",
+        json_schema_extra=FLAG,
+    )
     mirror: bool = Field(
-        False, description="Average over mirrored copies: up to 8 times slower, a little better."
+        False,
+        description="Average over copies mirrored along the axes of the training: up to 8 times "
+        "slower, a little better.",
+        json_schema_extra=FLAG,
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="Arithmetic of the network; auto as the bundle was validated."
@@ -281,6 +306,7 @@ class ScoreConfig(Options):
         description="Accepted surface distance of surface Dice, in mm.",
         json_schema_extra=FLAG,
     )
+    overwrite: bool = Field(False, description="Replace existing files.", json_schema_extra=FLAG)
     border_is_surface: bool = Field(
         True,
         description="Count voxels at the image border as surface, as MONAI and MedPy do; "
@@ -296,6 +322,108 @@ class ScoreConfig(Options):
         if value.suffix.lower() != ".csv":
             raise ValueError(f"the table is written as CSV, so {value.name} must end in .csv")
         return value
+
+
+class ExportConfig(Options):
+    """Options of ``medseg3d export``."""
+
+    run: Path = Field(
+        description="Run folder, finished or not, or a bundle.", json_schema_extra=ARGUMENT
+    )
+    out: Path | None = Field(
+        None,
+        description="File or folder to write; default <run>.medseg3d in the current folder.",
+        json_schema_extra=_flag("-o"),
+    )
+    overwrite: bool = Field(False, description="Replace an existing file.", json_schema_extra=FLAG)
+
+
+class CheckConfig(Options):
+    """Options of ``medseg3d check``."""
+
+    data: Path = Field(description="Folder with labeled cases.", json_schema_extra=ARGUMENT)
+    as_json: bool = Field(
+        False,
+        description="Print everything that was found as JSON instead of tables.",
+        json_schema_extra={"cli": True, "flag": "--json"},  # pydantic has a method json
+    )
+    html: Path | None = Field(
+        None,
+        description="Also write a page with pictures of the cases that are odd: an .html file, or "
+        "a folder for check.html.",
+        json_schema_extra=FLAG,
+    )
+    overwrite: bool = Field(False, description="Replace an existing page.", json_schema_extra=FLAG)
+    fix: Path | None = Field(
+        None,
+        description="New folder for a repaired copy; fixes.csv in it lists every change.",
+        json_schema_extra=FLAG,
+    )
+    dry_run: bool = Field(
+        False,
+        description="Only say what the repaired copy would change.",
+        json_schema_extra=FLAG,
+    )
+    resample_labels: bool = Field(
+        False,
+        description="In the copy, resample label maps that lie elsewhere to their image.",
+        json_schema_extra=FLAG,
+    )
+    ignore_geometry: bool = Field(
+        False,
+        description="In the copy, give them the affine of their image instead.",
+        json_schema_extra=FLAG,
+    )
+    resample_channels: bool = Field(
+        False,
+        description="In the copy, resample channels on another grid to the first.",
+        json_schema_extra=FLAG,
+    )
+    map: tuple[str, ...] | None = Field(
+        None,
+        description="In the copy, replace a label value, such as 255=1; repeatable.",
+        json_schema_extra=FLAG,
+    )
+    onehot: bool = Field(
+        False,
+        description="In the copy, merge label maps that hold one mask per label.",
+        json_schema_extra=FLAG,
+    )
+    replace_nonfinite: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="In the copy, write this number where an image holds NaN or infinity.",
+        json_schema_extra=FLAG,
+    )
+    rounding_voxels: float = Field(
+        0.05,
+        ge=0,
+        lt=0.5,
+        description="In the copy, label maps at most this far off get the affine of their image.",
+    )
+
+    @property
+    def label_map(self) -> dict[int, int]:
+        """The replacements of label values."""
+        pairs = (text.partition("=") for text in self.map or ())
+        return {int(old): int(new) for old, _, new in pairs}
+
+    @field_validator("map")
+    @classmethod
+    def _pairs(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for text in value or ():
+            old, _, new = text.partition("=")
+            if not (old.lstrip("-").isdecimal() and new.isdecimal()):
+                raise ValueError(f"{text!r} is no pair of label values, such as 255=1")
+        if value and len({text.partition("=")[0] for text in value}) < len(value):
+            raise ValueError("a label value is mapped twice")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> CheckConfig:
+        if self.resample_labels and self.ignore_geometry:
+            raise ValueError("resample_labels and ignore_geometry exclude each other")
+        return self
 
 
 FitConfig.model_rebuild()

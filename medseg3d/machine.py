@@ -3,30 +3,41 @@
 import os
 import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
-QUOTAS = "cpu.max"
+OWN_CGROUP = Path("/proc/self/cgroup")
+USE = Path("/proc/self/statm")
+LIMITS = ("memory.max", "memory.limit_in_bytes")
+QUOTA, OLD_QUOTA, OLD_PERIOD = "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"
 NO_LIMIT = 1 << 60
 
 
 def memory_limit() -> int:
     """Bytes that this process may ever hold: the machine's, its container's or its own limit."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    limits += [int(text) for name in LIMITS if (text := _read(CGROUP / name)).isdigit()]
-    own = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if own != resource.RLIM_INFINITY:
-        limits.append(own)
-    return min(limit for limit in limits if 0 < limit < NO_LIMIT)
+    return min(_shared_limit(), _own_limit())
+
+
+def memory_room() -> int:
+    """Bytes that this process may take beside those that it holds already, at least 0.
+
+    Examples:
+        >>> 0 <= memory_room() < memory_limit()
+        True
+    """
+    mapped, held = _use()
+    return max(0, min(_shared_limit() - held, _own_limit() - mapped))
 
 
 def num_processors() -> int:
     """Processors that this process may run on at once, at least 1."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota, _, period = _read(CGROUP / QUOTAS).partition(" ")
-    if quota.isdigit() and period.isdigit():
-        count = min(count or 1, -(-int(quota) // int(period)))
+    quotas = [_read(folder / QUOTA).split() for folder in _cgroups("")]
+    quotas += [[_read(place / OLD_QUOTA), _read(place / OLD_PERIOD)] for place in _cgroups("cpu")]
+    for parts in quotas:
+        if len(parts) == 2 and parts[0].isdigit() and parts[1].isdigit() and int(parts[1]):
+            count = min(count or 1, -(-int(parts[0]) // int(parts[1])))
     return max(1, count or 1)
 
 
@@ -54,6 +65,43 @@ def in_words(size: float) -> str:
         if size >= 1 << power:
             return f"{size / (1 << power):.1f} {unit}"
     return f"{size:.0f} bytes"
+
+
+def _shared_limit() -> int:
+    """What the machine has, or less where a group of processes may hold less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for folder in (*_cgroups(""), *_cgroups("memory")):
+        limits += [int(text) for name in LIMITS if (text := _read(folder / name)).isdigit()]
+    return min(limit for limit in limits if 0 < limit < NO_LIMIT)
+
+
+def _own_limit() -> int:
+    own = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return NO_LIMIT if own == resource.RLIM_INFINITY else own
+
+
+def _cgroups(controller: str) -> Iterator[Path]:
+    """Folders of the groups that this process is in, from its own to the outermost.
+
+    Args:
+        controller: Empty for version 2, else the name of the controller of version 1.
+    """
+    root = CGROUP / controller
+    for line in _read(OWN_CGROUP).splitlines():
+        _, names, place = line.split(":", 2)
+        if controller in names.split(","):
+            inner = place.strip("/")
+            while inner:
+                yield root / inner
+                inner = inner.rpartition("/")[0]
+    yield root
+
+
+def _use() -> tuple[int, int]:
+    """Bytes that this process has mapped, and those that it holds in memory."""
+    fields = _read(USE).split()
+    page = os.sysconf("SC_PAGE_SIZE")
+    return (int(fields[0]) * page, int(fields[1]) * page) if len(fields) > 1 else (0, 0)
 
 
 def _read(path: Path) -> str:

@@ -7,18 +7,33 @@
       history.csv history.png checkpoints/               while training
       validation/                                        label maps and scores of held-out cases
       model.medseg3d                                     last of all: the run is finished
+
+While a process works in the folder it holds a lock on ``.medseg3d-lock``, which the system lets
+go of however the process ends.
 """
 
+import fcntl
+import os
+import socket
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from medseg3d.bundle import FILE_NAME, SUFFIX
 from medseg3d.config import FitConfig, read_yaml, validated
 from medseg3d.errors import ConfigError, ModelError, RunError
+from medseg3d.io.atomic import reason_of
+from medseg3d.machine import free_disk, in_words
 
 RUNS = Path("runs")
 CACHE = RUNS / ".cache"
 """Where preprocessed cases go unless the options name another folder."""
+
+LOCK = ".medseg3d-lock"
+OURS = ".medseg3d-*"
+UNFINISHED = ".medseg3d-*-part*"
 
 MAY_CHANGE = frozenset({"out", "resume", "device", "workers", "data", "cache"})
 """Options that a resumed run may give anew without training another model."""
@@ -33,7 +48,9 @@ def free_run_folder(config: FitConfig) -> Path:
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     default = RUNS / f"{config.data.resolve().name}_{config.network.name}_{stamp}"
     folder = config.out or default
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or not _is_empty(folder)):
+        if (holder := _holder(folder / LOCK)) is not None:
+            raise _is_locked(folder, holder)
         raise RunError(
             f"{folder} is already in use; choose another folder with -o, or give --resume to go "
             "on with the run in it"
@@ -41,16 +58,95 @@ def free_run_folder(config: FitConfig) -> Path:
     return folder
 
 
-def make_run_folder(folder: Path) -> None:
-    """Make the folder of a new run.
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder, and remove what killed ones left unfinished.
+
+    The folder is made if it is absent, and is gone again if nothing was put into it.
 
     Raises:
-        RunError: If it cannot be made.
+        RunError: If the folder cannot be made or written to, or another process is in it.
     """
+    is_new = not folder.exists()
     try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _take_lock(folder)
     except OSError as error:
-        raise RunError(f"{folder} cannot be made ({error.strerror}); choose another -o") from None
+        raise RunError(f"{folder} cannot be written: {reason_of(error)}") from None
+    try:
+        for left in folder.rglob(UNFINISHED):
+            left.unlink(missing_ok=True)
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / LOCK).unlink()
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
+        os.close(file)
+
+
+def require_room(needed: Mapping[Path, int]) -> None:
+    """Make sure that what will be written finds room.
+
+    Args:
+        needed: Bytes by folder; folders on one disk are added up.
+
+    Raises:
+        RunError: If a disk has less room.
+    """
+    by_disk: dict[int, list[Path]] = defaultdict(list)
+    for folder in needed:
+        by_disk[folder.stat().st_dev].append(folder)
+    for folders in by_disk.values():
+        total, free = sum(needed[folder] for folder in folders), free_disk(folders[0])
+        if total > free:
+            raise RunError(
+                f"the disk of {' and '.join(map(str, folders))} has {in_words(free)} free, but "
+                f"about {in_words(total)} are needed; free some space, or choose other folders "
+                "with -o and --set cache="
+            )
+
+
+def _take_lock(folder: Path) -> int:
+    path = folder / LOCK
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise _is_locked(folder, _holder(path) or "") from None
+        except OSError:  # some network file systems have no locks
+            pass
+        with suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file).st_ino:  # not one that was just given up
+                os.ftruncate(file, 0)
+                os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                return file
+        os.close(file)
+
+
+def _holder(path: Path) -> str | None:
+    """Who holds a lock, in words; None if nobody does."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+    return None
+
+
+def _is_locked(folder: Path, holder: str) -> RunError:
+    return RunError(
+        f"another run is at work in {folder} ({holder or 'a process that gave no number'}); wait "
+        "for its end, or choose another folder with -o"
+    )
+
+
+def _is_empty(folder: Path) -> bool:
+    return all(entry.match(OURS) for entry in folder.iterdir())
 
 
 def interrupted_run(config: FitConfig) -> tuple[Path, FitConfig]:
@@ -65,13 +161,8 @@ def interrupted_run(config: FitConfig) -> tuple[Path, FitConfig]:
     folder = config.out
     if (folder / FILE_NAME).exists():
         raise RunError(f"{folder} is finished: it holds {FILE_NAME}; start a new run to train more")
-    missing = [
-        name for name in ("config.yaml", "plan.yaml", "split.json") if not (folder / name).is_file()
-    ]
-    if missing:
-        raise RunError(
-            f"{folder} holds no {', '.join(missing)}, so there is no run to resume in it"
-        )
+    if not (folder / "config.yaml").is_file():
+        raise RunError(f"{folder} holds no config.yaml, so there is no run to resume in it")
     stored = validated(FitConfig, read_yaml(folder / "config.yaml"), source="config.yaml")
     given = {name: getattr(config, name) for name in config.model_fields_set - MAY_CHANGE}
     changed = [

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import medseg3d
 from medseg3d import cli
 from medseg3d.cli_options import command, given_options, merged, option_rows
 from medseg3d.config import FitConfig, Options, Part, PredictConfig, ScoreConfig
-from medseg3d.errors import ConfigError, DataError
+from medseg3d.errors import ConfigError, DataError, Terminated
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,11 +90,8 @@ def write(path: Path, text: str) -> Path:
 
 def test_commands_are_these() -> None:
     assert {c.name for c in cli.app.registered_commands} == {
-        "fit",
-        "predict",
-        "score",
-        "list",
-        "demo",
+        *("fit", "predict", "score"),
+        *("check", "export", "info", "list", "demo"),
     }
 
 
@@ -105,10 +103,18 @@ def test_flags_are_these() -> None:
     assert flags == {
         "fit": [
             *("data", "out", "network", "loss", "epochs", "max_minutes"),
-            *("fold", "device", "seed", "workers", "resume"),
+            *("fold", "device", "seed", "workers", "mirror", "resume"),
         ],
-        "predict": ["inputs", "model", "out", "overlap", "device", "probabilities", "overwrite"],
-        "score": ["predictions", "references", "out", "tolerance_mm"],
+        "predict": [
+            *("inputs", "model", "out", "overlap", "device", "probabilities"),
+            *("overwrite", "skip_existing", "format", "mirror"),
+        ],
+        "score": ["predictions", "references", "out", "tolerance_mm", "overwrite"],
+        "check": [
+            *("data", "as_json", "html", "overwrite", "fix", "dry_run", "resample_labels"),
+            *("ignore_geometry", "resample_channels", "map", "onehot", "replace_nonfinite"),
+        ],
+        "export": ["run", "out", "overwrite"],
     }
 
 
@@ -303,16 +309,36 @@ def test_deliberate_error_is_one_line_without_traceback(api: Recorder) -> None:
     assert (result.exit_code, result.stderr) == expected
 
 
-def test_interruption_is_exit_code_130(api: Recorder) -> None:
-    api.error = KeyboardInterrupt()
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Terminated(), 143, "terminated"),
+        (MemoryError(), 1, "the memory is used up; close other programs or use a larger machine"),
+        (PermissionError(13, "Permission denied", "a.csv"), 1, "a.csv: Permission denied"),
+        (OSError(28, "No space left"), 1, "the system reports: No space left"),
+        (
+            ZeroDivisionError("division\nby zero"),
+            1,
+            "unexpected ZeroDivisionError: division by zero; this is a bug, run with --verbose for "
+            "the traceback",
+        ),
+    ],
+)
+def test_whatever_goes_wrong_is_one_line_and_an_exit_code(
+    api: Recorder, error: BaseException, code: int, told: str
+) -> None:
+    api.error = error
     result = run("fit", "cases")
-    assert (result.exit_code, result.stderr) == (130, "medseg3d fit: interrupted\n")
+    assert (result.exit_code, result.stderr) == (code, f"medseg3d fit: {told}\n")
 
 
-def test_bug_keeps_its_traceback(api: Recorder) -> None:
+def test_bug_shows_its_traceback_to_those_who_ask(api: Recorder) -> None:
     api.error = ZeroDivisionError("division by zero")
-    result = run("fit", "cases")
-    assert isinstance(result.exception, ZeroDivisionError)
+    result = run("fit", "cases", "--verbose")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("medseg3d fit: unexpected ZeroDivisionError")
 
 
 @pytest.mark.parametrize(
@@ -341,7 +367,9 @@ def test_version() -> None:
     assert run("--version").stdout == f"medseg3d {medseg3d.__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["fit", "predict", "score", "list", "demo"])
+@pytest.mark.parametrize(
+    "name", ["fit", "predict", "score", "check", "export", "info", "list", "demo"]
+)
 def test_help_of_each_command_has_examples(name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0
@@ -413,9 +441,39 @@ def test_package_runs_as_a_module() -> None:
 
 
 def test_reader_that_leaves_early_is_no_error() -> None:
-    line = f"{sys.executable} -m medseg3d list options | head -n 1"
+    for what in ("options", "options --json"):
+        line = f"{sys.executable} -m medseg3d list {what} | head -n 1"
+        found = subprocess.run(
+            line, shell=True, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert (found.stdout.count("\n"), found.stderr) == (1, "")
+
+
+def test_closed_pipe_is_the_exit_code_of_pipes() -> None:
+    line = f"({sys.executable} -m medseg3d list options; echo $? >&2) | true"
     found = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (found.stdout.count("\n"), found.stderr) == (1, "")
+    assert found.stderr in ("141\n", "0\n")  # 0 if all was written before the reader left
+
+
+def test_full_disk_behind_the_output_is_one_line() -> None:
+    line = f"{sys.executable} -m medseg3d list options > /dev/full"
+    found = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert found.stderr == "medseg3d list: the system reports: No space left on device\n"
+
+
+def test_output_that_lacks_characters_shows_others() -> None:
+    name = os.fsencode("naïve-図.nii")
+    found = subprocess.run(
+        [sys.executable, "-m", "medseg3d", "score", name, b"\xe9.nii"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+    )
+    assert found.returncode == 1
+    assert found.stderr.startswith(b"medseg3d score: na")
+    assert found.stderr.count(b"\n") == 1
 
 
 class Blend(StrEnum):

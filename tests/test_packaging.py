@@ -42,7 +42,7 @@ def test_automatic_tests_run_what_the_readme_says() -> None:
 
 def test_every_requirement_is_pinned() -> None:
     names = [normal(re.split(r"[<>=\[ ]", line)[0]) for line in requirements()]
-    assert [name for name in names if name not in pins()] == []
+    assert [name for name in names if name not in {*pins(), "medseg3d"}] == []
 
 
 def test_pins_bring_no_gpu_libraries() -> None:
@@ -60,6 +60,6 @@ def test_make_knows_its_targets() -> None:
 
 
 def test_scripts_and_licence_are_there() -> None:
-    assert PROJECT["project"]["scripts"] == {"medseg3d": "medseg3d.cli:main"}
+    assert PROJECT["project"]["scripts"] == {"medseg3d": "medseg3d.__main__:main"}
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")

@@ -8,15 +8,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medseg3d.api.checking import CheckReport, check
     from medseg3d.api.fitting import Run, fit
+    from medseg3d.api.models import export, info, info_rows
     from medseg3d.api.predicting import Prediction, predict
     from medseg3d.api.scores import ScoreResult, score
 
-__all__ = ["Prediction", "Run", "ScoreResult", "fit", "predict", "score"]
+__all__ = [
+    "CheckReport",
+    "Prediction",
+    "Run",
+    "ScoreResult",
+    "check",
+    "export",
+    "fit",
+    "info",
+    "info_rows",
+    "predict",
+    "score",
+]
 
 _HOMES = {
+    "CheckReport": "checking",
+    "check": "checking",
     "Run": "fitting",
     "fit": "fitting",
+    "export": "models",
+    "info": "models",
+    "info_rows": "models",
     "Prediction": "predicting",
     "predict": "predicting",
     "ScoreResult": "scores",

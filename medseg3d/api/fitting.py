@@ -4,11 +4,10 @@ import importlib.metadata
 import json
 import logging
 import math
-import os
 import platform
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from medseg3d.api.scores import ScoreResult, write_scores
 from medseg3d.bundle import FILE_NAME, SUFFIX, Bundle, read_bundle, save_bundle
 from medseg3d.config import FitConfig, to_yaml, validated
 from medseg3d.data.augment import Augmentation
-from medseg3d.data.cache import CachedCase, case_key, is_complete
-from medseg3d.data.canonical import canonical, load_case
+from medseg3d.data.cache import CachedCase, case_key, content_digest, is_complete, open_cache
+from medseg3d.data.canonical import canonical, labels_on, load_case
 from medseg3d.data.cases import Case, Dataset, find_cases
 from medseg3d.data.checks import check_cases
 from medseg3d.data.fingerprint import measure
@@ -31,19 +30,22 @@ from medseg3d.data.patches import PatchDataset
 from medseg3d.data.plan import Plan, make_plan
 from medseg3d.data.preprocess import preprocess, preprocessing_key
 from medseg3d.data.split import Split, split
+from medseg3d.data.threads import in_threads
 from medseg3d.device import Precision, resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, RunError, about_case
 from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.sliding_window import predict_logits
 from medseg3d.io import atomic, read_image, read_labels, sources, write_labels
 from medseg3d.losses import LOSSES
+from medseg3d.machine import memory_limit, num_processors
 from medseg3d.networks import NETWORKS, build_network, planned_options
 from medseg3d.networks.topology import Topology
 from medseg3d.progress import Progress, track
-from medseg3d.runs import CACHE, free_run_folder, interrupted_run, make_run_folder
+from medseg3d.runs import CACHE, free_run_folder, interrupted_run, locked, require_room
 from medseg3d.scoring import Row, score_case
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Stage
+from medseg3d.training.faults import enough_memory
 from medseg3d.training.module import OptimizerSettings
 from medseg3d.training.train import TrainingSettings, train
 
@@ -51,7 +53,14 @@ log = logging.getLogger("medseg3d")
 
 DEFAULT_MINUTES = 60.0
 PLANNED_GPU_GB = 10.0
-PLANNED = ("spacing", "patch_size", "batch_size", "width")
+PLANNED = ("spacing", "patch_size", "batch_size", "width", "mirror")
+PLAN, SPLIT = "plan.yaml", "split.json"
+COPIES_OF_WEIGHTS = 15
+"""Bytes of a run folder per byte of weights: two checkpoints of weights, average and two moments,
+a third while it is written, and the bundles."""
+BYTES_PER_CACHED_CHANNEL, BYTES_PER_CACHED_LABEL = 2.0, 0.25
+LEAVE_OUT = "leave the case out or cut it, or use a machine with more memory"
+SMALLER_CASE = "resume on a machine with more memory"
 PACKAGES = ("torch", "monai", "torchio", "lightning", "nibabel", "SimpleITK", "numpy", "scipy")
 
 
@@ -90,31 +99,79 @@ def fit(data: Path | str | FitConfig, **options: Any) -> Run:
     config = data if isinstance(data, FitConfig) else validated(FitConfig, {"data": data} | options)
     if config.resume:
         folder, config = interrupted_run(config)
-        dataset = find_cases(config.data)
-        plan = Plan.load(folder / "plan.yaml")
-        parts = Split(**json.loads((folder / "split.json").read_text(encoding="utf-8")))
-        absent = {*parts.training, *parts.validation} - {case.id for case in dataset.cases}
-        if absent:
-            raise RunError(
-                f"{config.data} lacks {len(absent)} cases of the run in {folder}, such as "
-                f"{min(absent)}; give the folder that the run was begun with"
-            )
     else:
         _refuse_what_cannot_be_built(config)
         folder = free_run_folder(config)
+    use_allowed_processors()
+    with locked(folder), _how_to_go_on(config, folder):
+        open_cache(config.cache or CACHE)
+        if all((folder / name).is_file() for name in (PLAN, SPLIT)):
+            dataset, plan, parts = _planned_before(config, folder)
+        else:
+            dataset, plan, parts = _planned_now(config, folder)
+        return _Fit(config, dataset, plan, parts, folder).run()
+
+
+def _planned_before(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
+    dataset = find_cases(config.data)
+    plan = Plan.load(folder / PLAN).mirrored_along(config.augmentation.mirror_axes)
+    parts = Split(**json.loads((folder / SPLIT).read_text(encoding="utf-8")))
+    absent = {*parts.training, *parts.validation} - {case.id for case in dataset.cases}
+    if absent:
+        raise RunError(
+            f"{config.data} lacks {len(absent)} cases of the run in {folder}, such as "
+            f"{min(absent)}; give the folder that the run was begun with"
+        )
+    return dataset, plan, parts
+
+
+def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
+    """Check and measure the cases; the run can be resumed from the first moment on."""
+    stored = folder / "config.yaml"
+    if not config.resume:
+        _write(stored, to_yaml(config, title="Resolved options of this run"))
+    try:
         dataset = find_cases(config.data)
         log.info("%s: %d cases (%s)", config.data, len(dataset.cases), dataset.layout)
         with Progress("Checking", total=len(dataset.cases), unit="case") as bar:
             checked = check_cases(dataset, advance=bar.advance)
-        parts = split(dataset.cases, fold=config.fold, folds=config.folds, seed=config.seed)
+        parts = _split(config, dataset)
         plan = _plan(config, dataset, checked.label_values, parts)
         with torch.device("meta"):
             make_network(config, plan)
-        make_run_folder(folder)
-        plan.save(folder / "plan.yaml")
-        _write(folder / "split.json", json.dumps(parts.as_dict(), indent=1))
-        _write(folder / "config.yaml", to_yaml(config, title="Resolved options of this run"))
-    return _Fit(config, dataset, plan, parts, folder).run()
+    except Exception:
+        if not config.resume:
+            stored.unlink(missing_ok=True)
+        raise
+    plan.save(folder / PLAN)
+    _write(folder / SPLIT, json.dumps(parts.as_dict(), indent=1))
+    return dataset, plan, parts
+
+
+@contextmanager
+def _how_to_go_on(config: FitConfig, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.warning("stopped; go on with: medseg3d fit %s -o %s --resume", config.data, folder)
+        raise
+
+
+def use_allowed_processors() -> None:
+    """Compute in no more threads than the container has processors."""
+    torch.set_num_threads(min(torch.get_num_threads(), num_processors()))
+
+
+def _split(config: FitConfig, dataset: Dataset) -> Split:
+    patients = len({case.patient for case in dataset.cases})
+    if 1 < patients < config.folds:
+        if "folds" in config.model_fields_set and not config.resume:  # stored ones are all set
+            raise ConfigError(
+                f"{config.folds} folds need as many patients, {config.data} has {patients}; give "
+                f"--set folds={patients} or less"
+            )
+        log.warning("%d patients give only %d folds, one patient held out", patients, patients)
+    return split(dataset.cases, fold=config.fold, folds=config.folds, seed=config.seed)
 
 
 def _refuse_what_cannot_be_built(config: FitConfig) -> None:
@@ -132,18 +189,17 @@ def _refuse_what_cannot_be_built(config: FitConfig) -> None:
 
 def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], parts: Split) -> Plan:
     if config.plan is not None:
-        fixed = [name for name in PLANNED if getattr(config, name) is not None]
+        fixed = [name for name in PLANNED if getattr(config, name) not in (None, False)]
         if fixed:
             raise ConfigError(
                 f"{', '.join(fixed)} cannot be given beside a plan, which holds them; "
                 f"edit {config.plan}"
             )
-        return Plan.load(config.plan)
+        return Plan.load(config.plan).mirrored_along(config.augmentation.mirror_axes)
     training = [case for case in dataset.cases if case.id in set(parts.training)]
-    with ThreadPoolExecutor(2) as pool:
-        measured = list(
-            track(pool.map(measure, training), "Measuring", total=len(training), unit="case")
-        )
+    measured = list(
+        track(in_threads(measure, training), "Measuring", total=len(training), unit="case")
+    )
     names = {0: "background"} | {value: f"label {value}" for value in sorted(label_values)}
     names = distinct_names(names | (dataset.label_names or {}))
     num_channels = len(measured[0].foreground)
@@ -159,6 +215,8 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
         patch_size=config.patch_size,
         batch_size=config.batch_size,
         width=config.width,
+        mirror=config.mirror,
+        mirror_axes=config.augmentation.mirror_axes,
     )
     log.info(
         "plan: spacing %s mm, patch %s, batch %d, %d stages, width %d",
@@ -192,7 +250,7 @@ def _memory_gb(device: torch.device) -> float:
     """
     if device.type == "cuda":
         return min(PLANNED_GPU_GB, torch.cuda.mem_get_info(device)[0] / 1e9 * 0.8)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9 / 2
+    return memory_limit() / 1e9 / 2
 
 
 class _Fit:
@@ -213,11 +271,15 @@ class _Fit:
 
     def run(self) -> Run:
         """Preprocess, train, validate on native grids, write the bundle."""
-        cached = self._preprocess([*self.training, *self.held_out])
-        training, held_out = cached[: len(self.training)], cached[len(self.training) :]
-        self._write_provenance(cached)
+        cases = [*self.training, *self.held_out]
+        self.digests = self._digests(cases)
         torch.manual_seed(self.config.seed)
         network, options = make_network(self.config, self.plan)
+        self._require_room(cases, network)
+        self._write_provenance(cases)
+        cached = self._preprocess(cases)
+        training, held_out = cached[: len(self.training)], cached[len(self.training) :]
+        self._warn_of_absent_labels(training, held_out)
         best = self.folder / "checkpoints" / f"best{SUFFIX}"
 
         def save_best(network: nn.Module, mean_dice: float) -> None:
@@ -241,7 +303,7 @@ class _Fit:
             settings=self._settings(),
             device=self.device,
             precision=self.precision,
-            resume=self.config.resume and (self.folder / "checkpoints" / "last.ckpt").is_file(),
+            resume=self.config.resume,
         )
         predictor = Predictor.open(
             best, device=self.device, precision=self.precision, overlap=self.config.overlap
@@ -269,30 +331,67 @@ class _Fit:
         log.info("model %s, Dice %.4f on %d held-out cases", bundle, reached["mean"], len(held_out))
         return Run(self.folder, bundle, dice, scores)
 
-    def _preprocess(self, cases: Sequence[Case]) -> list[CachedCase]:
-        root = self.config.cache or CACHE
-        key = preprocessing_key(self.plan)
+    def _digests(self, cases: Sequence[Case]) -> dict[str, str]:
+        """SHA-256 of every case's files, by case id."""
 
-        def prepare(case: Case) -> CachedCase:
+        def digest(case: Case) -> str:
             volumes = [*case.images, *([case.labels] if case.labels else [])]
-            files = [file for volume in volumes for file in sources(volume)]
-            folder = root / case_key(key, files)
+            return content_digest([file for volume in volumes for file in sources(volume)])
+
+        found = track(in_threads(digest, cases), "Hashing", total=len(cases), unit="case")
+        return {case.id: digest for case, digest in zip(cases, found, strict=True)}
+
+    def _cached_at(self, case: Case) -> Path:
+        root = self.config.cache or CACHE
+        return root / case_key(preprocessing_key(self.plan), self.digests[case.id])
+
+    def _require_room(self, cases: Sequence[Case], network: nn.Module) -> None:
+        """Refuse to begin what the disk will not hold to its end."""
+        missing = sum(not is_complete(self._cached_at(case)) for case in cases)
+        voxel = BYTES_PER_CACHED_CHANNEL * len(self.plan.channels) + BYTES_PER_CACHED_LABEL
+        weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+        cached = int(missing * math.prod(self.plan.median_shape) * voxel)
+        root = self.config.cache or CACHE
+        require_room({root: cached, self.folder: COPIES_OF_WEIGHTS * weights})
+
+    def _preprocess(self, cases: Sequence[Case]) -> list[CachedCase]:
+        def prepare(case: Case) -> CachedCase:
+            folder = self._cached_at(case)
             if is_complete(folder):
                 return CachedCase.open(folder)
-            with about_case(case.id):
+            with about_case(case.id), enough_memory(f"preprocessing case {case.id}", LEAVE_OUT):
                 working = preprocess(load_case(case), self.plan)
-            return CachedCase.write(
-                folder,
-                case_id=case.id,
-                image=working.image,
-                labels=working.labels,
-                num_labels=self.plan.num_labels,
-            )
+                return CachedCase.write(
+                    folder,
+                    case_id=case.id,
+                    image=working.image,
+                    labels=working.labels,
+                    num_labels=self.plan.num_labels,
+                )
 
-        with ThreadPoolExecutor(2) as pool:
-            return list(
-                track(pool.map(prepare, cases), "Preprocessing", total=len(cases), unit="case")
-            )
+        found = in_threads(prepare, cases)
+        return list(track(found, "Preprocessing", total=len(cases), unit="case"))
+
+    def _warn_of_absent_labels(
+        self, training: Sequence[CachedCase], held_out: Sequence[CachedCase]
+    ) -> None:
+        for number, (value, name) in enumerate(sorted(self.plan.labels.items())):
+            occurs = [
+                any(number in case.labels_present for case in cases)
+                for cases in (training, held_out)
+            ]
+            if value != 0 and not occurs[0]:
+                log.warning(
+                    "label %d (%s) is in no training case of fold %d and cannot be learned; add "
+                    "cases that have it, or choose another --fold",
+                    *(value, name, self.config.fold),
+                )
+            elif value != 0 and not occurs[1]:
+                log.warning(
+                    "label %d (%s) is in no held-out case of fold %d, so nothing will tell how "
+                    "well it is found",
+                    *(value, name, self.config.fold),
+                )
 
     def _patches(self, cases: Sequence[CachedCase]) -> PatchDataset:
         config = self.config
@@ -302,7 +401,9 @@ class _Fit:
             seed=config.seed,
             foreground=config.foreground,
             augmentation=Augmentation(
-                spacing=self.plan.spacing, **config.augmentation.model_dump()
+                spacing=self.plan.spacing,
+                mirrored_labels=self.plan.mirrored_labels,
+                **config.augmentation.model_dump() | {"mirror_axes": self.plan.mirror_axes},
             ),
         )
 
@@ -359,15 +460,24 @@ class _Fit:
         """Predict the held-out cases as ``predict`` would, and score them on their own grids."""
         folder = self.folder / "validation"
         folder.mkdir(exist_ok=True)
-        rows: list[Row] = []
-        for case in track(self.held_out, "Validating", unit="case"):
+
+        def score(case: Case) -> list[Row]:
             assert case.labels is not None
-            volume, reference = read_image(case.images), read_labels(case.labels)
-            labels = predictor.segment(canonical(volume)).labels()
-            write_labels(folder / f"{case.id}.nii.gz", labels, volume)
-            rows += score_case(
-                case.id, labels, reference.labels, reference.grid, labels=self.labels
-            )
+            path = folder / f"{case.id}.nii.gz"
+            with about_case(case.id), enough_memory(f"validating case {case.id}", SMALLER_CASE):
+                volume = read_image(case.images)
+                if self.config.resume and path.is_file():
+                    labels = read_labels(path).labels
+                else:
+                    labels = predictor.segment(canonical(volume)).labels()
+                    write_labels(path, labels, volume)
+                reference = labels_on(read_labels(case.labels), volume.grid)
+            return score_case(case.id, labels, reference, volume.grid, labels=self.labels)
+
+        # in another thread, so that an interrupt need not wait for a large case
+        scored = in_threads(score, self.held_out, threads=1)
+        found = track(scored, "Validating", total=len(self.held_out), unit="case")
+        rows = [row for rows in found for row in rows]
         return write_scores(rows, folder / "scores.csv")
 
     def _describe(
@@ -381,6 +491,7 @@ class _Fit:
             channels=len(self.plan.channels),
             precision=self.precision,
             scores=_known(scores),
+            cases=self.digests,
             training={
                 "data": self.config.data.resolve().name,
                 "fold": self.config.fold,
@@ -389,16 +500,18 @@ class _Fit:
             },
         )
 
-    def _write_provenance(self, cached: Sequence[CachedCase]) -> None:
-        cases = [*self.training, *self.held_out]
+    def _write_provenance(self, cases: Sequence[Case]) -> None:
         provenance: dict[str, Any] = {
             "versions": _versions(),
             "seed": self.config.seed,
             "device": str(self.device),
             "precision": self.precision,
             "data": {
-                case.id: {"files": [path.name for path in case.images], "key": entry.folder.name}
-                for case, entry in zip(cases, cached, strict=True)
+                case.id: {
+                    "files": [path.name for path in case.images],
+                    "sha256": self.digests[case.id],
+                }
+                for case in cases
             },
         }
         path = self.folder / "provenance.json"

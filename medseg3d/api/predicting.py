@@ -3,30 +3,33 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
+from torch import device as Device  # noqa: N812
 
-from medseg3d.bundle import read_bundle
+from medseg3d.api.batch import Failures
+from medseg3d.api.needs import Needs, estimate, expect_memory, needs_of
+from medseg3d.api.outputs import Target, expect_disk, find_targets, is_dicom
+from medseg3d.bundle import Bundle, read_bundle
 from medseg3d.config import PredictConfig, validated
-from medseg3d.data.canonical import canonical
+from medseg3d.data.canonical import CanonicalCase, canonical, nonzero_box
 from medseg3d.data.cases import Case, find_inputs
-from medseg3d.device import resolve_device, resolve_precision
-from medseg3d.errors import ConfigError, DataError, MedSeg3DError, RunError, about_case
+from medseg3d.data.familiar import case_warnings
+from medseg3d.data.plan import Plan
+from medseg3d.device import Precision, resolve_device, resolve_precision
+from medseg3d.errors import ConfigError, DataError, MedSeg3DError, RunError
 from medseg3d.geometry.grid import Grid
-from medseg3d.inference.predictor import Predictor
-from medseg3d.io import (
-    READ_ONLY,
-    SUFFIXES,
-    Volume,
-    case_stem,
-    read_image,
-    write_image,
-    write_labels,
-)
+from medseg3d.inference.predictor import Predictor, Segmentation
+from medseg3d.inference.sliding_window import Advance
+from medseg3d.io import Volume, read_image, write_image, write_labels
+from medseg3d.io.atomic import sweep
+from medseg3d.io.dicom import expect_identified
+from medseg3d.machine import in_words, memory_limit
+from medseg3d.process import out_of_memory, sentence
 from medseg3d.progress import Progress
 from medseg3d.runs import find_bundle
 from medseg3d.types import Affine, LabelMap
@@ -96,119 +99,201 @@ def open_predictor(config: PredictConfig) -> Predictor:
     path = find_bundle(config.model)
     device = resolve_device(config.device)
     bundle = read_bundle(path)
-    precision = resolve_precision(config.precision, device)
-    if config.precision == "auto" and bundle.precision == "fp32":
-        precision = "fp32"  # its scores were reached in it
+    precision = _precision(config.precision, bundle, device)
     log.info("model %s (%s, %s on %s)", path, bundle.network, precision, device)
     return Predictor.open(
         path, device=device, precision=precision, overlap=config.overlap, mirror=config.mirror
     )
 
 
+def _precision(wanted: str, bundle: Bundle, device: Device) -> Precision:
+    precision = resolve_precision(wanted, device)
+    # the scores of such a model were reached in fp32
+    return "fp32" if wanted == "auto" and bundle.precision == "fp32" else precision
+
+
 def _predict_files(config: PredictConfig) -> list[Prediction]:
     cases = find_inputs(config.inputs)
-    targets = output_paths(cases, config)
-    if not config.overwrite:
-        written = targets + [_probabilities_path(path) for path in targets if config.probabilities]
-        existing = [str(path) for path in written if path.exists()]
-        if existing:
-            raise RunError(
-                f"{len(existing)} outputs exist already ({', '.join(existing[:3])}"
-                f"{', ...' if len(existing) > 3 else ''}); give --overwrite to replace them"
-            )
-    predictor = open_predictor(config)
+    targets = find_targets(cases, config)
+    path = find_bundle(config.model)
+    plan = read_bundle(path).plan
+    folder = config.out if config.out and targets[0].labels != config.out else None
+    failures = Failures(len(cases), folder or targets[0].labels.parent)
+    jobs = _jobs(cases, targets, failures, plan, path, config)
     results: list[Prediction] = []
-    failures: list[str] = []
-    with Progress("Predicting", total=None if len(cases) == 1 else len(cases), unit="case") as bar:
-        for place, (case, target) in enumerate(zip(cases, targets, strict=True)):
-
-            def advance(done: int, windows: int, place: int = place) -> None:
-                bar.set_progress((place + done / windows) / len(cases), note=cases[place].id)
-
-            try:
-                with about_case(case.id):
-                    result = _predict_case(case, target, predictor, config, advance)
-            except MedSeg3DError as error:
-                failures.append(str(error))
-                log.error("%s", error)
-                continue
-            results.append(result)
-            log.info("%s: %s (%.1f s)", result.case_id, result.path, result.seconds)
-    if failures:
-        raise RunError(
-            f"{len(failures)} of {len(cases)} cases failed, {len(results)} were written: "
-            f"{'; '.join(failures)}"
-        )
+    if jobs:
+        worker = _Worker(open_predictor(config), path, config)
+        results = _predict_all(jobs, worker, failures)
+    failures.end(f"cases failed, {len(results)} were written")
     return results
 
 
-def _predict_case(
-    case: Case, target: Path, predictor: Predictor, config: PredictConfig, advance: Any
-) -> Prediction:
-    begun = time.perf_counter()
-    volume = read_image(case.images)
-    for note in volume.notes:
-        log.warning("case %s: %s", case.id, note)
-    found = predictor.segment(canonical(volume), advance=advance)
-    labels = found.labels()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"{target.parent} cannot be made ({error.strerror}); choose another -o"
-        ) from None
-    probabilities = None
-    if config.probabilities:
-        probabilities = _probabilities_path(target)
-        write_image(probabilities, found.probabilities(), volume)
-    write_labels(target, labels, volume)
-    names = predictor.bundle.plan.labels
-    volumes = {
-        name: float(np.count_nonzero(labels == value)) * volume.grid.voxel_volume_ml
-        for value, name in names.items()
-        if value != 0
-    }
-    return Prediction(case.id, target, volumes, time.perf_counter() - begun, probabilities)
+@dataclass(frozen=True)
+class _Job:
+    """One case to predict."""
+
+    case: Case
+    target: Target
+    needs: Needs
 
 
-def output_paths(cases: Sequence[Case], config: PredictConfig) -> list[Path]:
-    """Where each case's label map goes.
+def _jobs(
+    cases: Sequence[Case],
+    targets: Sequence[Target],
+    failures: Failures,
+    plan: Plan,
+    model: Path,
+    config: PredictConfig,
+) -> list[_Job]:
+    """What is left to do, told from the headers; there is room on the disk for all of it.
 
     Raises:
-        ConfigError: If one file is named for several cases.
-        RunError: If an output would replace an input.
+        RunError: If the outputs do not fit on the disk.
     """
-    out = config.out
-    if out is not None and out.suffix.lower() in READ_ONLY:
-        raise ConfigError(f"-o {out}: label maps are not written as {out.suffix}; use .nii.gz")
-    if out is not None and out.name.lower().endswith(SUFFIXES) and not out.is_dir():
-        if len(cases) > 1:
-            raise ConfigError(f"-o {out} names one file for {len(cases)} cases; name a folder")
-        targets = [out]
-    elif out is not None:
-        targets = [out / f"{case.id}.nii.gz" for case in cases]
-    else:
-        folders = {path.resolve() for path in config.inputs if path.is_dir()}
-        targets = [_default_target(case, folders) for case in cases]
-    taken = {image.resolve() for case in cases for image in case.images}
-    written = targets + [_probabilities_path(path) for path in targets if config.probabilities]
-    clash = [target for target in written if target.resolve() in taken]
-    if clash:
-        raise RunError(f"{clash[0]} is an input; choose another -o so that nothing is lost")
-    return targets
+    for folder in {file.parent for target in targets for file in target.files}:
+        sweep(folder)
+    jobs = []
+    done = 0
+    for case, target in zip(cases, targets, strict=True):
+        if config.skip_existing and target.is_there:
+            done += 1
+            continue
+        with failures.of(case.id, case.images[0]):
+            needs = needs_of(case, plan, model=model, probabilities=config.probabilities)
+            expect_memory(needs.reading)
+            if is_dicom(target.labels):
+                expect_identified(case.images[0])
+            jobs.append(_Job(case, target, needs))
+    if done:
+        log.info("%d of %d cases are there already and are left out", done, len(cases))
+    expect_disk(
+        (file.parent, job.needs.disk(file, probabilities=file == job.target.probabilities))
+        for job in jobs
+        for file in job.target.files
+    )
+    if jobs:
+        most = in_words(max(job.needs.memory for job in jobs))
+        log.info("memory: up to about %s of %s", most, in_words(memory_limit()))
+    return jobs
 
 
-def _default_target(case: Case, folders: set[Path]) -> Path:
-    """Beside the image, or in a folder beside the folder that was given."""
-    image = case.images[0]
-    folder = image.parent.resolve()
-    if folder in folders:
-        return folder.with_name(f"{folder.name}_seg") / f"{case.id}.nii.gz"
-    return image.with_name(f"{case.id}_seg.nii.gz")
+def _predict_all(jobs: Sequence[_Job], worker: "_Worker", failures: Failures) -> list[Prediction]:
+    results: list[Prediction] = []
+    with Progress("Predicting", total=None if len(jobs) == 1 else len(jobs), unit="case") as bar:
+        for place, job in enumerate(jobs):
+
+            def advance(done: int, windows: int, place: int = place) -> None:
+                bar.set_progress((place + done / windows) / len(jobs), note=jobs[place].case.id)
+
+            try:
+                with failures.of(job.case.id, job.case.images[0]):
+                    result = worker.predict(job, advance)
+                    results.append(result)
+                    log.info("%s: %s (%.1f s)", result.case_id, result.path, result.seconds)
+            except (MedSeg3DError, OSError) as error:
+                if len(jobs) == 1:
+                    raise
+                raise RunError(
+                    f"{sentence(error)}; {len(results)} of {len(jobs)} cases were written before, "
+                    "give --skip-existing to go on from there"
+                ) from error
+    return results
 
 
-def _probabilities_path(target: Path) -> Path:
-    return target.with_name(f"{case_stem(target)}_probabilities.nii.gz")
+class _Worker:
+    """Predicts one case after the other with the model that is loaded.
+
+    Args:
+        predictor: The model.
+        model: Its file, to name it.
+        config: The options.
+    """
+
+    def __init__(self, predictor: Predictor, model: Path, config: PredictConfig) -> None:
+        self.predictor = predictor
+        self.model = model
+        self.config = config
+
+    def predict(self, job: _Job, advance: Advance) -> Prediction:
+        """Read, segment and write one case.
+
+        Raises:
+            DataError: If the image cannot be trusted, does not fit the model or takes more
+                memory than there is.
+            RunError: If an output cannot be written.
+        """
+        begun = time.perf_counter()
+        try:
+            found, like = self._segment(job, advance)
+            probabilities = job.target.probabilities
+            if probabilities is not None:
+                write_image(probabilities, found.probabilities(), like)
+            labels = found.labels()
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, MedSeg3DError) or not out_of_memory(error):
+                raise
+            raise DataError(
+                f"the memory ran out; predicting it takes about {in_words(job.needs.memory)} and "
+                f"this process may use {in_words(memory_limit())}; crop the image, or use a "
+                "larger machine"
+            ) from error
+        names = self.predictor.bundle.plan.labels
+        write_labels(job.target.labels, labels, like, names=names)
+        volumes = {
+            name: float(np.count_nonzero(labels == value)) * like.grid.voxel_volume_ml
+            for value, name in names.items()
+            if value != 0
+        }
+        seconds = time.perf_counter() - begun
+        return Prediction(job.case.id, job.target.labels, volumes, seconds, probabilities)
+
+    def _segment(self, job: _Job, advance: Advance) -> tuple[Segmentation, Volume]:
+        """Logits of one case, and its image without the voxels."""
+        plan = self.predictor.bundle.plan
+        volume = read_image(job.case.images)
+        case = canonical(volume)
+        for note in (*volume.notes, *case_warnings(case, plan)):
+            log.warning("case %s: %s", job.case.id, note)
+        like = replace(volume, array=np.empty(0))
+        del volume
+        if job.needs.memory > memory_limit():
+            kept = case.image[(slice(None), *nonzero_box(case.image))].shape
+            expect_memory(
+                estimate(
+                    case.grid,
+                    plan,
+                    probabilities=self.config.probabilities,
+                    kept=(kept[1], kept[2], kept[3]),
+                ).memory
+            )
+        try:
+            return self.predictor.segment(case, advance=advance), like
+        except RuntimeError as error:
+            if self.predictor.device.type == "cpu" or not out_of_memory(error):
+                raise
+        log.warning(
+            "case %s: the memory of %s is too small for it; it is predicted on the CPU",
+            job.case.id,
+            self.predictor.device,
+        )
+        return self._segment_on_cpu(case, advance), like
+
+    def _segment_on_cpu(self, case: CanonicalCase, advance: Advance) -> Segmentation:
+        usual = self.predictor
+        cpu = resolve_device("cpu")
+        wanted = "auto" if self.config.precision == "fp16" else self.config.precision
+        try:
+            predictor = Predictor(
+                usual.bundle,
+                usual.network,
+                device=cpu,
+                precision=_precision(wanted, usual.bundle, cpu),
+                overlap=self.config.overlap,
+                mirror=self.config.mirror,
+            )
+            return predictor.segment(case, advance=advance)
+        finally:
+            usual.network.to(usual.device)
 
 
 def _predict_array(

@@ -1,20 +1,33 @@
 """``score``: label maps against references, case by case."""
 
 import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medseg3d.api.batch import Failures
+from medseg3d.api.outputs import expect_writable
 from medseg3d.config import ScoreConfig, validated
+from medseg3d.data.canonical import labels_on
 from medseg3d.data.cases import label_names_near, pair_by_id
-from medseg3d.errors import DataError, MedSeg3DError, RunError, about_case
+from medseg3d.errors import DataError, RunError
+from medseg3d.geometry.grid import Grid
 from medseg3d.io import LabelVolume, read_labels
+from medseg3d.io.atomic import sweep
 from medseg3d.progress import track
 from medseg3d.scoring import Row, Summary, score_case, summarize, write_csv, write_json
+from medseg3d.types import LabelMap
 
 log = logging.getLogger("medseg3d")
+
+MOST_LABELS = 1000
+"""Without names for them, more labels in a case than any atlas has mean that it is an image."""
+
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -56,45 +69,28 @@ def score(
         )
     )
     pairs = pair_by_id(config.predictions, config.references)
-    values: set[int] = set()
-    failures: list[str] = []
-    readable = []
-    for case_id, prediction_path, reference_path in track(pairs, "Reading", unit="case"):
-        try:
-            with about_case(case_id):
-                prediction, reference = _pair(prediction_path, reference_path)
-        except MedSeg3DError as error:
-            failures.append(str(error))
-            continue
-        values |= set(np.unique(prediction.labels).tolist())
-        values |= set(np.unique(reference.labels).tolist())
-        readable.append((case_id, prediction_path, reference_path))
-    names = config.labels or _names(values, config.references)
-    rows: list[Row] = []
-    for case_id, prediction_path, reference_path in track(readable, "Scoring", unit="case"):
-        prediction, reference = _pair(prediction_path, reference_path)
-        rows += score_case(
-            case_id,
-            prediction.labels,
-            reference.labels,
-            reference.grid,
-            labels=names,
-            tolerance_mm=config.tolerance_mm,
-            border_is_surface=config.border_is_surface,
-        )
+    _expect_free(config)
+    failures = Failures(len(pairs), config.out.parent)
+    names = config.labels or _known_names(config.references)
+    options = {
+        "tolerance_mm": config.tolerance_mm,
+        "border_is_surface": config.border_is_surface,
+    }
+    scored: dict[str, list[Row]] = {}
+    for case_id, prediction_path, reference_path in track(pairs, "Scoring", unit="case"):
+        with failures.of(case_id, prediction_path):
+            prediction, reference = _pair(prediction_path, reference_path)
+            found = names if config.labels else _named(names, prediction, reference.labels)
+            scored[case_id] = score_case(
+                case_id, prediction, reference.labels, reference.grid, labels=found, **options
+            )
+    if not scored:
+        failures.end("cases could not be scored")
+    rows = list(_completed(scored))
     if not rows:
-        raise DataError("; ".join(failures) or "the label maps hold background only")
-    result = write_scores(
-        rows,
-        config.out,
-        tolerance_mm=config.tolerance_mm,
-        border_is_surface=config.border_is_surface,
-    )
-    if failures:
-        raise RunError(
-            f"{len(failures)} of {len(pairs)} cases could not be scored, the others are in "
-            f"{config.out}: {'; '.join(failures)}"
-        )
+        raise DataError("the label maps hold background only")
+    result = write_scores(rows, config.out, **options)
+    failures.end(f"cases could not be scored, the others are in {config.out}")
     return result
 
 
@@ -108,18 +104,61 @@ def write_scores(
     return ScoreResult(tuple(rows), summary, csv, csv.with_suffix(".json"))
 
 
-def _pair(prediction_path: Path, reference_path: Path) -> tuple[LabelVolume, LabelVolume]:
+def _expect_free(config: ScoreConfig) -> None:
+    """Refuse to replace files or to write where that is impossible, before the work."""
+    files = (config.out, config.out.with_suffix(".json"))
+    existing = [str(file) for file in files if os.path.lexists(file)]
+    if existing and not config.overwrite:
+        raise RunError(
+            f"{' and '.join(existing)} exist already; give --overwrite to replace them, or choose "
+            "another -o"
+        )
+    expect_writable([config.out.parent])
+    sweep(config.out.parent)
+
+
+def _pair(prediction_path: Path, reference_path: Path) -> tuple[LabelMap, LabelVolume]:
+    """Predicted labels in the voxel order of the reference, and the reference."""
     prediction, reference = read_labels(prediction_path), read_labels(reference_path)
-    if not prediction.grid.same_as(reference.grid):
+    for volume in (prediction, reference):
+        for note in volume.notes:
+            log.warning("%s: %s", volume.path, note)
+    try:
+        return labels_on(prediction, reference.grid), reference
+    except DataError:
         raise DataError(
             f"{prediction_path} and {reference_path} lie on different grids: "
             f"{reference.grid.difference(prediction.grid)}; score the prediction on the grid of "
             "the reference"
+        ) from None
+
+
+def _known_names(references: Path) -> dict[int, str]:
+    return {value: name for value, name in label_names_near(references).items() if value != 0}
+
+
+def _named(known: Mapping[int, str], *label_maps: LabelMap) -> dict[int, str]:
+    """Names of the labels that are known or found, in ascending order."""
+    values = set(known).union(*(np.unique(labels).tolist() for labels in label_maps)) - {0}
+    if len(values) > MOST_LABELS:
+        some = ", ".join(map(str, sorted(values)[:SHOWN]))
+        raise DataError(
+            f"{len(values)} different labels found ({some}, ...), as many as in an image; name "
+            "the label map, or the labels with --set labels="
         )
-    return prediction, reference
+    return {value: known.get(value, f"label {value}") for value in sorted(values)}
 
 
-def _names(values: set[int], references: Path) -> dict[int, str]:
-    known = label_names_near(references)
-    foreground = sorted((values | known.keys()) - {0})
-    return {value: known.get(value, f"label {value}") for value in foreground}
+def _completed(scored: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
+    """The rows of all cases, with a row for every label that any case has."""
+    names = {row.label: row.name for rows in scored.values() for row in rows}
+    nothing = np.zeros((1, 1, 1), np.uint8)
+    nowhere = Grid((1, 1, 1), np.eye(4))
+    for case_id, rows in scored.items():
+        there = {row.label for row in rows}
+        lacking = {label: name for label, name in names.items() if label not in there}
+        if not lacking:
+            yield from rows
+            continue
+        empty = score_case(case_id, nothing, nothing, nowhere, labels=lacking)
+        yield from sorted([*rows, *empty], key=lambda row: row.label)

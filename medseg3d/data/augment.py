@@ -24,11 +24,14 @@ import numpy.typing as npt
 import torch
 import torchio as tio
 
+from medseg3d.config import AugmentationConfig
+from medseg3d.data.sides import SAGITTAL
 from medseg3d.errors import ConfigError
 from medseg3d.geometry.grid import coarse_axis
 from medseg3d.types import Image, LabelMap, Size3, Spacing
 
-"""Ratio of spacings beyond which an axis is too coarse to rotate into the others."""
+USUAL = AugmentationConfig()
+"""Where nothing else is said; the numbers are those of the options."""
 
 CONTROL_POINTS = 6
 """Control points of the displacement along each axis."""
@@ -120,6 +123,8 @@ class Augmentation:
         spacing: Voxel size in mm; rotations are rotations in mm. If one axis is more than three
             times coarser than the finest, patches are rotated, scaled and bent in its plane only.
         mirror_axes: Axes that are reversed, each with probability 1/2.
+        mirrored_labels: For each label from 0 to ``L - 1``, the one that it becomes when the
+            sagittal axis is reversed; empty if all stay.
         rotation_degrees: Largest angle about each axis.
         scale: Size of objects after over before, smallest and largest.
         affine_probability: Share of patches that are rotated and scaled.
@@ -130,17 +135,19 @@ class Augmentation:
 
     Raises:
         ConfigError: If a probability leaves [0, 1], an axis does not exist, the scale is not a
-            range of positive numbers or the displacement could fold the patch.
+            range of positive numbers, the displacement could fold the patch or labels do not
+            change places in pairs.
     """
 
     spacing: Spacing = (1.0, 1.0, 1.0)
-    mirror_axes: tuple[int, ...] = ()
-    rotation_degrees: float = 20.0
-    scale: tuple[float, float] = (0.8, 1.25)
-    affine_probability: float = 0.6
-    elastic_probability: float = 0.3
-    elastic_fraction: float = 0.06
-    intensity_probability: float = 0.15
+    mirror_axes: tuple[int, ...] = USUAL.mirror_axes
+    mirrored_labels: tuple[int, ...] = ()
+    rotation_degrees: float = USUAL.rotation_degrees
+    scale: tuple[float, float] = USUAL.scale
+    affine_probability: float = USUAL.affine_probability
+    elastic_probability: float = USUAL.elastic_probability
+    elastic_fraction: float = USUAL.elastic_fraction
+    intensity_probability: float = USUAL.intensity_probability
 
     def __post_init__(self) -> None:
         for name in ("affine_probability", "elastic_probability", "intensity_probability"):
@@ -153,9 +160,16 @@ class Augmentation:
                 f"augmentation: scale is {self.scale}, expected two positive factors, "
                 "the smaller first, such as (0.8, 1.25)"
             )
-        if not set(self.mirror_axes) <= {0, 1, 2}:
+        if sorted(set(self.mirror_axes) & {0, 1, 2}) != sorted(self.mirror_axes):
             raise ConfigError(
-                f"augmentation: mirror_axes is {self.mirror_axes}; choose among 0, 1 and 2"
+                f"augmentation: mirror_axes is {self.mirror_axes}; choose among 0, 1 and 2, "
+                "each once"
+            )
+        labels = self.mirrored_labels
+        if labels and not is_mirroring(labels):
+            raise ConfigError(
+                f"augmentation: mirrored_labels is {labels}; labels from 0 on must change places "
+                "in pairs, such as (0, 2, 1)"
             )
         # Neighboring control points may move towards each other by twice the largest.
         limit = 0.5 / (CONTROL_POINTS - 1)
@@ -237,6 +251,8 @@ class Augmentation:
                 size=size or as_size(labels.shape),
                 offset=offset,
             )
+        if SAGITTAL in changes.flips and self.mirrored_labels:
+            labels = np.asarray(self.mirrored_labels).astype(labels.dtype)[labels]
         steps = steps_in_order(changes, labels.shape)
         if not steps:
             return image, labels
@@ -276,6 +292,21 @@ def patch_subject(image: Image, labels: LabelMap, **facts: Any) -> tio.Subject:
     """A TorchIO subject of ``image`` ``(C, I, J, K)``, ``labels`` ``(1, I, J, K)`` and facts."""
     label_map = tio.LabelMap(tensor=labels[None])  # type: ignore[no-untyped-call]
     return tio.Subject(image=image_of(torch.from_numpy(image)), labels=label_map, **facts)
+
+
+def is_mirroring(labels: Sequence[int]) -> bool:
+    """Whether labels from 0 on change places in pairs, background staying.
+
+    Examples:
+        >>> is_mirroring((0, 2, 1, 3)), is_mirroring((0, 2, 3, 1)), is_mirroring((1, 0))
+        (True, False, False)
+    """
+    places = range(len(labels))
+    return (
+        sorted(labels) == [*places]
+        and [labels[label] for label in labels] == [*places]
+        and labels[0] == 0
+    )
 
 
 def log_uniform(

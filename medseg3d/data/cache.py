@@ -2,53 +2,54 @@
 
 One case is one folder: ``image.b2nd`` (``(C, I, J, K)`` float16), ``labels.b2nd``
 (``(I, J, K)`` channel indices), ``coordinates.npy`` (foreground voxels, label by label) and
-``facts.json``. Folders are named by content (:func:`case_key`), written beside and renamed.
+``facts.json``. Folders are named by content (:func:`case_key`), written beside, flushed to the
+disk and renamed, so that what is there is whole. Several runs may share a cache.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import threading
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import blosc2
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from medseg3d.errors import DataError, about_case
+from medseg3d.errors import DataError, RunError, about_case
+from medseg3d.io.atomic import reason_of
+from medseg3d.machine import free_disk, in_words
 from medseg3d.types import Image, LabelMap, Size3
 
 LAYOUT = 1
 CHUNK = 64
 BLOCK = 32
 COORDINATES_PER_LABEL = 20_000
+UNFINISHED = ".medseg3d-{}-part"
 
 Coordinates = npt.NDArray[np.integer[Any]]
 """Voxel indices ``(N, 3)`` along ``(I, J, K)``."""
 
 
-def case_key(plan_fingerprint: str, files: Sequence[Path]) -> str:
-    """Name of the cache folder of a case: a digest of what its content depends on.
+def content_digest(files: Sequence[Path]) -> str:
+    """SHA-256 over the SHA-256 of each file, wherever the files lie.
 
     Args:
-        plan_fingerprint: Text that changes whenever preprocessing would.
         files: The case's files, channels in order and then the labels.
-
-    Returns:
-        32 hexadecimal digits, equal for equal content wherever the files lie.
 
     Raises:
         DataError: If a file cannot be read.
     """
-    digest = hashlib.sha256(f"{LAYOUT}\n{plan_fingerprint}\n".encode())
+    digest = hashlib.sha256()
     for path in files:
         try:
             with path.open("rb") as file:
@@ -57,7 +58,39 @@ def case_key(plan_fingerprint: str, files: Sequence[Path]) -> str:
             raise DataError(
                 f"{path} cannot be read ({error.strerror}); check that it exists and is readable"
             ) from error
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()
+
+
+def case_key(plan_fingerprint: str, content: str) -> str:
+    """Name of the cache folder of a case: a digest of what it depends on.
+
+    Args:
+        plan_fingerprint: Text that changes whenever preprocessing would.
+        content: :func:`content_digest` of the case's files.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    text = f"{LAYOUT}\n{plan_fingerprint}\n{content}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def open_cache(root: Path) -> None:
+    """Make the folder of cached cases, and remove what killed runs left unfinished in it.
+
+    Raises:
+        RunError: If it cannot be made or written to.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(root):
+            for left in root.glob(UNFINISHED.format("*")):
+                with suppress(OSError), _claimed(left):
+                    shutil.rmtree(left)
+        with _unfinished(root):  # proves that the folder can be written to
+            pass
+    except OSError as error:
+        raise _cannot_write(root, error) from error
 
 
 class CachedCase:
@@ -113,15 +146,29 @@ class CachedCase:
 
         Raises:
             DataError: If the image is not finite, or the labels do not fit image or ``L``.
+            RunError: If the disk is full or cannot be written to.
         """
         folder = Path(folder)
         if is_complete(folder):
             return cls.open(folder)
         with about_case(case_id):
             label_counts = checked_label_counts(image, labels, num_labels)
-        beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-        beside.mkdir(parents=True)
         try:
+            cls._write(folder, case_id, image, labels, num_labels, label_counts)
+        except OSError as error:
+            raise _cannot_write(folder.parent, error) from error
+        return cls.open(folder)
+
+    @staticmethod
+    def _write(
+        folder: Path,
+        case_id: str,
+        image: Image,
+        labels: LabelMap | None,
+        num_labels: int,
+        label_counts: list[int],
+    ) -> None:
+        with _unfinished(folder.parent) as beside:
             _write_array(beside / "image.b2nd", as_half(image))
             coordinates: Coordinates = np.empty((0, 3), dtype=np.int16)
             offsets = [0]
@@ -129,7 +176,9 @@ class CachedCase:
                 stored: LabelMap = labels.astype(np.uint8 if num_labels <= 256 else np.uint16)
                 _write_array(beside / "labels.b2nd", stored)
                 coordinates, offsets = foreground_coordinates(stored, num_labels)
-            np.save(beside / "coordinates.npy", coordinates, allow_pickle=False)
+            with (beside / "coordinates.npy").open("wb") as file:
+                np.save(file, coordinates, allow_pickle=False)
+                _flush(file)
             facts = {
                 "layout": LAYOUT,
                 "case": case_id,
@@ -139,11 +188,10 @@ class CachedCase:
                 "coordinate_offsets": offsets,
                 "bytes": {path.name: path.stat().st_size for path in sorted(beside.iterdir())},
             }
-            (beside / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            with (beside / "facts.json").open("wb") as file:
+                file.write(json.dumps(facts, indent=1).encode())
+                _flush(file)
             _settle(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        return cls.open(folder)
 
     @classmethod
     def open(cls, folder: Path) -> CachedCase:
@@ -300,14 +348,67 @@ def foreground_coordinates(labels: LabelMap, num_labels: int) -> tuple[Coordinat
 
 def _write_array(path: Path, array: npt.NDArray[Any]) -> None:
     spatial = array.ndim - 3
-    blosc2.asarray(
+    packed = blosc2.asarray(
         np.ascontiguousarray(array),
-        urlpath=str(path),
-        mode="w",
         contiguous=True,
         chunks=(*array.shape[:spatial], *(min(CHUNK, n) for n in array.shape[spatial:])),
         blocks=((1,) * spatial + tuple(min(BLOCK, n) for n in array.shape[spatial:])),
         cparams=blosc2.CParams(codec=blosc2.Codec.ZSTD, clevel=1, nthreads=1),
+    )
+    with path.open("wb") as file:  # blosc2 itself does not tell when the disk is full
+        file.write(packed.to_cframe())
+        _flush(file)
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def _unfinished(root: Path) -> Iterator[Path]:
+    """A folder to write in, claimed so that no other process takes it for a leftover."""
+    root.mkdir(parents=True, exist_ok=True)
+    beside = root / UNFINISHED.format(secrets.token_hex(8))
+    try:
+        with ExitStack() as stack:
+            with _one_at_a_time(root):
+                beside.mkdir()
+                with suppress(OSError):
+                    stack.enter_context(_claimed(beside))
+            yield beside
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def _claimed(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Lock a folder; the lock ends with the process, however that ends.
+
+    Raises:
+        OSError: If somebody else holds it, or the file system has no locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _one_at_a_time(root: Path) -> Iterator[None]:
+    """Wait until no other process or thread is in the same section, where locks exist."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(_claimed(root, wait=True))
+        yield
+
+
+def _cannot_write(root: Path, error: OSError) -> RunError:
+    return RunError(
+        f"the cache {root} cannot be written: {reason_of(error)} ({in_words(free_disk(root))} are "
+        "free), or give another folder with --set cache=FOLDER"
     )
 
 
@@ -322,10 +423,8 @@ def _facts(folder: Path) -> dict[str, Any] | None:
 
 def _settle(beside: Path, folder: Path) -> None:
     """Rename a finished folder; another process may have finished the same one first."""
-    if folder.exists() and not is_complete(folder):
-        shutil.rmtree(folder)
-    try:
-        os.rename(beside, folder)  # noqa: PTH104 - Path.rename says no more, os names the race
-    except OSError:
-        if not is_complete(folder):
-            raise
+    with _one_at_a_time(folder.parent):
+        if is_complete(folder):
+            return
+        shutil.rmtree(folder, ignore_errors=True)  # damaged since it was written
+        beside.rename(folder)

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg3d.data.dataset_json import FILE_NAME, Description, read_description
-from medseg3d.data.files import LOOKED_FOR, expect_folder, input_files, subfolders, volumes_in
+from medseg3d.data.files import (
+    LOOKED_FOR,
+    expect_folder,
+    input_files,
+    is_segmentation,
+    is_there,
+    subfolders,
+    volumes_in,
+)
 from medseg3d.data.partners import (
     by_id,
     common_keys,
@@ -47,7 +55,7 @@ class Case:
 
     Attributes:
         id: Unique name within its set; outputs are named after it.
-        images: One file per channel, or one file with all channels.
+        images: One file or folder of DICOM slices per channel, or one file with all channels.
         labels: The label map, None where it is to be predicted.
         patient: Whom the case is of; cases of one patient stay in one fold.
     """
@@ -105,8 +113,9 @@ def find_cases(root: Path | str) -> Dataset:
 def find_inputs(paths: Sequence[Path | str]) -> list[Case]:
     """Find the unlabelled cases that a list of files and folders stands for.
 
-    Of a folder, the images directly inside count. ``case_0000.nii.gz``,
-    ``case_0001.nii.gz`` ... are the channels of one case, when one of them is ``_0000``.
+    Of a folder, the images directly inside count; a folder of DICOM slices is one image.
+    ``case_0000.nii.gz``, ``case_0001.nii.gz`` ... are the channels of one case, when one of
+    them is ``_0000``.
 
     Returns:
         Cases sorted by id, without labels.
@@ -116,15 +125,18 @@ def find_inputs(paths: Sequence[Path | str]) -> list[Case]:
     """
     faults: list[str] = []
     files: dict[Path, Path] = {}
+    stems: dict[Path, str] = {}
     for path in map(Path, paths):
-        for file in input_files(path, faults):
-            files.setdefault(file.absolute(), file)
+        inputs = input_files(path, faults)
+        images = {file: stem for file, stem in inputs.items() if not is_segmentation(file)}
+        for file, stem in (images or inputs).items():
+            stems[files.setdefault(file.absolute(), file)] = stem
     by_folder: dict[Path, list[Path]] = {}
     for file in files.values():
         by_folder.setdefault(file.parent, []).append(file)
     found: dict[str, dict[int, Path]] = {}
     for members in by_folder.values():
-        for case_id, channels in _group(members, faults).items():
+        for case_id, channels in _group(members, faults, stems=stems).items():
             if case_id in found:
                 twice = [str(next(iter(both.values()))) for both in (found[case_id], channels)]
                 faults.append(f"case {case_id} is there twice ({' and '.join(twice)}), rename one")
@@ -214,7 +226,7 @@ def _listed(root: Path, description: Description) -> Dataset:
     """Cases that ``dataset.json`` lists."""
     faults: list[str] = []
     named = [file for images, label in description.training for file in (*images, label)]
-    missing = sorted({str(file) for file in named if not file.is_file()})
+    missing = sorted({str(file) for file in named if not is_there(file)})
     if missing:
         faults.append(f"{FILE_NAME} names {count(missing, 'file')} that do not exist")
     listed = by_id([label for _, label in description.training], faults)
@@ -235,7 +247,9 @@ def _paired(
     images, labels = volumes_in(image_folder, faults), volumes_in(label_folder, faults)
     for folder, files in ((image_folder, images), (label_folder, labels)):
         if not files:
-            faults.append(f"{folder} holds no file with a suffix of {', '.join(SUFFIXES)}")
+            faults.append(
+                f"{folder} holds no file with a suffix of {', '.join(SUFFIXES)} and no DICOM series"
+            )
     refuse(None, faults)
     label_files = by_id(labels, faults)
     label_ids = {*label_files, *map(without_role, label_files)}
@@ -269,7 +283,7 @@ def _patient_folders(root: Path, description: Description) -> Dataset:
     for folder in subfolders(root):
         files = [] if folder.name.lower() in named else volumes_in(folder, faults)
         marked = {file: LABEL_FILE.fullmatch(case_stem(file)) for file in files}
-        label_files = [file for file, match in marked.items() if match]
+        label_files = [file for file, match in marked.items() if match or is_segmentation(file)]
         if len(label_files) > 1:
             marks = ", ".join(file.name for file in label_files)
             faults.append(
@@ -343,10 +357,13 @@ def _common_channels(
 
 
 def _group(
-    files: Sequence[Path], faults: list[str], label_ids: Collection[str] = ()
+    files: Sequence[Path],
+    faults: list[str],
+    label_ids: Collection[str] = (),
+    stems: Mapping[Path, str] | None = None,
 ) -> dict[str, dict[int, Path]]:
     """Files by case id and channel number; the ids of label maps tell ``_0000`` from a number."""
-    stems = {file: case_stem(file) for file in files}
+    stems = {file: stems[file] if stems else case_stem(file) for file in files}
     matches = {file: CHANNEL.fullmatch(stem) for file, stem in stems.items()}
     plain = sum(stem in label_ids for stem in stems.values())
     bare = sum(match[1] in label_ids for match in matches.values() if match)

@@ -14,6 +14,7 @@ from typing import Any
 from medseg3d.errors import DataError
 
 FILE_NAME = "dataset.json"
+LARGEST_LABEL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,17 @@ def read_description(path: Path) -> Description:
             or points outside its folder.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text ({error})") from error
+    try:
+        content = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} is no valid JSON: line {error.lineno}, column {error.colno}: {error.msg}"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}, expected an object {{...}}")
     labels = content.get("labels")
@@ -58,6 +63,16 @@ def read_description(path: Path) -> Description:
         None if channels is None else _channel_names(path, channels),
         _training(path, content.get("training")),
     )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Keys and values; the standard library would keep the last of equal keys silently."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} is there twice in one object")
+    return found
 
 
 def _label_names(path: Path, labels: Any) -> dict[int, str]:
@@ -75,6 +90,8 @@ def _label_names(path: Path, labels: Any) -> dict[int, str]:
     names: dict[int, str] = {}
     for value, name in pairs:
         number = int(value)
+        if number > LARGEST_LABEL:
+            raise DataError(f"{path}: 'labels' gives {name!r} more than {LARGEST_LABEL}")
         if number in names:
             raise DataError(
                 f"{path}: 'labels' gives {number} to both {names[number]!r} and {name!r}; "

@@ -4,6 +4,7 @@ Faults are collected as text, so that the caller can report all of them in one e
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -29,12 +30,18 @@ def by_id(files: Iterable[Path], faults: list[str]) -> dict[str, Path]:
 
 
 def expect_distinct(ids: Iterable[str], faults: list[str]) -> None:
-    """Ids must differ by more than letter case, or one output would replace another."""
+    """Ids must differ by more than letter case or the coding of accents.
+
+    Some disks take such names for one, and one output would replace another.
+    """
     seen: dict[str, str] = {}
     for case_id in ids:
-        other = seen.setdefault(case_id.casefold(), case_id)
+        key = unicodedata.normalize("NFC", case_id).casefold()
+        other = seen.setdefault(key, case_id)
         if other != case_id:
-            faults.append(f"{other} and {case_id} differ by letter case only, rename one")
+            is_case = other.casefold() == case_id.casefold()
+            how = "letter case" if is_case else "the coding of accents"
+            faults.append(f"{other} and {case_id} differ by {how} only, rename one")
 
 
 def expect_partners(

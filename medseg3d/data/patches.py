@@ -222,6 +222,10 @@ class PatchDataset(Dataset[dict[str, Any]]):
         """Whether a sample lies around foreground; ``floor(share * n)`` of the first ``n`` do."""
         return share_of(self.foreground, number + 1) > share_of(self.foreground, number)
 
+    def case_id(self, number: int) -> str:
+        """Id of the case that a sample is from."""
+        return case_of(self.subjects[self.case_index(number)]).case_id
+
     def case_index(self, number: int) -> int:
         """Which case a sample is from."""
         round_number, place = divmod(number, len(self.subjects))

@@ -4,23 +4,26 @@ The rules follow nnU-Net's published heuristics (Isensee et al., Nat. Methods 18
 https://doi.org/10.1038/s41592-020-01008-z) where they suit a machine without a large GPU.
 """
 
+import logging
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+import numpy.typing as npt
+from pydantic import Field, model_validator
 
 from medseg3d.config import Options, read_yaml, to_yaml, validated
 from medseg3d.data.fingerprint import CaseFingerprint
+from medseg3d.data.sides import SAGITTAL, doubts, left_and_right
+from medseg3d.data.stages import fit_patch, size3, topology
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import coarse_axis
 from medseg3d.io import atomic
 from medseg3d.types import Size3, Spacing
 
-SMALLEST_FEATURE_MAP = 4
-"""No stage has fewer voxels along an axis than this."""
+log = logging.getLogger("medseg3d")
 
 BYTES_PER_VOXEL = 2000
 """Training memory per patch voxel of a 32-channel network in half precision, measured."""
@@ -31,7 +34,8 @@ CPU_VOXELS_PER_STEP = 262_144
 LARGEST_BATCH_SHARE = 0.05
 """A batch holds at most this part of the training voxels, so that batches differ."""
 
-MAX_STAGES = 6
+PADDING_HU = -1024.0
+"""No tissue is below; scanners fill what they do not see with less."""
 
 
 class Normalization(Options):
@@ -71,11 +75,73 @@ class Plan(Options):
     kernels: tuple[Size3, ...] = Field(description="Convolution kernel per axis in each stage.")
     width: int = Field(gt=0, description="Channels of the finest stage; doubled at each stage.")
     max_width: int = Field(gt=0, description="Upper limit of the channels.")
+    mirror_axes: tuple[Literal[0, 1, 2], ...] = Field(
+        (),
+        description="Axes (0 left-right, 1 back-front, 2 foot-head) that patches are flipped "
+        "along in training, and copies in predict --mirror.",
+    )
+    swapped_labels: dict[int, int] = Field(
+        default_factory=dict,
+        description="Left and right labels that change places when axis 0 is flipped.",
+    )
+    trained_spacing: tuple[Spacing, Spacing] | None = Field(
+        None, description="Smallest and largest spacing of the training cases per axis in mm."
+    )
+    trained_extent: Spacing | None = Field(
+        None, description="Smallest extent of the training cases per axis in mm, empty border cut."
+    )
+    trained_lows: tuple[tuple[float, float], ...] = Field(
+        (),
+        description="Per channel, between which intensities the training cases begin "
+        "(0.5th percentiles).",
+    )
+    trained_highs: tuple[tuple[float, float], ...] = Field(
+        (),
+        description="Per channel, between which intensities the training cases end "
+        "(99.5th percentiles).",
+    )
+
+    @model_validator(mode="after")
+    def _pairs_of_labels(self) -> "Plan":
+        if len(set(self.mirror_axes)) < len(self.mirror_axes):
+            raise ValueError(f"mirror_axes {self.mirror_axes} has an axis twice")
+        for value, partner in self.swapped_labels.items():
+            wrong = [label for label in (value, partner) if label == 0 or label not in self.labels]
+            if wrong:
+                raise ValueError(f"swapped_labels has {wrong[0]}, which is no label of this plan")
+            if self._partners()[value] != partner or self._partners()[partner] != value:
+                raise ValueError(f"swapped_labels has {value} or {partner} in more than one pair")
+        return self
+
+    def _partners(self) -> dict[int, int]:
+        """Pairs in both directions, whichever were written."""
+        return {b: a for a, b in self.swapped_labels.items()} | self.swapped_labels
 
     @property
     def num_labels(self) -> int:
         """Logit channels ``L``, background included."""
         return len(self.labels)
+
+    @property
+    def mirrored_labels(self) -> tuple[int, ...]:
+        """Logit channel that each logit channel becomes when the sagittal axis is flipped."""
+        values = sorted(self.labels)
+        partners = self._partners()
+        return tuple(values.index(partners.get(value, value)) for value in values)
+
+    def mirrored_along(self, axes: tuple[int, ...]) -> "Plan":
+        """The plan with these ``mirror_axes``, or unchanged if there are none.
+
+        Pairs that it does not know are those of its names.
+
+        Raises:
+            ConfigError: If an axis does not exist.
+        """
+        if not axes:
+            return self
+        pairs = self.swapped_labels or left_and_right(self.labels)
+        facts = self.model_dump() | {"mirror_axes": axes, "swapped_labels": pairs}
+        return validated(Plan, facts, source="augmentation")
 
     def save(self, path: Path) -> None:
         """Write as commented YAML."""
@@ -104,8 +170,10 @@ def make_plan(
     patch_size: Size3 | None = None,
     batch_size: int | None = None,
     width: int | None = None,
+    mirror: bool = False,
+    mirror_axes: tuple[int, ...] = (),
 ) -> Plan:
-    """Choose spacing, normalization, patch, batch and topology from measured cases.
+    """Choose spacing, normalization, patch, batch, topology and mirroring from measured cases.
 
     Args:
         fingerprints: What was measured, one per training case.
@@ -117,6 +185,8 @@ def make_plan(
         patch_size: Fixed patch in voxels.
         batch_size: Fixed patches per step.
         width: Fixed channels of the finest stage.
+        mirror: Whether to mirror along all axes that are safe.
+        mirror_axes: Fixed axes to mirror along instead.
 
     Raises:
         DataError: If no case has foreground.
@@ -132,14 +202,16 @@ def make_plan(
     patch = patch_size or fit_patch(median, target, voxels // (batch_size or 2))
     strides, kernels = topology(patch, target)
     divisor = [prod(axis) for axis in zip(*strides, strict=True)] if strides else [1, 1, 1]
-    patch = _size3(-(-edge // d) * d for edge, d in zip(patch, divisor, strict=True))
+    patch = size3(-(-edge // d) * d for edge, d in zip(patch, divisor, strict=True))
     if batch_size is None:
         cases_per_batch = LARGEST_BATCH_SHARE * len(fingerprints) * prod(median) / prod(patch)
         batch_size = max(2, min(voxels // prod(patch), int(cases_per_batch)))
-    return Plan(
+    channels = normalizations(fingerprints, channel_names)
+    spacings = np.asarray([f.spacing for f in fingerprints])
+    plan = Plan(
         num_cases=len(fingerprints),
         labels=label_names,
-        channels=normalizations(fingerprints, channel_names),
+        channels=channels,
         spacing=target,
         coarse_axis=coarse,
         median_shape=median,
@@ -149,7 +221,54 @@ def make_plan(
         kernels=kernels,
         width=width,
         max_width=320,
+        swapped_labels=left_and_right(label_names),
+        trained_spacing=(_in_mm(spacings.min(axis=0)), _in_mm(spacings.max(axis=0))),
+        trained_extent=_in_mm((np.asarray([f.shape for f in fingerprints]) * spacings).min(axis=0)),
+        trained_lows=_between(fingerprints, channels, 0),
+        trained_highs=_between(fingerprints, channels, 1),
     )
+    return plan.mirrored_along(_mirror_axes(label_names, fingerprints, mirror, mirror_axes))
+
+
+def _mirror_axes(
+    names: dict[int, str],
+    fingerprints: Sequence[CaseFingerprint],
+    mirror: bool,
+    chosen: tuple[int, ...],
+) -> tuple[int, ...]:
+    """The axes that were chosen or, if they are to be, all that are safe; says what comes of it."""
+    axes = (0, 1, 2) if mirror else chosen
+    if SAGITTAL in axes and (reasons := doubts(names, [f.sides for f in fingerprints])):
+        shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" * (len(reasons) > 3))
+        if mirror:
+            axes = (1, 2)
+            log.info("patches are not mirrored left to right, because sides differ: %s", shown)
+        else:
+            log.warning("patches are mirrored left to right although sides differ: %s", shown)
+    pairs = [f"{names[a]} and {names[b]}" for a, b in left_and_right(names).items()]
+    if SAGITTAL in axes and pairs:
+        log.info("mirrored left to right, %s change places", ", ".join(pairs))
+    return axes
+
+
+def _between(
+    fingerprints: Sequence[CaseFingerprint], channels: Sequence[Normalization], end: Literal[0, 1]
+) -> tuple[tuple[float, float], ...]:
+    """Per channel, smallest and largest of one end of the cases' intensities."""
+    if any(len(f.extents) != len(channels) for f in fingerprints):
+        return ()
+    found = []
+    for number, rule in enumerate(channels):
+        ends = [f.extents[number][end] for f in fingerprints]
+        if rule.scheme == "ct":
+            ends = [max(value, PADDING_HU) for value in ends]
+        found.append((float(f"{min(ends):.6g}"), float(f"{max(ends):.6g}")))
+    return tuple(found)
+
+
+def _in_mm(edges: npt.NDArray[np.float64]) -> Spacing:
+    i, j, k = (round(float(edge), 4) for edge in edges)
+    return i, j, k
 
 
 def target_spacing(spacings: Sequence[Spacing]) -> tuple[Spacing, int | None]:
@@ -179,71 +298,7 @@ def _median_shape(fingerprints: Sequence[CaseFingerprint], target: Spacing) -> S
         [round(n * s / t) for n, s, t in zip(f.shape, f.spacing, target, strict=True)]
         for f in fingerprints
     ]
-    return _size3(max(1, round(float(edge))) for edge in np.median(shapes, axis=0))
-
-
-def fit_patch(median_shape: Size3, spacing: Spacing, voxels: int) -> Size3:
-    """Largest patch of at most ``voxels`` voxels: a cube in mm, cut to the median case.
-
-    Where the cube is cut, the other axes grow in its stead.
-
-    Examples:
-        >>> fit_patch((36, 50, 35), (1.0, 1.0, 1.0), 131_072)
-        (36, 50, 35)
-        >>> fit_patch((500, 500, 400), (1.0, 1.0, 1.0), 64**3)
-        (64, 64, 64)
-        >>> fit_patch((500, 500, 20), (1.0, 1.0, 5.0), 64**3)
-        (114, 114, 20)
-    """
-    if prod(median_shape) <= voxels:
-        return median_shape
-    shape = np.asarray(median_shape, dtype=np.float64)
-    edges = 1 / np.asarray(spacing)
-    free = np.ones(3, dtype=bool)
-    for _ in range(3):
-        room = voxels / prod(shape[~free])
-        scale = (room / prod(edges[free])) ** (1 / free.sum())
-        patch = np.where(free, edges * scale, shape)
-        cut = free & (patch >= shape)
-        if not cut.any():
-            break
-        free &= ~cut
-    return _size3(max(1, int(edge + 1e-6)) for edge in np.minimum(patch, shape))
-
-
-def topology(patch: Size3, spacing: Spacing) -> tuple[tuple[Size3, ...], tuple[Size3, ...]]:
-    """Strides and kernels that halve fine axes first until the voxels are nearly cubes.
-
-    Returns:
-        Strides entering each stage but the first, and one kernel per stage.
-
-    Examples:
-        >>> topology((40, 56, 40), (1.0, 1.0, 1.0))[0]
-        ((2, 2, 2), (2, 2, 2), (2, 2, 2))
-        >>> strides, kernels = topology((128, 128, 16), (1.0, 1.0, 5.0))
-        >>> strides
-        ((2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2), (2, 2, 1))
-        >>> kernels[:3]
-        ((3, 3, 1), (3, 3, 1), (3, 3, 3))
-    """
-    edges = np.asarray(patch, dtype=np.float64)
-    size = np.asarray(spacing, dtype=np.float64)
-    strides: list[Size3] = []
-    kernels: list[Size3] = [_kernel(size)]
-    while len(kernels) < MAX_STAGES:
-        possible = edges >= 2 * SMALLEST_FEATURE_MAP
-        if not possible.any():
-            break
-        halved = possible & (size < 2 * size[possible].min())
-        stride = np.where(halved, 2, 1)
-        edges, size = np.ceil(edges / stride), size * stride
-        strides.append(_size3(stride))
-        kernels.append(_kernel(size))
-    return tuple(strides), tuple(kernels)
-
-
-def _kernel(spacing: np.ndarray) -> Size3:
-    return _size3(3 if edge <= 2 * spacing.min() else 1 for edge in spacing)
+    return size3(max(1, round(float(edge))) for edge in np.median(shapes, axis=0))
 
 
 def normalizations(
@@ -278,8 +333,3 @@ def normalizations(
             )
         )
     return tuple(rules)
-
-
-def _size3(values: object) -> Size3:
-    first, second, third = (int(value) for value in values)  # type: ignore[attr-defined]
-    return first, second, third

@@ -21,10 +21,17 @@ from medseg3d.geometry.resampling import (
     restore_labels,
     restore_probabilities,
 )
+from medseg3d.machine import in_words, memory_limit
 from medseg3d.types import Image, LabelMap, Size3, Spacing
 
 MAX_WORKING_VOXELS = 1 << 31
 """A working grid beyond this is a wrong spacing in the header rather than a scan."""
+
+LARGEST_FACTOR = 100
+"""Voxels this many times longer or shorter than the plan's are a wrong spacing too."""
+
+LARGEST = float(np.finfo(np.float16).max)
+"""Normalized intensities end here, in the cache and in half precision."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ def preprocess(case: CanonicalCase, plan: Plan) -> WorkingCase:
         )
     box = nonzero_box(case.image)
     image = case.image[(slice(None), *box)]
-    shape = working_shape(image.shape[1:], case.grid.spacing, plan.spacing)
+    shape = working_shape(image.shape[1:], case.grid.spacing, plan.spacing, num_channels=len(image))
     normalized = np.stack(
         [normalize(channel, rule) for channel, rule in zip(image, plan.channels, strict=True)]
     )
@@ -117,21 +124,31 @@ def preprocess(case: CanonicalCase, plan: Plan) -> WorkingCase:
     return WorkingCase(resampled, labels, placement)
 
 
-def working_shape(shape: tuple[int, ...], spacing: Spacing, target: Spacing) -> Size3:
-    """Voxels of the working grid that covers the same millimetres.
+def working_shape(
+    shape: tuple[int, ...], spacing: Spacing, target: Spacing, *, num_channels: int = 1
+) -> Size3:
+    """Voxels of the working grid that covers the same millimeters.
 
     Raises:
-        DataError: If that is more than any scanner makes.
+        DataError: If that is more than any scanner makes, or than this machine can hold.
 
     Examples:
         >>> working_shape((10, 20, 30), (1.0, 1.0, 2.0), (2.0, 1.0, 1.0))
         (5, 20, 60)
     """
     edges = [max(1, round(n * s / t)) for n, s, t in zip(shape, spacing, target, strict=True)]
-    if edges[0] * edges[1] * edges[2] > MAX_WORKING_VOXELS:
+    voxels = edges[0] * edges[1] * edges[2]
+    factors = [max(s / t, t / s) for s, t in zip(spacing, target, strict=True)]
+    becomes = (
+        f"spacing {_mm(spacing)} with {tuple(shape)} voxels would give {tuple(edges)} voxels at "
+        f"the plan's {_mm(target)}"
+    )
+    if voxels > MAX_WORKING_VOXELS or max(factors) > LARGEST_FACTOR:
+        raise DataError(f"{becomes}; check the spacing in the header")
+    if (needed := 4 * voxels * num_channels) > memory_limit():
         raise DataError(
-            f"spacing {_mm(spacing)} with {shape} voxels would give {tuple(edges)} voxels at the "
-            f"plan's {_mm(target)}; check the spacing in the header"
+            f"{becomes}, {in_words(needed)} where this machine allows {in_words(memory_limit())}; "
+            "check the spacing in the header, or cut the image"
         )
     return edges[0], edges[1], edges[2]
 
@@ -139,17 +156,23 @@ def working_shape(shape: tuple[int, ...], spacing: Spacing, target: Spacing) -> 
 def normalize(channel: npt.NDArray[np.float32], rule: Normalization) -> npt.NDArray[np.float32]:
     """Scale one channel ``(i, j, k)``; a constant image becomes 0.
 
-    Statistics are taken in float64, so that huge intensities do not overflow.
+    Statistics are taken in float64 and z-scores end at what half precision holds, so that no
+    intensity overflows.
     """
     if rule.scheme == "ct":
         clipped = channel.clip(rule.lower, rule.upper)
         return np.asarray((clipped - rule.mean) / rule.sd, dtype=np.float32)
     inside = channel[channel != 0]
-    if inside.size == 0 or inside.min() == inside.max():
+    lowest, highest = (inside.min(), inside.max()) if inside.size else (0, 0)
+    if lowest == highest:
         return np.zeros_like(channel)
+    exponent = int(np.frexp(max(-lowest, highest))[1])
+    if abs(exponent) > 100:  # differences may leave float32; a z-score knows no unit
+        channel, inside = np.ldexp(channel, -exponent), np.ldexp(inside, -exponent)
     mean = float(inside.mean(dtype=np.float64))
-    sd = max(float(inside.std(dtype=np.float64)), 1e-8)
-    return (channel - np.float32(mean)) / np.float32(sd)
+    sd = float(inside.std(dtype=np.float64))
+    scores = (channel - np.float32(mean)) / np.float32(sd)
+    return np.clip(scores, -LARGEST, LARGEST, out=scores)
 
 
 def preprocessing_key(plan: Plan) -> str:

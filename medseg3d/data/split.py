@@ -57,7 +57,8 @@ def make_folds(
     for case in sorted(cases, key=lambda case: case.id):
         by_patient.setdefault(case.patient, []).append(case.id)
     if len(by_patient) < 2:
-        of = f"1 patient with {len(cases)} cases" if cases else "no case"
+        plural = "s" if len(cases) > 1 else ""
+        of = f"1 patient with {len(cases)} case{plural}" if cases else "no case"
         raise DataError(f"{of} cannot be split into training and validation; add patients")
     patients = sorted(by_patient)
     np.random.default_rng(seed).shuffle(patients)

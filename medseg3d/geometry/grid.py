@@ -60,8 +60,10 @@ class Grid:
             raise DataError(
                 f"affine has values that are not finite: {affine[:3].tolist()}; repair the header"
             )
-        lengths = np.linalg.norm(affine[:3, :3], axis=0)
-        if not lengths.all() or np.linalg.matrix_rank(affine[:3, :3] / lengths) < 3:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+            lengths = np.linalg.norm(affine[:3, :3], axis=0)
+            axes = affine[:3, :3] / lengths
+        if not np.isfinite(axes).all() or np.linalg.matrix_rank(axes) < 3:
             raise DataError(
                 f"affine is singular: {affine[:3].tolist()}; it gives voxels no volume, "
                 "repair the header"

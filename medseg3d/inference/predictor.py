@@ -1,6 +1,7 @@
 """A bundle ready to label volumes."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from medseg3d.bundle import Bundle, load_bundle, load_weights
 from medseg3d.data.canonical import CanonicalCase
 from medseg3d.data.preprocess import Placement, preprocess
 from medseg3d.device import Precision
+from medseg3d.errors import ConfigError, DataError
 from medseg3d.inference.sliding_window import Advance, predict_logits
+from medseg3d.machine import in_words, memory_limit
 from medseg3d.networks import build_network
 from medseg3d.types import LabelMap
 
@@ -49,7 +52,10 @@ class Predictor:
         device: Where to compute.
         precision: Arithmetic of the network.
         overlap: Fraction of a window shared with its neighbor.
-        mirror: Whether to average over mirrored copies.
+        mirror: Whether to average over copies mirrored along the axes of the training.
+
+    Raises:
+        ConfigError: If copies are wanted of a model that was trained without mirroring.
     """
 
     def __init__(
@@ -67,7 +73,12 @@ class Predictor:
         self.device = device
         self.precision = precision
         self.overlap = overlap
-        self.mirror_axes = (0, 1, 2) if mirror else ()
+        self.mirror_axes: tuple[int, ...] = bundle.plan.mirror_axes if mirror else ()
+        if mirror and not self.mirror_axes:
+            raise ConfigError(
+                "this model was trained without mirroring, so mirrored copies would mislead it; "
+                "leave out --mirror, or train with fit --mirror"
+            )
 
     @classmethod
     def open(
@@ -83,6 +94,7 @@ class Predictor:
 
         Raises:
             ModelError: If the file is damaged or its weights do not fit its network.
+            ConfigError: If copies are wanted of a model that was trained without mirroring.
         """
         bundle, weights = load_bundle(path)
         network = build_network(
@@ -97,16 +109,24 @@ class Predictor:
         """Preprocess one case as in training and predict its logits.
 
         Raises:
-            DataError: If the case does not fit the plan.
+            DataError: If the case does not fit the plan, or its logits not the memory.
         """
         plan = self.bundle.plan
         working = preprocess(case, plan)
+        needed = 4 * plan.num_labels * prod(working.image.shape[1:])
+        if needed > memory_limit():
+            raise DataError(
+                f"the logits of {plan.num_labels} labels on {working.image.shape[1:]} voxels take "
+                f"{in_words(needed)} where this machine allows {in_words(memory_limit())}; cut the "
+                "image, or use a larger machine"
+            )
         logits = predict_logits(
             self.network,
             working.image,
             window=plan.patch_size,
             overlap=self.overlap,
             mirror_axes=self.mirror_axes,
+            mirrored_labels=plan.mirrored_labels,
             device=self.device,
             precision=self.precision,
             advance=advance,

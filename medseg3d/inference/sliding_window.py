@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg3d.data.sides import SAGITTAL
 from medseg3d.device import Precision, autocast
 from medseg3d.types import Size3
 
@@ -90,6 +91,7 @@ def predict_logits(
     window: Size3,
     overlap: float = 0.5,
     mirror_axes: tuple[int, ...] = (),
+    mirrored_labels: tuple[int, ...] = (),
     device: torch.device | None = None,
     precision: Precision = "fp32",
     advance: Advance | None = None,
@@ -103,6 +105,8 @@ def predict_logits(
             one a little larger is seen whole (:func:`fit_window`).
         overlap: Fraction of a window shared with its neighbor, in ``[0, 1)``.
         mirror_axes: Axes whose mirrored copies are averaged.
+        mirrored_labels: Logit channel that each becomes in copies mirrored along the sagittal
+            axis; empty if all stay.
         device: Where the network is.
         precision: Arithmetic of the network.
         advance: Told after each window how many are done and how many there are.
@@ -123,7 +127,7 @@ def predict_logits(
         for done, start in enumerate(places, start=1):
             box = tuple(slice(first, first + w) for first, w in zip(start, window, strict=True))
             patch = volume[(slice(None), *box)][None].to(device)
-            logits = _mirrored(network, patch, mirror_axes)[0].float().cpu()
+            logits = _mirrored(network, patch, mirror_axes, mirrored_labels)[0].float().cpu()
             if len(places) == 1:
                 total = logits
             else:
@@ -151,13 +155,21 @@ def _padded(volume: Tensor, window: Size3) -> tuple[Tensor, tuple[slice, slice, 
     return padded, (inner[0], inner[1], inner[2])
 
 
-def _mirrored(network: nn.Module, patch: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Mean logits over the patch and its mirror images along all subsets of ``axes``."""
+def _mirrored(
+    network: nn.Module, patch: Tensor, axes: tuple[int, ...], labels: tuple[int, ...]
+) -> Tensor:
+    """Mean logits over the patch and its mirror images along all subsets of ``axes``.
+
+    In a patient mirrored from left to right the network finds the left kidney where the right
+    one is, so the logits of such pairs change places again.
+    """
     total: Tensor | None = None
     count = 0
     for flips in _subsets(axes):
         dims = [axis + 2 for axis in flips]
         logits = network(patch.flip(dims)).flip(dims) if dims else network(patch)
+        if SAGITTAL in flips and labels:
+            logits = logits[:, list(labels)]
         total = logits if total is None else total + logits
         count += 1
     assert total is not None, "the empty subset is always there"

@@ -1,12 +1,13 @@
 """Volumes in files: read and checked, written whole with the geometry of their source."""
 
 from medseg3d.io.atomic import atomic
-from medseg3d.io.formats import READ_ONLY, SUFFIXES, case_stem, sources
+from medseg3d.io.formats import OUTPUTS, READ_ONLY, SUFFIXES, case_stem, sources
 from medseg3d.io.images import read_grid, read_image, write_image
 from medseg3d.io.labels import read_labels, write_labels
 from medseg3d.io.volume import Header, LabelVolume, Volume
 
 __all__ = [
+    "OUTPUTS",
     "READ_ONLY",
     "SUFFIXES",
     "Header",

@@ -1,10 +1,14 @@
 """Files that appear complete or not at all."""
 
 import errno
+import hashlib
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from medseg3d.errors import RunError
@@ -22,6 +26,16 @@ _REASONS = {
     errno.EFBIG: "the file would be too large for the file system",
     errno.EIO: "the disk reports an error",
 }
+
+_STOPS_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+_HALF_MADE = re.compile(r"\.medseg3d-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}-part(?:\..*)?", re.DOTALL)
+SECONDS_OF_A_DAY = 86_400
+LITTLE = 16_384
+"""Bytes that a disk must have left after a file, or it may have cut the file."""
+
+LONGEST_SUFFIX = 40
+"""Bytes; what comes after the last dot of a name may be most of the name."""
 
 
 @contextmanager
@@ -51,10 +65,18 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     suffix = "".join(target.suffixes[-2:] if target.suffix.lower() == ".gz" else [target.suffix])
     # a fixed short stem, because the target's own name may already be of the greatest length
-    beside = target.parent / f".medseg3d-{secrets.token_hex(6)}-part{suffix}"
+    stem = f".medseg3d-{_system()}-{os.getpid()}-{secrets.token_hex(6)}-part"
+    beside = target.parent / f"{stem}{suffix if len(os.fsencode(suffix)) <= LONGEST_SUFFIX else ''}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
+        try:
+            yield beside
+        except OSError:
+            raise
+        except Exception:
+            _expect_space(beside)
+            raise
+        _expect_space(beside)
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         beside.replace(target)
@@ -65,6 +87,88 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise RunError(f"{target} cannot be written: {_REASONS[error.errno]}") from error
         raise
     _sync_folder(target.parent)
+
+
+def reason_of(error: OSError) -> str:
+    """Why something cannot be written and what to do, in a few words."""
+    number = error.errno or 0
+    return _REASONS.get(number) or f"the system says: {error.strerror or error}"
+
+
+def stops_all(error: BaseException | None) -> bool:
+    """Whether an error comes from a disk that will take no other file either.
+
+    Examples:
+        >>> stops_all(OSError(errno.ENOSPC, "full")), stops_all(OSError(errno.ENOENT, "absent"))
+        (True, False)
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _STOPS_ALL:
+            return True
+        error = error.__cause__
+    return False
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove what killed processes were writing in a folder.
+
+    Only files named as by :func:`atomic` count, when the process that made them has ended on
+    this machine, or when nobody has written to them for a day.
+
+    Returns:
+        What was removed.
+    """
+    removed = []
+    with suppress(OSError):
+        for entry in list(folder.iterdir()):
+            found = _HALF_MADE.fullmatch(entry.name)
+            if found and _is_abandoned(entry, found[1], int(found[2])):
+                with suppress(OSError):
+                    entry.unlink()
+                    removed.append(entry)
+    return removed
+
+
+def _expect_space(path: Path) -> None:
+    """Append a little and take it back, because some writers keep a full disk to themselves.
+
+    Raises:
+        OSError: If that fails for lack of space: then what was written is not whole either.
+    """
+    try:
+        with path.open("rb+") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.write(bytes(LITTLE))
+            file.flush()
+            file.truncate(size)
+    except FileNotFoundError:
+        return  # nothing was written, which is told elsewhere
+    except OSError as error:
+        if error.errno in _STOPS_ALL:
+            raise
+
+
+def _is_abandoned(path: Path, system: str, process: int) -> bool:
+    with suppress(OSError):
+        if time.time() - path.lstat().st_mtime > SECONDS_OF_A_DAY:
+            return True
+        if system == _system():
+            try:
+                os.kill(process, 0)
+            except ProcessLookupError:
+                return True
+    return False
+
+
+@cache
+def _system() -> str:
+    """Stands for this machine, since its start, as far as its process numbers reach."""
+    facts = [os.uname().nodename]
+    for place in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with suppress(OSError):
+            path = Path(place)
+            facts.append(str(path.readlink()) if path.is_symlink() else path.read_text("ascii"))
+    return hashlib.sha256(" ".join(facts).encode("utf-8", "replace")).hexdigest()[:8]
 
 
 def _sync_folder(folder: Path) -> None:

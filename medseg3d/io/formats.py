@@ -1,7 +1,7 @@
 """The file formats by suffix; a new one is a module with three functions and a row here."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
-from medseg3d.io import itk, mgh, nifti
+from medseg3d.io import dicom, itk, mgh, nifti, seg_nrrd
 from medseg3d.io.volume import Header, Inspection, Stored
 
 
@@ -18,9 +18,16 @@ class Writer(Protocol):
     """Writes ``(C, I, J, K)`` atomically."""
 
     def __call__(
-        self, path: Path, array: npt.NDArray[Any], grid: Grid, header: Header, *, labels: bool
+        self,
+        path: Path,
+        array: npt.NDArray[Any],
+        grid: Grid,
+        header: Header,
+        *,
+        labels: bool,
+        names: Mapping[int, str] | None = None,
     ) -> None:
-        """Write ``array`` on ``grid`` to ``path``."""
+        """Write ``array`` on ``grid`` to ``path``; ``names`` says what each label is."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class Format:
         suffixes: Lower-case endings of the files that stand for a volume.
         halves: Endings of files that hold its voxels; readable, but not counted as volumes.
         sources: Names all files that a volume is read from.
+        claims: Says whether a path that has no known suffix is of this format, as a folder.
         inspect: Reads the header.
         read: Reads header and voxels.
         write: Writes them.
@@ -42,6 +50,7 @@ class Format:
     write: Writer
     halves: tuple[str, ...] = ()
     sources: Callable[[Path], tuple[Path, ...]] = lambda path: (path,)
+    claims: Callable[[Path], bool] = lambda path: False  # noqa: ARG005
 
 
 FORMATS = (
@@ -61,11 +70,31 @@ FORMATS = (
         itk.write,
         sources=itk.sources,
     ),
+    Format((".seg.nrrd",), seg_nrrd.inspect, seg_nrrd.read, seg_nrrd.write),
+    Format(
+        (".dcm",),
+        dicom.inspect,
+        dicom.read,
+        dicom.write,
+        sources=dicom.sources,
+        claims=dicom.claims,
+    ),
 )
 
 SUFFIXES: tuple[str, ...] = tuple(suffix for row in FORMATS for suffix in row.suffixes)
 """Endings of the files that stand for a volume, lower case, with their dots."""
 
+
+OUTPUTS = {
+    "nii.gz": ".nii.gz",
+    "nii": ".nii",
+    "nrrd": ".nrrd",
+    "seg.nrrd": ".seg.nrrd",
+    "mha": ".mha",
+    "mgz": ".mgz",
+    "dicom-seg": ".dcm",
+}
+"""Formats that label maps are written in, with the suffix of each."""
 
 READ_ONLY = (".mhd", ".nhdr")
 """Detached headers that are read, but not written: an output is one file."""
@@ -95,15 +124,17 @@ def sources(path: Path) -> tuple[Path, ...]:
 
 
 def format_of(path: Path) -> Format:
-    """The format that the suffix of ``path`` stands for.
+    """The format that the suffix of ``path`` stands for, or that knows it without one.
 
     Raises:
         DataError: If no format has it.
     """
     suffix = _suffix(path.name)
     for row in FORMATS:
-        if suffix in row.suffixes + row.halves:
+        if suffix in row.suffixes + row.halves if suffix else row.claims(path):
             return row
+    if path.is_dir():
+        raise DataError(f"{path} is a folder without DICOM images; name an image file")
     raise DataError(f"{path} has no known image suffix; expected one of {', '.join(SUFFIXES)}")
 
 

@@ -12,8 +12,10 @@ from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io.formats import format_of
 from medseg3d.io.volume import LabelVolume, Volume
+from medseg3d.io.voxels import enough_memory, expect_memory
 
 AnyPath = str | os.PathLike[str]
+PART = 1 << 20
 WRITABLE = ("u1", "i2", "u2", "i4", "f4")
 """Number types that every reader of every format here understands."""
 
@@ -49,9 +51,10 @@ def read_image(path: AnyPath | Sequence[AnyPath]) -> Volume:
         return first
     volumes = [first, *others]
     kinds = {volume.array.dtype for volume in volumes}
-    array = np.concatenate(
-        [volume.array if len(kinds) == 1 else volume.image for volume in volumes]
-    )
+    with enough_memory(first.path):
+        arrays = [volume.array if len(kinds) == 1 else volume.image for volume in volumes]
+        expect_memory(first.path, sum(array.nbytes for array in arrays))
+        array = np.concatenate(arrays)
     notes = tuple(note for volume in volumes for note in volume.notes)
     return Volume(array, first.grid, first.path, first.header, notes)
 
@@ -92,30 +95,27 @@ def write_image(path: AnyPath, array: npt.NDArray[Any], like: Volume | LabelVolu
 
 
 def _read_one(path: Path) -> Volume:
-    stored = format_of(path).read(path)
-    array = stored.array
-    if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32, copy=False)
-        _expect_finite(path, array)
+    with enough_memory(path):
+        stored = format_of(path).read(path)
+        array = stored.array
+        if array.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                array = array.astype(np.float32, copy=False)
+            _expect_finite(path, array)
     inspection = stored.inspection
     return Volume(array, inspection.grid, path, inspection.header, inspection.notes)
 
 
 def _expect_finite(path: Path, array: npt.NDArray[np.floating[Any]]) -> None:
-    count, first = 0, None
-    for channel, image in enumerate(array):
-        for k in range(image.shape[-1]):  # slices, so that the mask stays small
-            bad = ~np.isfinite(image[..., k])
-            if bad.any():
-                count += int(bad.sum())
-                if first is None:
-                    i, j = np.argwhere(bad)[0].tolist()
-                    first = (channel, i, j, k), float(image[i, j, k])
-    if first is not None:
-        (channel, *index), value = first
-        place = f"{tuple(index)}" + (f" of channel {channel}" if len(array) > 1 else "")
-        raise DataError(
-            f"{path} has {count} voxels that are not finite numbers, the first ({value}) at "
-            f"{place}; replace them in the file"
-        )
+    flat = array.ravel(order="K")
+    parts = range(0, flat.size, PART)  # so that the mask stays small
+    if all(np.isfinite(flat[first : first + PART]).all() for first in parts):
+        return
+    bad = ~np.isfinite(array)
+    place = np.unravel_index(int(bad.ravel(order="F").argmax()), bad.shape, order="F")
+    channel, *index = (int(axis) for axis in place)
+    where = f"{tuple(index)}" + (f" of channel {channel}" if len(array) > 1 else "")
+    raise DataError(
+        f"{path} has {int(bad.sum())} voxels that are not finite numbers, the first "
+        f"({array[place]}) at {where}; replace them in the file"
+    )

@@ -1,6 +1,7 @@
 """Reading and writing label maps: one integer per voxel."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import numpy.typing as npt
 from medseg3d.errors import DataError
 from medseg3d.io.formats import format_of
 from medseg3d.io.volume import LabelVolume, Volume
+from medseg3d.io.voxels import enough_memory
 from medseg3d.types import LabelMap
 
 ROUNDING = 1e-3
 """Stored floats count as labels when all lie this close to an integer."""
 
 MOST_VALUES_SHOWN = 10
+MOST_VALUES_COUNTED = 10_000
+PART = 1 << 20
 
 
 def read_labels(path: str | os.PathLike[str]) -> LabelVolume:
@@ -38,27 +42,17 @@ def read_labels(path: str | os.PathLike[str]) -> LabelVolume:
             f"{file} holds {inspection.channels} volumes (values {_some_values(stored.array)}), "
             "expected one integer label per voxel; merge them into one label map"
         )
-    labels = _whole(file, stored.array[0])
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0:
-        raise DataError(
-            f"{file} has negative labels (values {_some_values(labels)}); expected 0 for "
-            "background and positive integers"
-        )
-    for dtype in (np.uint8, np.uint16, np.uint32):
-        if high <= np.iinfo(dtype).max:
-            return LabelVolume(
-                labels.astype(dtype, copy=False),
-                inspection.grid,
-                file,
-                inspection.header,
-                inspection.notes,
-            )
-    raise DataError(f"{file} has the label {high}; expected labels below {2**32}")
+    with enough_memory(file):
+        labels = _whole(file, stored.array[0])
+    return LabelVolume(labels, inspection.grid, file, inspection.header, inspection.notes)
 
 
 def write_labels(
-    path: str | os.PathLike[str], labels: LabelMap, like: Volume | LabelVolume
+    path: str | os.PathLike[str],
+    labels: LabelMap,
+    like: Volume | LabelVolume,
+    *,
+    names: Mapping[int, str] | None = None,
 ) -> None:
     """Write a label map on the grid of ``like``; the file appears whole or not at all.
 
@@ -70,6 +64,7 @@ def write_labels(
         path: Target; its suffix says the format.
         labels: ``(I, J, K)``, integers from 0.
         like: Whose geometry to take over.
+        names: What each label is called, for formats that store it.
 
     Raises:
         DataError: If the shape is not that of the grid, or a label is negative or too large.
@@ -87,36 +82,70 @@ def write_labels(
     if low < 0 or not fitting:
         raise DataError(f"labels from {low} to {high} given for {file}; expected 0 to {2**31 - 1}")
     stored = labels.astype(fitting[0], copy=False)[None]
-    format_of(file).write(file, stored, like.grid, like.header, labels=True)
+    format_of(file).write(file, stored, like.grid, like.header, labels=True, names=names)
 
 
-def _whole(path: Path, stored: npt.NDArray[Any]) -> npt.NDArray[np.integer[Any]]:
-    if stored.dtype.kind != "f":
+def _whole(path: Path, stored: npt.NDArray[Any]) -> LabelMap:
+    """Stored numbers as labels, in the smallest unsigned type and the order of the file."""
+    kind = _smallest(path, stored, stored) if stored.dtype.kind != "f" else np.uint8
+    if stored.dtype == kind:
         return stored
-    whole = np.empty_like(stored, dtype=np.int64)
-    for k in range(stored.shape[-1]):  # slices, so that temporaries stay small
-        plane = stored[..., k]
-        nearest = np.rint(plane)
-        with np.errstate(invalid="ignore"):
-            off = ~(np.abs(plane - nearest) <= ROUNDING)
-        if off.any():
-            raise _no_labels(path, stored, plane[off])
-        # far beyond any label, but still within int64
-        whole[..., k] = nearest.clip(-(2.0**40), 2.0**40)
-    return whole
+    values = stored.ravel(order="F")  # a view, as files store it
+    labels = np.empty(values.shape, kind)
+    for first in range(0, values.size, PART):  # parts, so that temporaries stay small
+        part = values[first : first + PART]
+        if part.dtype.kind == "f":
+            part = _rounded(path, stored, part)
+            wider = _smallest(path, stored, part)
+            if np.iinfo(wider).max > np.iinfo(labels.dtype).max:
+                labels = labels.astype(wider)
+        labels[first : first + PART] = part
+    return labels.reshape(stored.shape, order="F")
 
 
-def _no_labels(path: Path, stored: npt.NDArray[Any], off: npt.NDArray[Any]) -> DataError:
-    if np.isnan(off).any():
-        count = sum(int(np.isnan(stored[..., k]).sum()) for k in range(stored.shape[-1]))
-        return DataError(f"{path} has {count} voxels without a number (NaN), expected labels")
-    return DataError(
-        f"{path} has values between labels ({_some_values(off)}), as from interpolation; "
+def _smallest(
+    path: Path, stored: npt.NDArray[Any], values: npt.NDArray[Any]
+) -> type[np.unsignedinteger[Any]]:
+    """The smallest unsigned type for whole numbers, which are some or all of those stored."""
+    low, high = int(values.min()), int(values.max())
+    if low < 0:
+        raise DataError(
+            f"{path} has negative labels (values {_some_values(stored)}); expected 0 for "
+            "background and positive integers"
+        )
+    for kind in (np.uint8, np.uint16, np.uint32):
+        if high <= np.iinfo(kind).max:
+            return kind
+    raise DataError(f"{path} has the label {high}; expected labels below {2**32}")
+
+
+def _rounded(
+    path: Path, stored: npt.NDArray[Any], part: npt.NDArray[np.floating[Any]]
+) -> npt.NDArray[np.floating[Any]]:
+    nearest: npt.NDArray[np.floating[Any]] = np.rint(part)
+    with np.errstate(invalid="ignore"):
+        off = ~(np.abs(part - nearest) <= ROUNDING)
+    if not off.any():
+        return nearest
+    if np.isnan(part).any():
+        count = int(np.isnan(stored).sum())
+        raise DataError(f"{path} has {count} voxels without a number (NaN), expected labels")
+    raise DataError(
+        f"{path} has values between labels ({_some_values(part[off])}), as from interpolation; "
         "expected integers, resample with nearest neighbor"
     )
 
 
 def _some_values(array: npt.NDArray[Any]) -> str:
-    values = np.unique(array)
-    shown = ", ".join(f"{value:g}" for value in values[:MOST_VALUES_SHOWN].tolist())
-    return shown + (f", ... {values.size} in all" if values.size > MOST_VALUES_SHOWN else "")
+    """The smallest values, and how many there are."""
+    flat = array.ravel(order="K")
+    values = np.unique(flat[:PART])
+    for first in range(PART, flat.size, PART):
+        if values.size > MOST_VALUES_COUNTED:
+            break
+        values = np.union1d(values, flat[first : first + PART])
+    shown = ", ".join(f"{value:.7g}" for value in values[:MOST_VALUES_SHOWN].tolist())
+    if values.size <= MOST_VALUES_SHOWN:
+        return shown
+    over = "more than " if values.size > MOST_VALUES_COUNTED else ""
+    return f"{shown}, ... {over}{min(values.size, MOST_VALUES_COUNTED)} in all"

@@ -11,6 +11,9 @@ from medseg3d.geometry.grid import Grid
 from medseg3d.types import Affine, Size3
 
 LARGEST_SHEAR = 0.02  # cosine between two axes, about 1 degree
+SMALLEST_SPACING, LARGEST_SPACING = 1e-4, 1e3
+FARTHEST = 1e6
+"""Distance in mm from the origin of the world beyond which no patient lies."""
 
 
 def spatial(path: Path, dims: tuple[int, ...]) -> tuple[Size3, int]:
@@ -45,12 +48,25 @@ def grid_of(path: Path, shape: Size3, affine: Affine) -> Grid:
     """Build the grid and refuse what is no grid of a patient.
 
     Raises:
-        DataError: Naming the file, if the affine is not finite, singular or sheared.
+        DataError: Naming the file, if the affine is not finite, singular or sheared, or its
+            voxels are of no size that a scanner gives.
     """
     try:
         grid = Grid(shape, affine)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+    smallest, largest = min(grid.spacing), max(grid.spacing)
+    if smallest < SMALLEST_SPACING or largest > LARGEST_SPACING:
+        lengths = " x ".join(f"{length:.3g}" for length in grid.spacing)
+        raise DataError(
+            f"{path} has voxels of {lengths} mm; expected {SMALLEST_SPACING:g} to "
+            f"{LARGEST_SPACING:g} mm, repair the header and its units"
+        )
+    if (farthest := float(np.abs(grid.corners()).max())) > FARTHEST:
+        raise DataError(
+            f"{path} lies {farthest:.3g} mm from the origin; expected at most {FARTHEST:g} mm, "
+            "repair the header"
+        )
     if grid.shear > LARGEST_SHEAR:
         raise DataError(
             f"{path}: the axes of its affine are not at right angles (largest cosine "

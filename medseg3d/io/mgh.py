@@ -1,6 +1,6 @@
 """FreeSurfer volumes, .mgh and .mgz: header by nibabel, voxels read and checked here."""
 
-from math import prod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io.atomic import atomic
 from medseg3d.io.layout import channels_first, grid_of, plain_dtype, spatial
-from medseg3d.io.streams import expect_room, looks_like, open_stream, read_voxels, regular_size
+from medseg3d.io.signatures import NUM_BYTES, looks_like
+from medseg3d.io.streams import Packing, Stamp, expect_unchanged, open_stream
 from medseg3d.io.volume import Header, Inspection, Stored
+from medseg3d.io.voxels import Layout, expect_voxels, read_voxels
 
 HEADER_SIZE = 284
+HAS_GEOMETRY = slice(28, 30)
 
 
 def inspect(path: Path) -> Inspection:
@@ -31,21 +34,24 @@ def read(path: Path) -> Stored:
     Raises:
         DataError: If the file is damaged, cut short, or no volume.
     """
-    inspection, dtype = _parse(path)
+    inspection, layout, stamp = _parse(path)
     # scan parameters follow the voxels as a matter of course, so a surplus says nothing
-    voxels, _ = read_voxels(
-        path,
-        offset=HEADER_SIZE,
-        dtype=dtype,
-        shape=(*inspection.grid.shape, inspection.channels),
-        compressed=_is_gzip(path),
-    )
+    voxels, _ = read_voxels(layout)
+    expect_unchanged(path, stamp)
     return Stored(inspection, channels_first(voxels, inspection.grid.shape, inspection.channels))
 
 
-def write(path: Path, array: npt.NDArray[Any], grid: Grid, header: Header, *, labels: bool) -> None:
+def write(
+    path: Path,
+    array: npt.NDArray[Any],
+    grid: Grid,
+    header: Header,
+    *,
+    labels: bool,
+    names: Mapping[int, str] | None = None,
+) -> None:
     """Write ``(C, I, J, K)``; the format stores 8, 16 and 32 bit integers and float32."""
-    del header, labels  # the grid says it all
+    del header, labels, names  # the grid says it all
     if array.dtype == np.uint16:
         array = array.astype(np.int32)
     voxels = np.moveaxis(array, 0, -1)
@@ -61,24 +67,31 @@ def _is_gzip(path: Path) -> bool:
     return path.suffix.lower() == ".mgz"
 
 
-def _parse(path: Path) -> tuple[Inspection, np.dtype[Any]]:
-    with open_stream(path, compressed=_is_gzip(path)) as stream:
-        head = stream.read(HEADER_SIZE)
+def _parse(path: Path) -> tuple[Inspection, Layout, Stamp]:
+    packing: Packing = "gzip" if _is_gzip(path) else "raw"
+    with open_stream(path, packing) as stream:
+        head, stamp = stream.read(NUM_BYTES), stream.stamp
     if len(head) < HEADER_SIZE or int.from_bytes(head[:4], "big") != 1:
         hint = looks_like(head) or "something else"
         raise DataError(f"{path} is not a FreeSurfer volume; it looks like {hint}")
-    fields: Any = MGHHeader(head, check=False)  # type: ignore[no-untyped-call]
+    fields: Any = MGHHeader(head[:HEADER_SIZE], check=False)  # type: ignore[no-untyped-call]
     dims = tuple(int(length) for length in fields["dims"])
     shape, channels = spatial(path, dims)
     try:
         dtype = plain_dtype(path, np.dtype(fields.get_data_dtype()))
     except (HeaderDataError, KeyError) as error:
         raise DataError(f"{path} has the unknown data type {int(fields['type'])}") from error
-    dtype = dtype.newbyteorder(">")
-    needed = HEADER_SIZE + prod(dims) * dtype.itemsize
-    expect_room(path, needed, regular_size(path), compressed=_is_gzip(path))
+    layout = Layout((path,), dtype.newbyteorder(">"), dims, offset=HEADER_SIZE, packing=packing)
+    expect_voxels(layout)
     spacing = [float(length) for length in fields["delta"]]
     if not all(np.isfinite(spacing)) or min(spacing) <= 0:
         raise DataError(f"{path} has the spacing {spacing}; repair the header")
-    grid = grid_of(path, shape, np.asarray(fields.get_affine()))
-    return Inspection(grid, channels, Header("FreeSurfer")), dtype
+    notes = []
+    if not int.from_bytes(head[HAS_GEOMETRY], "big"):
+        notes.append(
+            f"{path} says nothing of its geometry; 1 mm and the orientation LIA are assumed"
+        )
+    with np.errstate(all="ignore"):  # what is not finite is refused with the grid
+        affine = np.asarray(fields.get_affine())
+    grid = grid_of(path, shape, affine)
+    return Inspection(grid, channels, Header("FreeSurfer"), tuple(notes)), layout, stamp

@@ -5,10 +5,9 @@ References:
     .. [2] https://nifti.nimh.nih.gov/pub/dist/doc/nifti2.h
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -24,8 +23,10 @@ from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io.atomic import atomic
 from medseg3d.io.layout import channels_first, grid_of, plain_dtype, spatial
-from medseg3d.io.streams import expect_room, looks_like, open_stream, read_voxels, regular_size
+from medseg3d.io.signatures import NUM_BYTES, looks_like
+from medseg3d.io.streams import Packing, Stamp, expect_unchanged, open_stream
 from medseg3d.io.volume import Header, Inspection, Stored
+from medseg3d.io.voxels import Layout, expect_voxels, read_voxels
 from medseg3d.types import Affine, Size3
 
 SIZE_1, SIZE_2 = 348, 540
@@ -40,15 +41,16 @@ GEOMETRY = (
 """Header fields that travel from a source to its outputs, with ``pixdim[:4]``."""
 
 COMPRESS_LEVEL = 2
+EXACT_FLOAT32 = 2**24
+PART = 1 << 20
 
 
 @dataclass(frozen=True)
 class _Parsed:
     inspection: Inspection
-    data_path: Path
-    dims: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
+    layout: Layout
+    header_path: Path
+    stamp: Stamp
     slope: float
     inter: float
 
@@ -65,28 +67,33 @@ def read(path: Path) -> Stored:
         DataError: If the file is damaged, cut short, or no volume.
     """
     parsed = _parse(path)
-    voxels, surplus = read_voxels(
-        parsed.data_path,
-        offset=parsed.offset,
-        dtype=parsed.dtype,
-        shape=parsed.dims,
-        compressed=_is_gzip(parsed.data_path),
-    )
+    voxels, surplus = read_voxels(parsed.layout)
+    expect_unchanged(parsed.header_path, parsed.stamp)
     inspection = parsed.inspection
     if surplus:
-        note = f"{parsed.data_path} has bytes after its voxels; they are ignored"
+        note = f"{parsed.layout.files[0]} has bytes after its voxels; they are ignored"
         inspection = Inspection(
             inspection.grid, inspection.channels, inspection.header, (*inspection.notes, note)
         )
+    voxels = _scaled(voxels, parsed.slope, parsed.inter)
     array = channels_first(voxels, inspection.grid.shape, inspection.channels)
-    return Stored(inspection, _scaled(array, parsed.slope, parsed.inter))
+    return Stored(inspection, array)
 
 
-def write(path: Path, array: npt.NDArray[Any], grid: Grid, header: Header, *, labels: bool) -> None:
+def write(
+    path: Path,
+    array: npt.NDArray[Any],
+    grid: Grid,
+    header: Header,
+    *,
+    labels: bool,
+    names: Mapping[int, str] | None = None,
+) -> None:
     """Write ``(C, I, J, K)`` with the geometry of ``header`` if it is NIfTI, else of ``grid``.
 
     The target appears whole or not at all; equal voxels give equal bytes.
     """
+    del names  # a label map in this format has values only
     single = path.suffix.lower() not in (".hdr", ".img")
     fields = _output_fields(array, grid, header, single=single, labels=labels)
     block = bytes(fields.binaryblock)
@@ -125,22 +132,22 @@ def _parse(path: Path) -> _Parsed:
         for part in (header_path, data_path):
             if not part.exists():
                 raise DataError(f"{path} needs its other half {part.name}, which does not exist")
-    compressed = _is_gzip(header_path)
-    with open_stream(header_path, compressed=compressed) as stream:
-        head = stream.read(SIZE_2)
+    packing: Packing = "gzip" if _is_gzip(header_path) else "raw"
+    with open_stream(header_path, packing) as stream:
+        head, stamp = stream.read(NUM_BYTES), stream.stamp
     notes: list[str] = []
     fields = _fields(path, head, notes)
     dims = _dims(path, fields)
     shape, channels = spatial(path, dims)
     dtype = _dtype(path, fields, notes)
     offset = _offset(path, fields, single=header_path == data_path)
-    needed = offset + prod(dims) * dtype.itemsize
-    expect_room(data_path, needed, regular_size(data_path), compressed=_is_gzip(data_path))
+    layout = Layout((data_path,), dtype, dims, offset=offset, packing=packing)
+    expect_voxels(layout)
     grid = grid_of(path, shape, _affine(path, fields, shape, notes))
     header = Header("NIfTI", bytes(_geometry(fields).binaryblock))
     slope, inter = _scaling(path, fields)
     inspection = Inspection(grid, channels, header, tuple(notes))
-    return _Parsed(inspection, data_path, dims, dtype, offset, slope, inter)
+    return _Parsed(inspection, layout, header_path, stamp, slope, inter)
 
 
 def _fields(path: Path, head: bytes, notes: list[str]) -> Any:
@@ -218,16 +225,22 @@ def _scaling(path: Path, fields: Any) -> tuple[float, float]:
     return slope, inter
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused as not finite
 def _scaled(array: npt.NDArray[Any], slope: float, inter: float) -> npt.NDArray[Any]:
     if (slope, inter) == (1.0, 0.0):
         return array
-    scaled = np.empty_like(array, dtype=np.float32)
-    for channel, out in zip(array, scaled, strict=True):
-        for k in range(channel.shape[-1]):  # slices, so that float64 stays small
-            out[..., k] = channel[..., k] * np.float64(slope) + inter
-    return scaled
+    # float32 tells whole numbers apart up to 2**24, and labels may be larger
+    ends = [float(end) * slope + inter for end in (array.min(), array.max())]
+    is_wide = array.dtype.kind in "iu" and max(map(abs, ends)) > EXACT_FLOAT32
+    scaled = np.empty(array.size, np.float64 if is_wide else np.float32)
+    values = array.ravel(order="F")
+    for first in range(0, values.size, PART):  # parts, so that float64 stays small
+        part = slice(first, first + PART)
+        scaled[part] = values[part] * np.float64(slope) + inter
+    return scaled.reshape(array.shape, order="F")
 
 
+@np.errstate(all="ignore")  # what is not finite is refused with the grid
 def _affine(path: Path, fields: Any, shape: Size3, notes: list[str]) -> Affine:
     """Voxel index to mm: the sform, else the qform, else the spacing alone, as nibabel."""
     fields = fields.copy()

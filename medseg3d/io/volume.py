@@ -11,6 +11,9 @@ from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.types import Image, LabelMap
 
+CROP_TOLERANCE = 0.02
+"""Voxels by which a cropped label map may be off the grid that it is filled up to."""
+
 
 @dataclass(frozen=True)
 class Header:
@@ -21,10 +24,14 @@ class Header:
     Args:
         format: Name of the file format.
         nifti: NIfTI header block with the source's geometry, empty for other formats.
+        sources: Files of a DICOM series in the order of its slices, empty for other formats.
+        is_cropped: Whether the file may leave out surroundings that are all background.
     """
 
     format: str = ""
     nifti: bytes = field(default=b"", repr=False)
+    sources: tuple[Path, ...] = field(default=(), repr=False)
+    is_cropped: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +90,40 @@ class LabelVolume:
     path: Path
     header: Header = field(default=Header(), repr=False)
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_cropped(self) -> bool:
+        """Whether a larger grid may be filled up with background, as DICOM and Slicer mean it."""
+        return self.header.is_cropped
+
+    def filled(self, grid: Grid) -> "LabelVolume":
+        """The same labels on a larger grid of the same voxels, with background elsewhere.
+
+        Only a cropped label map is filled up; any other, and one whose voxels are not among
+        those of ``grid``, is returned as it is.
+        """
+        if not self.is_cropped or grid.same_as(self.grid):
+            return self
+        steps = np.linalg.solve(grid.affine, self.grid.affine)
+        turns, first = np.rint(steps[:3, :3]), np.rint(steps[:3, 3])
+        is_turn = np.array_equal(np.abs(turns) @ np.ones(3), np.ones(3))
+        if not is_turn or not np.array_equal(turns @ turns.T, np.eye(3)):
+            return self
+        last = turns @ (np.array(self.grid.shape) - 1) + first
+        low, high = np.minimum(first, last).astype(int), np.maximum(first, last).astype(int)
+        order = np.abs(turns).argmax(axis=1)
+        sense = [slice(None, None, int(turns[axis, order[axis]])) for axis in range(3)]
+        rounded = np.eye(4)
+        rounded[:3, :3], rounded[:3, 3] = turns, first
+        if not Grid(self.grid.shape, grid.affine @ rounded).same_as(self.grid, CROP_TOLERANCE):
+            return self
+        if (low < 0).any() or (high >= grid.shape).any():
+            return self
+        labels = np.zeros(grid.shape, self.labels.dtype)
+        labels[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))] = (
+            self.labels.transpose(order)[tuple(sense)]
+        )
+        return LabelVolume(labels, grid, self.path, self.header, self.notes)
 
 
 @dataclass(frozen=True, eq=False)

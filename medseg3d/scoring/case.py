@@ -18,6 +18,9 @@ Status: TypeAlias = Literal["ok", "missed", "spurious", "both_empty"]
 
 Box: TypeAlias = tuple[slice, ...]
 
+MOST_PLACES = 65_535
+"""Largest label up to which a place is kept for every label below it."""
+
 NOWHERE: Box = (slice(0, 0),) * 3
 
 
@@ -159,6 +162,9 @@ def _boxes(
 ) -> list[Box]:
     """Smallest box around each label in both maps and a margin, in one pass over each map."""
     highest = max(labels, default=0)
+    if highest > MOST_PLACES:
+        prediction, reference = _numbered(prediction, labels), _numbered(reference, labels)
+        highest, labels = len(labels), range(1, len(labels) + 1)
     found = [ndimage.find_objects(array, max_label=highest) for array in (prediction, reference)]
     boxes = []
     for label in labels:
@@ -175,3 +181,11 @@ def _boxes(
             else NOWHERE
         )
     return boxes
+
+
+def _numbered(array: LabelMap, labels: Sequence[int]) -> LabelMap:
+    """The map with the ``n``-th of ``labels`` as ``n``, counted from 1, and 0 elsewhere."""
+    order = np.argsort(labels)
+    values = np.asarray(labels)[order]
+    place = np.searchsorted(values, array).clip(max=len(values) - 1)
+    return np.where(values[place] == array, order[place] + 1, 0).astype(np.int32)

@@ -1,13 +1,17 @@
 """The training step: patches in, one loss out."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from medseg3d.errors import RunError
+from medseg3d.training.course import Course
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +31,37 @@ class SegmentationModule(LightningModule):
         network: Gives logits, or a list of them, finest first, while training.
         loss: Takes those logits and integer labels ``(B, 1, I, J, K)``.
         settings: Of the optimizer.
+        course: Tells the step.
+        before_update: Called when gradients are ready and the weights are about to change.
+
+    Attributes:
+        step_loss: Loss of the step in hand.
+        cases: Cases of its batch.
     """
 
-    def __init__(self, network: nn.Module, loss: nn.Module, settings: OptimizerSettings) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        settings: OptimizerSettings,
+        course: Course,
+        before_update: Callable[[], None],
+    ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
         self.settings = settings
-        self.epoch_losses: list[float] = []
+        self.step_loss = math.nan
+        self.cases: tuple[str, ...] = ()
+        self._course = course
+        self._before_update = before_update
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> dict[str, Any]:
+        """Take in arrays, which come from workers that have no shared memory for tensors."""
+        return {
+            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            for name, value in batch.items()
+        }
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch of patches.
@@ -42,16 +69,11 @@ class SegmentationModule(LightningModule):
         Raises:
             RunError: If the loss is not finite; the weights are still those before the step.
         """
+        self.cases = tuple(dict.fromkeys(batch["case"]))
         loss: Tensor = self.loss(self.network(batch["image"]), batch["labels"])
-        value = float(loss.detach())
-        if value != value or value in (float("inf"), float("-inf")):
-            cases = ", ".join(dict.fromkeys(batch["case"]))
-            raise RunError(
-                f"the loss became {value} at step {self.global_step} on cases {cases}; look at "
-                "those cases, or lower learning_rate, or set precision to fp32; the best model "
-                "so far is kept in the run folder's checkpoints"
-            )
-        self.epoch_losses.append(value)
+        self.step_loss = float(loss.detach())
+        if not math.isfinite(self.step_loss):
+            raise self._not_finite("loss", self.step_loss)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -65,7 +87,7 @@ class SegmentationModule(LightningModule):
         return torch.optim.AdamW(
             [group for group in groups if group["params"]],
             lr=self.settings.learning_rate,
-            fused=self.trainer.precision != "16-mixed",  # whose scaler does not know fused steps
+            fused=not self._scales_loss,  # whose scaler does not know fused steps
         )
 
     def configure_gradient_clipping(
@@ -74,9 +96,25 @@ class SegmentationModule(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Cut the gradient to the norm given; lightning's own refuses fused optimizers."""
-        if gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.network.parameters(), float(gradient_clip_val))
+        """Cut the gradient to the norm given; lightning's own refuses fused optimizers.
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Whole volumes are validated by a callback; lightning wants the method."""
+        Raises:
+            RunError: If it is not finite and no loss scaler is there to skip the step.
+        """
+        if gradient_clip_val:
+            parameters = self.network.parameters()
+            norm = float(nn.utils.clip_grad_norm_(parameters, float(gradient_clip_val)))
+            if not (math.isfinite(norm) or self._scales_loss):
+                raise self._not_finite("gradient", norm)
+        self._before_update()
+
+    @property
+    def _scales_loss(self) -> bool:
+        return self.trainer.precision == "16-mixed"
+
+    def _not_finite(self, what: str, value: float) -> RunError:
+        return RunError(
+            f"the {what} became {value} at step {self._course.step} on cases "
+            f"{', '.join(self.cases)}; look at those cases, or begin a run with a lower "
+            "learning_rate, or with precision fp32"
+        )

@@ -1,27 +1,35 @@
 """One training run on lightning: who does what, and what is left in the run folder."""
 
 import logging
-import signal
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from medseg3d.bundle import SUFFIX
 from medseg3d.device import Precision
 from medseg3d.losses.deep_supervision import DeepSupervision
 from medseg3d.training.budget import Budget
-from medseg3d.training.callbacks import Averaging, EpochNumbers, Pace, Recorder, Stage, Validate
+from medseg3d.training.callbacks import Pace, Recorder, Stage, Validate
+from medseg3d.training.checkpoint import LAST, read_checkpoint
+from medseg3d.training.course import Course
+from medseg3d.training.faults import explained
+from medseg3d.training.feed import Patches, allowed_workers, batches, cases_in_hand
 from medseg3d.training.history import History
+from medseg3d.training.interrupts import Interrupts
+from medseg3d.training.keeper import Keeper
 from medseg3d.training.module import OptimizerSettings, SegmentationModule
+from medseg3d.training.workers import Workers
 
 LIGHTNING_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
+GRACE_SECONDS = 1.0
+"""A signal to all processes of a group may reach the workers first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +52,7 @@ class TrainingSettings:
 def train(
     network: nn.Module,
     loss: nn.Module,
-    patches: Dataset[dict[str, Any]],
+    patches: Patches,
     *,
     folder: Path,
     label_names: Sequence[str],
@@ -58,11 +66,14 @@ def train(
 ) -> History:
     """Train until the budget is used up.
 
+    A checkpoint holds the state after any step, so a resumed run goes on exactly. Whatever stops
+    the training, one is written for the last step that was whole.
+
     Args:
         network: To be trained, in place; it ends with the last averaged weights.
         loss: Of one resolution; deep supervision is added here.
-        patches: Map a global sample number to ``{"image", "labels", "case"}``.
-        folder: Run folder for ``history.csv``, ``history.png`` and ``checkpoints/last.ckpt``.
+        patches: Training samples by number.
+        folder: Run folder for ``history.csv``, ``history.png`` and ``checkpoints``.
         label_names: Foreground labels, in the order ``validate`` scores them.
         validate: Dice per foreground label of whole held-out cases.
         num_held_out: How many there are.
@@ -70,47 +81,59 @@ def train(
         settings: Budget, optimizer and the like.
         device: Where to train.
         precision: Arithmetic of the network.
-        resume: Go on from ``checkpoints/last.ckpt``.
+        resume: Go on from the last checkpoint, if there is one.
 
     Returns:
         What happened, epoch by epoch.
 
     Raises:
-        RunError: If the loss is not finite.
-        KeyboardInterrupt: If the user interrupts; the last checkpoint stays.
+        RunError: If the loss is not finite, memory runs out, a data worker dies, the disk is
+            full, or no checkpoint can be read.
+        KeyboardInterrupt: If the user interrupts (:class:`medseg3d.errors.Terminated` for
+            SIGTERM).
     """
-    module = SegmentationModule(network, DeepSupervision(loss), settings.optimizer)
-    numbers = EpochNumbers(settings.steps_per_epoch * settings.batch_size)
-    pace = Pace(settings.budget, numbers, seed=settings.seed, stages=settings.stages)
-    history = History(label_names)
+    checkpoints = folder / "checkpoints"
+    found = read_checkpoint(checkpoints) if resume else None
+    course = Course(found.facts if found else None)
+    interrupts = Interrupts()
+    workers, crew = allowed_workers(settings.workers), Workers(interrupts)
+    keeper = Keeper(checkpoints, course, found, pause=settings.checkpoint_seconds)
+    pace = Pace(
+        settings.budget,
+        course,
+        keeper,
+        interrupts,
+        seed=settings.seed,
+        stages=settings.stages,
+    )
     recorder = Recorder(
         folder,
         pace,
-        history,
+        course,
+        keeper,
+        interrupts,
+        label_names=label_names,
         validate=validate,
         num_held_out=num_held_out,
         save_best=save_best,
+        steps_per_epoch=settings.steps_per_epoch,
+        ema=settings.ema,
         every=settings.validate_every,
-        checkpoint_seconds=settings.checkpoint_seconds,
+        workers=crew,
+        num_workers=workers,
     )
-    averaging = [Averaging(settings.ema, device)] if settings.ema else []
-    feed = DataLoader(
-        patches,
-        batch_size=settings.batch_size,
-        sampler=numbers,
-        num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
-        pin_memory=device.type == "cuda",
+    module = SegmentationModule(
+        network, DeepSupervision(loss), settings.optimizer, course, interrupts.hold
     )
-    once: DataLoader[Any] = DataLoader(TensorDataset(torch.zeros(1)))  # see validation_step
-    with _quiet_lightning():
+    with interrupts, _quiet_lightning():
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=[device.index or 0] if device.type == "cuda" else 1,
             precision=LIGHTNING_PRECISION[precision],  # type: ignore[arg-type]
             max_epochs=-1,
+            limit_val_batches=0,
             gradient_clip_val=settings.gradient_clip,
-            callbacks=[pace, recorder, *averaging],
+            callbacks=[pace, recorder],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -118,13 +141,37 @@ def train(
             num_sanity_val_steps=0,
             default_root_dir=folder,
         )
-        checkpoint = folder / "checkpoints" / "last.ckpt" if resume else None
         try:
-            trainer.fit(module, feed, once, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit:  # lightning's answer to Ctrl-C, after which it ignores further ones
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from None
-    return history
+            feed = batches(
+                patches,
+                settings.batch_size,
+                first_step=course.step,
+                workers=workers,
+                device=device,
+            )
+            trainer.fit(module, feed)
+        except (KeyboardInterrupt, SystemExit):  # the latter is lightning's answer to Ctrl-C
+            raise (interrupts.pending or KeyboardInterrupt) from None
+        except Exception as error:
+            ahead = cases_in_hand(patches, settings.batch_size, step=course.step, workers=workers)
+            fault = explained(error, cases=module.cases, ahead=ahead, ended=crew.ended)
+            if fault is None:
+                raise
+            if workers:
+                time.sleep(GRACE_SECONDS)  # a signal for all of us may reach the workers first
+            interrupts.check()
+            raise type(fault)(f"{fault}{_what_is_left(checkpoints)}") from error
+    return recorder.history
+
+
+def _what_is_left(checkpoints: Path) -> str:
+    kept = ""
+    best = checkpoints / f"best{SUFFIX}"
+    if best.is_file():
+        kept += f"; the best model so far is kept in {best}"
+    if (checkpoints / LAST).is_file():
+        kept += "; --resume goes on from the last checkpoint"
+    return kept
 
 
 @contextmanager

@@ -224,7 +224,8 @@ def test_in_a_batch_the_good_cases_are_written_and_the_bad_one_is_named(
     (folder / "torn.nii.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RunError, match=r"1 of 2 cases failed, 1 were written: case torn: "):
         medseg3d.predict(folder, model=run.bundle, out=tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["failed.csv", "good.nii.gz"]
 
 
 def test_probabilities_sum_to_one_and_agree_with_the_labels(

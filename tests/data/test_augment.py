@@ -1,5 +1,7 @@
 """Augmentation: known matrices give known patches, and labels stay on their image."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from medseg3d.config import AugmentationConfig
 from medseg3d.data.augment import (
     CONTROL_POINTS,
     Augmentation,
@@ -165,6 +168,67 @@ def test_flips_reverse_image_and_labels() -> None:
     np.testing.assert_array_equal(labels, blobs()[::-1, :, ::-1])
 
 
+SWAPPING = replace(NEVER, mirror_axes=(0, 1, 2), mirrored_labels=(0, 2, 1, 3))
+
+
+@given(flips=st.sets(st.integers(0, 2)), number=st.integers(0, 100))
+def test_a_sagittal_flip_swaps_the_pairs_and_no_other_does(flips: set[int], number: int) -> None:
+    labels = np.random.default_rng(number).integers(0, 4, SIZE).astype(np.uint8)
+    _, found = SWAPPING.apply(noise(), labels, Changes(flips=tuple(flips)))
+    expected = labels.copy()
+    if 0 in flips:
+        expected[labels == 1], expected[labels == 2] = 2, 1
+    np.testing.assert_array_equal(found, np.flip(expected, tuple(flips)))
+    assert found.dtype == np.uint8
+
+
+@given(flips=st.sets(st.integers(0, 2)), number=st.integers(0, 100))
+def test_flipping_twice_gives_the_patch_back(flips: set[int], number: int) -> None:
+    labels = np.random.default_rng(number).integers(0, 4, SIZE).astype(np.uint8)
+    changes = Changes(flips=tuple(flips))
+    once = SWAPPING.apply(noise(), labels, changes)
+    counts = np.bincount(labels.ravel(), minlength=4)
+    if 0 in flips:
+        counts = counts[[0, 2, 1, 3]]
+    np.testing.assert_array_equal(np.bincount(once[1].ravel(), minlength=4), counts)
+    image, back = SWAPPING.apply(*once, changes)
+    np.testing.assert_array_equal(image, noise())
+    np.testing.assert_array_equal(back, labels)
+
+
+def test_a_single_sagittal_slice_changes_sides_too() -> None:
+    labels = np.ones((1, 4, 4), dtype=np.uint8)
+    _, found = SWAPPING.apply(noise((1, 4, 4)), labels, Changes(flips=(0,)))
+    assert (found == 2).all()
+
+
+def test_pairs_beyond_eight_bits_are_swapped() -> None:
+    table = [*range(301)]
+    table[299], table[300] = 300, 299
+    augmentation = replace(NEVER, mirror_axes=(0,), mirrored_labels=tuple(table))
+    labels = np.array([0, 299, 300, 5] * 4, dtype=np.uint16).reshape(4, 2, 2)
+    _, found = augmentation.apply(noise((4, 2, 2)), labels, Changes(flips=(0,)))
+    assert found.dtype == np.uint16
+    assert np.bincount(found.ravel())[[0, 5, 299, 300]].tolist() == [4, 4, 4, 4]
+    empty = np.zeros((4, 2, 2), dtype=np.uint8)  # a patch beside the volume
+    assert not augmentation.apply(noise((4, 2, 2)), empty, Changes(flips=(0,)))[1].any()
+
+
+def test_a_warped_and_flipped_patch_is_the_swapped_flip_of_the_warped() -> None:
+    labels = blobs(num_labels=4)
+    changes = Changes(matrix=rotation_matrix((0.2, 0.1, -0.3)) * 0.9)
+    warped = SWAPPING.apply(noise(), labels, changes)
+    flipped = SWAPPING.apply(noise(), labels, replace(changes, flips=(0,)))
+    again = SWAPPING.apply(*warped, Changes(flips=(0,)))
+    np.testing.assert_array_equal(flipped[1], again[1])
+    np.testing.assert_array_equal(flipped[0], again[0])
+
+
+def test_what_is_usual_is_said_once() -> None:
+    usual = AugmentationConfig().model_dump()
+    assert usual == {name: getattr(Augmentation(), name) for name in usual}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -287,6 +351,11 @@ def test_probabilities_are_kept() -> None:
         ({"scale": (1.2, 0.8)}, "scale is"),
         ({"scale": (0.0, 0.8)}, "scale is"),
         ({"mirror_axes": (3,)}, "mirror_axes"),
+        ({"mirror_axes": (0, 0)}, "each once"),
+        ({"mirrored_labels": (0, 1, 3)}, "change places in pairs"),
+        ({"mirrored_labels": (0, 2, 3, 1)}, "change places in pairs"),
+        ({"mirrored_labels": (1, 0)}, "change places in pairs"),
+        ({"mirrored_labels": (0, 1, 1)}, "change places in pairs"),
         ({"elastic_fraction": 0.5 / (CONTROL_POINTS - 1)}, "fold"),
     ],
 )

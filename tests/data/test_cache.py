@@ -1,5 +1,6 @@
 """The cache gives back what was stored, whole or not at all."""
 
+import errno
 import json
 import pickle
 from pathlib import Path
@@ -11,8 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg3d.data import cache
-from medseg3d.data.cache import CachedCase, case_key, foreground_coordinates, is_complete
-from medseg3d.errors import DataError
+from medseg3d.data.cache import (
+    CachedCase,
+    case_key,
+    content_digest,
+    foreground_coordinates,
+    is_complete,
+)
+from medseg3d.errors import DataError, RunError
 
 SHAPE = (70, 9, 33)
 
@@ -142,10 +149,10 @@ def test_nothing_stays_behind_when_writing_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cache.np, "save", lambda *_, **__: full())
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RunError, match=r"the disk is full; free some space .* are free"):
         stored(tmp_path / "key")
     assert not list(tmp_path.iterdir())
 
@@ -186,7 +193,7 @@ def test_the_key_follows_content_and_plan_and_not_names(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
 
     def key(plan: str, *names: str) -> str:
-        return case_key(plan, [tmp_path / name for name in names])
+        return case_key(plan, content_digest([tmp_path / name for name in names]))
 
     assert key("p", "a", "b") == key("p", "copy", "b")
     others = [key("p", "b", "a"), key("q", "a", "b"), key("p", "a"), key("p", "ab")]

@@ -352,10 +352,11 @@ def test_the_voxel_half_of_a_pair_may_be_named_and_stands_for_both(tmp_path: Pat
     assert len(find_inputs([tmp_path])) == 1
 
 
-def test_a_broken_link_is_told_as_one(tmp_path: Path) -> None:
+def test_an_input_that_is_no_regular_file_is_a_case_for_reading_to_refuse(tmp_path: Path) -> None:
+    put(tmp_path, "b.nii.gz")
     (tmp_path / "a.nii.gz").symlink_to("nowhere.nii.gz")
-    with pytest.raises(DataError, match=r"a\.nii\.gz is not a regular file but a pipe"):
-        find_inputs([tmp_path / "a.nii.gz"])
+    assert [case.id for case in find_inputs([tmp_path / "a.nii.gz"])] == ["a"]
+    assert [case.id for case in find_inputs([tmp_path])] == ["a", "b"]
 
 
 def test_no_inputs_are_refused() -> None:
@@ -424,3 +425,30 @@ def test_a_patient_is_the_start_of_the_id_and_its_own_patient(case_id: str) -> N
     assert patient
     assert case_id.startswith(patient)
     assert patient_of(patient) == patient
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"labels": {"a": 1, "a": 2}}', "the key 'a' is there twice"),
+        ("[" * 100_000, "no valid JSON"),
+        ('{"labels": {"a": ' + "9" * 5000 + "}}", "no valid JSON"),
+        ('{"labels": {"background": 0, "a": 99999999999}}', "gives 'a' more than 2147483647"),
+    ],
+)
+def test_json_that_says_too_much_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    put(tmp_path, "images/a.nii.gz", "labels/a.nii.gz")
+    message = refusal(describe(tmp_path, text))
+    assert "dataset.json" in message
+    assert reason in message
+
+
+def test_ids_that_differ_by_the_coding_of_accents_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "caf\u00e9.nii.gz", "cafe\u0301.nii")
+    with pytest.raises(DataError, match="differ by the coding of accents only"):
+        find_inputs([tmp_path])
+
+
+def test_names_too_long_for_the_disk_are_told() -> None:
+    with pytest.raises(DataError, match="name too long"):
+        find_inputs(["x" * 300 + ".nii.gz"])

@@ -1,15 +1,15 @@
 """Plans: spacing, patch and topology from hand-made fingerprints."""
 
+import logging
 from math import prod
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from medseg3d.config import validated
 from medseg3d.data.fingerprint import CaseFingerprint
-from medseg3d.data.plan import Plan, fit_patch, make_plan, target_spacing, topology
+from medseg3d.data.plan import Plan, make_plan, target_spacing
 from medseg3d.errors import ConfigError, DataError
 from medseg3d.types import Size3, Spacing
 
@@ -19,19 +19,28 @@ def fingerprint(
     spacing: Spacing = (1.0, 1.0, 1.0),
     intensities: tuple[float, ...] = (10.0, 20.0, 30.0),
     is_ct: bool = False,
+    extents: tuple[tuple[float, float], ...] = (),
+    sides: dict[int, float] | None = None,
 ) -> CaseFingerprint:
     return CaseFingerprint(
         shape=shape,
         spacing=spacing,
         foreground=(np.asarray(intensities, dtype=np.float32),),
         looks_like_ct=(is_ct,),
+        extents=extents,
+        sides=sides or {},
     )
 
 
-def plan_of(cases: list[CaseFingerprint], channel: str = "MRI", **fixed: object) -> Plan:
+def plan_of(
+    cases: list[CaseFingerprint],
+    channel: str = "MRI",
+    names: dict[int, str] | None = None,
+    **fixed: object,
+) -> Plan:
     return make_plan(
         cases,
-        label_names={0: "background", 1: "organ"},
+        label_names=names or {0: "background", 1: "organ"},
         channel_names=[channel],
         on_gpu=False,
         memory_gb=8.0,
@@ -58,30 +67,6 @@ def test_a_thick_slice_axis_is_resampled_apart_and_pooled_last() -> None:
 def test_thick_axis_takes_its_tenth_percentile() -> None:
     spacings = [(1.0, 1.0, float(z)) for z in range(5, 16)]
     assert target_spacing(spacings) == ((1.0, 1.0, 6.0), 2)
-
-
-@given(
-    shape=st.tuples(*[st.integers(1, 600)] * 3),
-    spacing=st.tuples(*[st.floats(0.3, 6.0)] * 3),
-    voxels=st.integers(4096, 300_000),
-)
-def test_patch_keeps_within_its_voxels_and_the_case(
-    shape: Size3, spacing: Spacing, voxels: int
-) -> None:
-    patch = fit_patch(shape, spacing, voxels)
-    assert all(1 <= edge <= whole for edge, whole in zip(patch, shape, strict=True))
-    assert prod(patch) <= voxels
-
-
-@given(patch=st.tuples(*[st.integers(1, 256)] * 3), spacing=st.tuples(*[st.floats(0.3, 8.0)] * 3))
-def test_no_stage_is_smaller_than_four_voxels_unless_the_patch_is(
-    patch: Size3, spacing: Spacing
-) -> None:
-    strides, kernels = topology(patch, spacing)
-    assert len(kernels) == len(strides) + 1 <= 6
-    for edge, *axis in zip(patch, *strides, strict=True):
-        if prod(axis) > 1:
-            assert edge / prod(axis) > 3
 
 
 def test_declared_or_hounsfield_channels_are_ct() -> None:
@@ -125,3 +110,113 @@ def test_a_typing_mistake_in_an_edited_plan_is_named(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("batch_size:", "batchsize:"))
     with pytest.raises(ConfigError, match="unknown key 'batchsize'; did you mean batch_size"):
         Plan.load(path)
+
+
+def test_a_plan_of_an_earlier_version_is_still_read(tmp_path: Path) -> None:
+    new = ("mirror_axes", "swapped_labels", "trained_")
+    plan = plan_of([fingerprint()])
+    plan.save(tmp_path / "plan.yaml")
+    lines = (tmp_path / "plan.yaml").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith(new)]
+    assert len(lines) - len(kept) == 6
+    (tmp_path / "old.yaml").write_text("\n".join(kept))
+    old = Plan.load(tmp_path / "old.yaml")
+    assert (old.mirror_axes, old.swapped_labels, old.trained_spacing) == ((), {}, None)
+    assert old.mirrored_labels == (0, 1)
+    assert old.spacing == plan.spacing
+
+
+KIDNEYS = {0: "background", 3: "kidney_right", 7: "spine", 20: "kidney_left"}
+BALANCED = {3: 0.4, 7: 0.0, 20: -0.4}
+
+
+def test_mirroring_is_off_unless_asked_for() -> None:
+    plan = plan_of([fingerprint(sides=BALANCED)] * 6, names=KIDNEYS)
+    assert plan.mirror_axes == ()
+    assert plan.swapped_labels == {20: 3}
+
+
+def test_named_pairs_change_places_in_the_order_of_the_logits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, "medseg3d"):
+        plan = plan_of([fingerprint(sides=BALANCED)] * 6, names=KIDNEYS, mirror=True)
+    assert plan.mirror_axes == (0, 1, 2)
+    assert plan.mirrored_labels == (0, 3, 2, 1)
+    assert "kidney_left and kidney_right change places" in caplog.text
+
+
+def test_sides_that_show_are_not_mirrored_and_it_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    names = {0: "background", 1: "liver"}
+    cases = [fingerprint(sides={1: 0.4})] * 6
+    with caplog.at_level(logging.INFO, "medseg3d"):
+        plan = plan_of(cases, names=names, mirror=True)
+    assert plan.mirror_axes == (1, 2)
+    assert "not mirrored left to right" in caplog.text
+    assert "'liver' lies on the right in 6 of 6 cases" in caplog.text
+
+
+def test_half_a_pair_is_not_mirrored(caplog: pytest.LogCaptureFixture) -> None:
+    names = {0: "background", 1: "kidney_left"}
+    with caplog.at_level(logging.INFO, "medseg3d"):
+        plan = plan_of([fingerprint(sides={1: 0.0})] * 6, names=names, mirror=True)
+    assert plan.mirror_axes == (1, 2)
+    assert "'kidney_left' has no partner" in caplog.text
+
+
+def test_axes_chosen_by_hand_are_kept_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    cases = [fingerprint(sides=BALANCED | {7: 0.3})] * 6
+    plan = plan_of(cases, names=KIDNEYS, mirror_axes=(0, 2))
+    assert plan.mirror_axes == (0, 2)
+    assert plan.mirrored_labels == (0, 3, 2, 1)
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "'spine' lies on the right in 6 of 6 cases" in record.getMessage()
+
+
+def test_axes_given_beside_a_plan_replace_those_it_holds() -> None:
+    plan = plan_of([fingerprint()], names=KIDNEYS)
+    old = plan.model_copy(update={"swapped_labels": {}})
+    assert plan.mirrored_along(()) is plan
+    for found in (plan.mirrored_along((0,)), old.mirrored_along((0,))):
+        assert (found.mirror_axes, found.mirrored_labels) == ((0,), (0, 3, 2, 1))
+
+
+def test_swapped_labels_survive_the_file_and_may_be_written_both_ways(tmp_path: Path) -> None:
+    cases = [fingerprint(sides=BALANCED, extents=((0.0, 5.5),))] * 6
+    plan = plan_of(cases, names=KIDNEYS, mirror=True)
+    plan.save(tmp_path / "plan.yaml")
+    assert Plan.load(tmp_path / "plan.yaml") == plan
+    both = plan.model_dump() | {"swapped_labels": {20: 3, 3: 20}}
+    assert Plan(**both).mirrored_labels == plan.mirrored_labels
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"swapped_labels": {3: 9}}, "swapped_labels has 9, which is no label of this plan"),
+        ({"swapped_labels": {0: 3}}, "swapped_labels has 0"),
+        ({"swapped_labels": {3: 7, 7: 20}}, "in more than one pair"),
+        ({"swapped_labels": {3: 7, 20: 7}}, "in more than one pair"),
+        ({"mirror_axes": (0, 0)}, "an axis twice"),
+        ({"mirror_axes": (3,)}, "mirror_axes"),
+    ],
+)
+def test_a_wrong_pair_in_an_edited_plan_is_named(edit: dict[str, object], message: str) -> None:
+    facts = plan_of([fingerprint()], names=KIDNEYS).model_dump() | edit
+    with pytest.raises(ConfigError, match=message):
+        validated(Plan, facts, source="plan.yaml")
+
+
+def test_what_the_training_cases_were_like_is_kept() -> None:
+    cases = [
+        fingerprint((10, 20, 30), (1.0, 1.0, 2.0), extents=((-1024.0, 300.0),)),
+        fingerprint((20, 10, 30), (0.5, 2.0, 3.0), extents=((-3024.0, 1500.0),)),
+    ]
+    plan = plan_of(cases, "CT")
+    assert plan.trained_spacing == ((0.5, 1.0, 2.0), (1.0, 2.0, 3.0))
+    assert plan.trained_extent == (10.0, 20.0, 60.0)
+    assert plan.trained_lows == ((-1024.0, -1024.0),), "padding is no intensity"
+    assert plan.trained_highs == ((300.0, 1500.0),)
+    assert plan_of(cases, "MR").trained_lows == ((-3024.0, -1024.0),)

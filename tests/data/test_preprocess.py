@@ -1,5 +1,7 @@
 """From the native grid to the working grid and back."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -99,6 +101,39 @@ def test_huge_intensities_stay_finite() -> None:
     assert np.isfinite(normalize(channel, ZSCORE)).all()
 
 
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-9, 1.0, 1e30, 1e36])
+def test_the_zscore_does_not_depend_on_the_unit(scale: float) -> None:
+    # Diffusion in square meters per second is about 1e-9.
+    channel = np.random.default_rng(0).uniform(-9, 9, (5, 6, 7)).round()
+    expected = (channel - channel[channel != 0].mean()) / channel[channel != 0].std()
+    found = normalize((channel * scale).astype(np.float32), ZSCORE)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4 if scale == 1e-40 else 1e-5)
+
+
+def test_opposite_extremes_of_float32_stay_finite() -> None:
+    channel = np.array([-3.4e38] * 4 + [3.4e38], dtype=np.float32).reshape(5, 1, 1)
+    found = normalize(channel, ZSCORE)  # the highest lies 5.4e38 above the mean
+    np.testing.assert_allclose(found.ravel(), [-0.5] * 4 + [2.0], rtol=1e-5)
+
+
+def test_scores_end_where_half_precision_does() -> None:
+    channel = np.full((9, 9, 9), 1e6, dtype=np.float32)
+    channel[0, 0] = 0
+    channel[1, 1, 1] += 0.0625
+    found = normalize(channel, ZSCORE)
+    assert np.isfinite(found.astype(np.float16)).all()
+    assert found.min() == -65504
+
+
+def test_statistics_of_many_voxels_do_not_drift() -> None:
+    # In float32 the sum of so many equal numbers would stop growing.
+    channel = np.full((256, 256, 300), 1001.0, dtype=np.float32)
+    channel[::2] = 999.0
+    found = normalize(channel, ZSCORE)
+    assert (found.min(), found.max()) == (-1.0, 1.0)
+
+
 def test_ct_is_clipped_and_scaled_by_the_set() -> None:
     rule = Normalization(name="CT", scheme="ct", lower=-100, upper=200, mean=50, sd=25)
     channel = np.array([-1000, -100, 50, 75, 3000], dtype=np.float32).reshape(5, 1, 1)
@@ -122,9 +157,45 @@ def test_an_absurd_spacing_is_refused_before_anything_is_allocated() -> None:
         working_shape((100, 100, 100), (1.0, 1.0, 1.0), (1e-6, 1.0, 1.0))
 
 
+def test_a_grid_beyond_the_memory_is_refused_with_both_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("medseg3d.data.preprocess.memory_limit", lambda: 1 << 20)
+    with pytest.raises(DataError, match=r"\(200, 100, 100\) voxels .* 15.3 MiB .* 1.0 MiB"):
+        working_shape((100, 100, 100), (2.0, 1.0, 1.0), (1.0, 1.0, 1.0), num_channels=2)
+
+
+@pytest.mark.parametrize("edge", [1e-6, 0.009, 101.0, 1e6])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_absurd_spacing_is_refused_before_its_grid_is_made(edge: float, axis: int) -> None:
+    affine = np.eye(4)
+    affine[axis, axis] = edge
+    case = make_case(affine)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"voxels at the plan's 1 x 1 x 1 mm; check the spac"):
+            preprocess(case, plan(spacing=(1.0, 1.0, 1.0)))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (40, 44, 1), (3000, 3, 3), (1, 1, 1)])
+def test_awkward_shapes_are_preprocessed_and_restored(shape: tuple[int, int, int]) -> None:
+    image = np.random.default_rng(0).uniform(1, 2, (1, *shape)).astype(np.float32)
+    labels = np.random.default_rng(1).choice([0, 3, 7], shape).astype(np.uint8)
+    case = canonical(Volume(image, Grid(shape, LPS), path=None), labels)  # type: ignore[arg-type]
+    working = preprocess(case, plan())
+    assert working.labels is not None
+    assert working.image.shape == (1, *shape) == (1, *working.labels.shape)
+    back = working.placement.restore_labels(one_hot(working.labels), (0, 3, 7))
+    np.testing.assert_array_equal(back, labels)
+
+
 def test_the_cache_key_changes_only_with_what_changes_the_arrays() -> None:
     key = preprocessing_key(plan())
     assert key == preprocessing_key(plan(batch_size=5, patch_size=(16, 16, 16), width=4))
+    assert key == preprocessing_key(plan(mirror_axes=(0,), swapped_labels={3: 7}))
     assert key != preprocessing_key(plan(spacing=(1.0, 1.0, 1.0)))
     assert key != preprocessing_key(plan(labels={0: "background", 3: "inner"}))
 

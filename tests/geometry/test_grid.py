@@ -122,3 +122,9 @@ def test_rounding_of_the_affine_does_not_part_grids() -> None:
 def test_difference_is_said_in_words(other: Grid, sentence: str) -> None:
     found = Grid((4, 5, 6), LPS).difference(other)
     assert re.search(sentence, found), found
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200, 5e-324])
+def test_affines_beyond_arithmetic_are_refused(scale: float) -> None:
+    with pytest.raises(DataError, match="affine"):
+        Grid((3, 4, 5), np.diag([scale, scale, scale, 1.0]))

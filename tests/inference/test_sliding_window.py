@@ -97,6 +97,82 @@ def test_mirroring_averages_over_all_flips() -> None:
     np.testing.assert_allclose(mirrored, (plain + plain[:, ::-1]) / 2)
 
 
+class SeesSides(nn.Module):
+    """Background, left, right, middle: bright voxels get the side of the dark gap they lie on.
+
+    What lies to the left of its darker neighbor is left; in a mirror that is the right one's
+    place, so the network is exact on patients and on mirrored ones, with sides changed.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        rising = torch.roll(x, -1, 2) - torch.roll(x, 1, 2)
+        return torch.cat([-x, -rising, rising, x - 1], dim=1)
+
+
+def lungs(shape: tuple[int, int, int] = (12, 9, 7)) -> np.ndarray:
+    """Smooth values that wrap around, so that rolling has no border."""
+    i, j, k = np.indices(shape)
+    image = np.sin(2 * np.pi * (i + 0.3) / shape[0]) + 0.1 * j - 0.2 * k
+    return np.asarray(image[None], dtype=np.float32)
+
+
+@pytest.mark.parametrize("axes", [(0,), (0, 1), (0, 1, 2), (2, 0)])
+def test_mirrored_copies_of_an_equivariant_network_change_nothing(axes: tuple[int, ...]) -> None:
+    window = (12, 9, 7)
+    plain = predict_logits(SeesSides(), lungs(), window=window)
+    swapped = predict_logits(
+        SeesSides(), lungs(), window=window, mirror_axes=axes, mirrored_labels=(0, 2, 1, 3)
+    )
+    np.testing.assert_allclose(swapped, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [(), (0, 1, 2, 3), (0, 2, 3, 1), (2, 1, 0, 3)])
+def test_without_the_right_swap_the_sides_cancel_out(wrong: tuple[int, ...]) -> None:
+    plain = predict_logits(SeesSides(), lungs(), window=(12, 9, 7))
+    found = predict_logits(
+        SeesSides(), lungs(), window=(12, 9, 7), mirror_axes=(0,), mirrored_labels=wrong
+    )
+    assert np.abs(found - plain).max() > 0.1
+
+
+def test_other_axes_swap_nothing() -> None:
+    options = {"window": (12, 9, 7), "mirror_axes": (1, 2)}
+    plain = predict_logits(SeesSides(), lungs(), **options)  # type: ignore[arg-type]
+    found = predict_logits(SeesSides(), lungs(), mirrored_labels=(0, 2, 1, 3), **options)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found, plain)
+
+
+def test_swapping_works_window_by_window() -> None:
+    torch.manual_seed(0)
+    network = nn.Conv3d(1, 3, 3, padding=1)
+    mirrored = {"mirror_axes": (0,), "mirrored_labels": (0, 2, 1)}
+    image = np.random.default_rng(1).normal(size=(1, 19, 9, 8)).astype(np.float32)
+    there = predict_logits(network, image, window=(8, 8, 8), **mirrored)  # type: ignore[arg-type]
+    back = predict_logits(network, image[:, ::-1], window=(8, 8, 8), **mirrored)  # type: ignore[arg-type]
+    np.testing.assert_allclose(back[[0, 2, 1], ::-1], there, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (40, 44, 1), (300, 3, 3), (1, 1, 1)])
+def test_volumes_shorter_than_the_window_are_padded_and_cut_back(
+    shape: tuple[int, int, int],
+) -> None:
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    seen: set[tuple[int, ...]] = set()
+
+    class Watched(PerVoxel):
+        divisor = (8, 8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.add(tuple(x.shape[2:]))
+            return super().forward(x)
+
+    logits = predict_logits(Watched(), image, window=(16, 16, 8))
+    assert all(n % d == 0 for size in seen for n, d in zip(size, (8, 8, 4), strict=True))
+    np.testing.assert_allclose(
+        logits, PerVoxel()(torch.from_numpy(image)[None])[0].numpy(), atol=1e-5
+    )
+
+
 def test_progress_counts_the_windows() -> None:
     seen: list[tuple[int, int]] = []
     image = np.zeros((1, 12, 4, 4), dtype=np.float32)

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 from medseg3d.errors import RunError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import Volume, atomic, write_labels
+from medseg3d.io.atomic import sweep
 
 LIKE = Volume.from_array(np.zeros((1, 3, 4, 5)), Grid((3, 4, 5), np.eye(4)))
 LABELS = np.ones((3, 4, 5), np.uint8)
@@ -104,3 +108,65 @@ def test_both_files_are_flushed_and_the_folder(
     monkeypatch.setattr(os, "fsync", flushed.append)
     write_labels(tmp_path / "out.nii.gz", LABELS, like=LIKE)
     assert len(flushed) == 2
+
+
+def left_by(process: str, folder: Path) -> Path:
+    """Write ``folder/a.nii.gz`` in another process that ends, or stays, in the middle."""
+    code = (
+        "import os, sys, time\nfrom medseg3d.io.atomic import atomic\n"
+        "with atomic(sys.argv[1]) as beside:\n"
+        "    beside.write_bytes(b'half')\n"
+        f"    print(beside, flush=True)\n    {process}\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder / "a.nii.gz")], stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        left = Path(running.stdout.readline().strip())
+        if "sleep" in process:
+            assert sweep(folder) == [], "somebody is still writing"
+            running.kill()
+    return left
+
+
+@pytest.mark.parametrize("process", ["os._exit(0)", "time.sleep(60)"])
+def test_what_killed_processes_left_is_swept(tmp_path: Path, process: str) -> None:
+    left = left_by(process, tmp_path)
+    (tmp_path / ".medseg3d-mine-part").write_text("x")
+    assert sweep(tmp_path) == [left]
+    assert [path.name for path in tmp_path.iterdir()] == [".medseg3d-mine-part"]
+
+
+def test_what_another_machine_left_is_swept_after_a_day(tmp_path: Path) -> None:
+    left = tmp_path / ".medseg3d-0123abcd-1-0123456789ab-part.nii.gz"
+    left.write_text("half")
+    assert sweep(tmp_path) == []
+    yesterday = time.time() - 86_500
+    os.utime(left, (yesterday, yesterday))
+    assert sweep(tmp_path) == [left]
+    assert sweep(tmp_path / "absent") == []
+
+
+def test_a_writer_that_hides_a_full_disk_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.open
+
+    def opening(path: Path, mode: str = "r", *rest: object) -> object:
+        if mode == "rb+":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, mode, *rest)  # type: ignore[call-overload]
+
+    def torn() -> None:
+        with atomic(tmp_path / "a.nrrd") as beside:
+            beside.write_text("half of it, and no word about the rest")
+            monkeypatch.setattr(Path, "open", opening)
+
+    def torn_with_other_words() -> None:
+        with atomic(tmp_path / "a.nrrd"):
+            raise RuntimeError("file stream is fail after write")
+
+    for writing in (torn, torn_with_other_words):
+        with pytest.raises(RunError, match="the disk is full"):
+            writing()
+    assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from medseg3d.errors import DataError
-from medseg3d.io import SUFFIXES, case_stem, read_image, sources
+from medseg3d.io import OUTPUTS, SUFFIXES, case_stem, read_image, sources
+from medseg3d.io.formats import format_of
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,10 @@ from medseg3d.io import SUFFIXES, case_stem, read_image, sources
         ("-rf.nii.gz", "-rf"),
         ("case.nii.gz.nii.gz", "case.nii.gz"),
         (".nii.gz", ".nii.gz"),
-        ("case.dcm", "case.dcm"),
+        ("case.dcm", "case"),
+        ("case.seg.nrrd", "case"),
+        ("case.v1.nrrd", "case.v1"),
+        ("case.jpg", "case.jpg"),
     ],
 )
 def test_only_the_image_suffix_is_taken_off(name: str, stem: str) -> None:
@@ -47,7 +51,8 @@ def test_unknown_suffixes_list_the_known_ones(tmp_path: Path) -> None:
 def test_importing_loads_neither_torch_nor_simpleitk() -> None:
     code = (
         "import sys, medseg3d.io; "
-        "assert not {'torch', 'SimpleITK', 'monai', 'torchio'} & set(sys.modules)"
+        "heavy = {'torch', 'SimpleITK', 'monai', 'torchio', 'highdicom'}; "
+        "assert not heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -60,3 +65,10 @@ def test_a_detached_header_is_read_from_two_files(tmp_path: Path) -> None:
     (tmp_path / "b.mhd").write_text(header)
     assert sources(tmp_path / "b.mhd") == (tmp_path / "b.mhd", tmp_path / "b.raw")
     assert sources(tmp_path / "c.nii.gz") == (tmp_path / "c.nii.gz",)
+
+
+def test_every_output_format_is_written_by_its_suffix() -> None:
+    assert all(suffix in SUFFIXES for suffix in OUTPUTS.values())
+    assert {format_of(Path(f"a{suffix}")).suffixes[0] for suffix in OUTPUTS.values()} == {
+        *(".nii.gz", ".nrrd", ".seg.nrrd", ".mgz", ".dcm")
+    }

@@ -10,7 +10,7 @@ import pytest
 
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
-from medseg3d.io import Volume, read_grid, read_image, write_image
+from medseg3d.io import Volume, read_grid, read_image, voxels, write_image
 
 SHAPE = (6, 5, 4)
 
@@ -128,3 +128,15 @@ def test_real_channels_share_a_grid(shared_data: Path) -> None:
     folder = shared_data / "multimodal"
     volume = read_image([folder / "ms19_flair.nii.gz", folder / "ms19_t1.nii.gz"])
     assert volume.array.shape == (2, 182, 218, 182)
+
+
+def test_channels_that_do_not_fit_the_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"a_000{channel}.nii" for channel in range(3)]
+    for path in paths:
+        nib.save(nib.Nifti1Image(np.zeros((40, 40, 40), np.float32), np.eye(4)), path)
+    monkeypatch.setattr(voxels, "memory_room", lambda: 500_000)
+    assert read_image(paths[0]).array.shape == (1, 40, 40, 40)
+    with pytest.raises(DataError, match=r"a_0000\.nii needs 750\.0 KiB of memory and 439\.5 KiB"):
+        read_image(paths)

@@ -10,7 +10,15 @@ import SimpleITK as sitk  # noqa: N813
 
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
-from medseg3d.io import Volume, read_grid, read_image, read_labels, write_image, write_labels
+from medseg3d.io import (
+    Volume,
+    read_grid,
+    read_image,
+    read_labels,
+    sources,
+    write_image,
+    write_labels,
+)
 
 SHAPE = (4, 5, 6)
 DIRECTION = (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, -1)
@@ -163,3 +171,73 @@ def test_a_real_header_without_its_data_names_them(shared_data: Path) -> None:
     path = shared_data / "odd_nifti" / "pynrrd_BallBinary30x30x30_byteskip_minus_five.nhdr"
     with pytest.raises(DataError, match=r"needs its data file BallBinary30x30x30\.raw"):
         read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
+def test_a_list_names_its_files_and_no_others(tmp_path: Path, suffix: str) -> None:
+    names = [f"s{k}.raw" for k in range(SHAPE[2])]
+    for k, name in enumerate(names):
+        (tmp_path / name).write_bytes(voxels()[..., k].tobytes(order="F"))
+    (tmp_path / "other.raw").write_bytes(b"")
+    listed = "\n".join(names)
+    headers = {
+        ".nhdr": "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 5 6\nencoding: raw\n"
+        f"endian: little\nspacings: 1 2 3\ndata file: LIST\n{listed}\n",
+        ".mhd": "NDims = 3\nDimSize = 4 5 6\nElementType = MET_SHORT\nElementSpacing = 1 2 3\n"
+        f"ElementDataFile = LIST\n{listed}\n",
+    }
+    path = tmp_path / f"a{suffix}"
+    path.write_text(headers[suffix])
+    volume = read_image(path)
+    np.testing.assert_array_equal(volume.array[0], voxels())
+    assert volume.grid.spacing == (1, 2, 3)
+    image = sitk.ReadImage(str(path))
+    np.testing.assert_array_equal(volume.array[0], sitk.GetArrayFromImage(image).T)
+    assert sources(path) == (path, *(tmp_path / name for name in names))
+
+
+@pytest.mark.parametrize(
+    ("space", "senses"),
+    [
+        ("right-anterior-superior", (1, 1, 1)),
+        ("left-anterior-superior", (-1, 1, 1)),
+        ("left-posterior-superior", (-1, -1, 1)),
+    ],
+)
+def test_the_space_of_an_nrrd_says_which_way_is_right(
+    tmp_path: Path, space: str, senses: tuple[int, int, int]
+) -> None:
+    header = (
+        f"NRRD0004\ntype: short\ndimension: 3\nspace: {space}\nsizes: 4 5 6\nencoding: raw\n"
+        "endian: little\nspace directions: (0,2,0) (3,0,0) (0,0,-4)\nspace origin: (5,6,7)\n\n"
+    )
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + voxels().tobytes(order="F"))
+    grid = read_image(tmp_path / "a.nrrd").grid
+    expected = np.array([[0, 3, 0, 5], [2, 0, 0, 6], [0, 0, -4, 7]]) * np.array(senses)[:, None]
+    np.testing.assert_array_equal(grid.affine[:3], expected)
+    image = sitk.ReadImage(str(tmp_path / "a.nrrd"))
+    far = TO_RAS * image.TransformIndexToPhysicalPoint((3, 4, 5))
+    np.testing.assert_allclose((grid.affine @ (3, 4, 5, 1))[:3], far)
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_the_axis_that_is_not_in_space_holds_channels(tmp_path: Path, place: str) -> None:
+    array = np.random.default_rng(0).integers(0, 99, (2, *SHAPE)).astype(np.uint8)
+    stored = array if place == "first" else np.moveaxis(array, 0, -1)
+    none = ["none", "(1,0,0)", "(0,1,0)", "(0,0,1)"]
+    directions = none if place == "first" else [*none[1:], none[0]]
+    header = (
+        "NRRD0004\ntype: uchar\ndimension: 4\nspace: LPS\nencoding: raw\n"
+        f"sizes: {' '.join(map(str, stored.shape))}\nspace directions: {' '.join(directions)}\n\n"
+    )
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + stored.tobytes(order="F"))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.nrrd").array, array)
+
+
+def test_gipl_does_not_lose_an_orientation(tmp_path: Path) -> None:
+    source = read_image(stored(tmp_path / "a.nrrd"))
+    with pytest.raises(DataError, match=r"out\.gipl can store no orientation; write \.nii\.gz"):
+        write_image(tmp_path / "out.gipl", source.array, like=source)
+    plain = Volume.from_array(source.array, Grid(SHAPE, np.diag([-0.5, -2.0, 3.0, 1.0])))
+    write_image(tmp_path / "out.gipl", source.array, like=plain)
+    assert read_image(tmp_path / "out.gipl").grid.same_as(plain.grid)

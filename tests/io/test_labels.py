@@ -1,6 +1,8 @@
 """Label maps: what counts as labels, and what is refused with a short reason."""
 
+import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -11,6 +13,7 @@ import pytest
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import LabelVolume, Volume, read_labels, write_labels
+from medseg3d.io import labels as label_maps
 
 SHAPE = (6, 5, 4)
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
@@ -167,3 +170,48 @@ def test_real_labels_survive_a_round_trip(
     back = read_labels(tmp_path / "out.nii.gz")
     np.testing.assert_array_equal(back.labels, volume.labels)
     assert back.grid.same_as(volume.grid)
+
+
+def test_whole_scales_beyond_float32_keep_every_label(tmp_path: Path) -> None:
+    array = np.where(labels() > 0, np.int32(2**24 + 1), 0).astype(np.int32)
+    content = bytearray(nib.Nifti1Image(array, AFFINE).to_bytes())
+    struct.pack_into("<2f", content, 112, 1.0, 2.0)
+    (tmp_path / "a.nii").write_bytes(bytes(content))
+    found = read_labels(tmp_path / "a.nii").labels
+    assert np.unique(found).tolist() == [2, 2**24 + 3]
+
+
+def test_300_is_300(tmp_path: Path) -> None:
+    for kind in (np.uint16, np.int64, np.float64):
+        found = read_labels(stored(tmp_path / "a.nii.gz", labels(kind) * kind(150))).labels
+        assert np.unique(found).tolist() == [0, 150, 300]
+        assert found.dtype == np.uint16
+
+
+def test_wider_labels_late_in_the_file_widen_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_maps, "PART", 7)
+    array = np.arange(120).reshape(SHAPE, order="F").astype(np.float64) * 3.0
+    found = read_labels(stored(tmp_path / "a.nii", array)).labels
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, array)
+
+
+def test_counting_values_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_maps, "PART", 16)
+    monkeypatch.setattr(label_maps, "MOST_VALUES_COUNTED", 20)
+    array = np.arange(-120, 0).reshape(SHAPE).astype(np.int16)
+    with pytest.raises(DataError, match=r"\.\.\. more than 20 in all"):
+        read_labels(stored(tmp_path / "a.nii", array))
+
+
+def test_names_go_to_the_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+
+    def record(*_: object, labels: bool, names: object) -> None:
+        given.update(labels=labels, names=names)
+
+    monkeypatch.setattr(label_maps, "format_of", lambda _: SimpleNamespace(write=record))
+    write_labels(tmp_path / "a.nii", labels(), LIKE, names={1: "liver"})
+    assert given == {"labels": True, "names": {1: "liver"}}

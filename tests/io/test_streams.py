@@ -1,9 +1,13 @@
 """Damaged, cut and disguised files: each is refused with what was found."""
 
+import bz2
 import errno
 import gzip
 import os
+import time
+import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +15,7 @@ import numpy as np
 import pytest
 
 from medseg3d.errors import DataError
-from medseg3d.io import read_grid, read_image
+from medseg3d.io import read_grid, read_image, streams, voxels
 from medseg3d.io.streams import CHUNK, open_stream
 
 VOXELS = np.random.default_rng(0).integers(0, 50, (24, 28, 20)).astype(np.int16)
@@ -114,7 +118,7 @@ def test_streams_return_every_byte(tmp_path: Path, size: int) -> None:
         gzip.compress(content[: size // 2], 1) + gzip.compress(content[size // 2 :], 1)
     )
     for name in ("a", "a.gz"):
-        with open_stream(tmp_path / name, compressed=name == "a.gz") as stream:
+        with open_stream(tmp_path / name, "gzip" if name == "a.gz" else "raw") as stream:
             assert stream.skip(10) == 10
             assert stream.read(size) == content[10:]
             assert not stream.finish()
@@ -198,10 +202,10 @@ def test_a_failing_disk_is_a_data_error(
 ) -> None:
     (tmp_path / "a.nii").write_bytes(plain)
 
-    def failing(self: Path, mode: str) -> None:
+    def failing(path: Path, flags: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(Path, "open", failing)
+    monkeypatch.setattr(os, "open", failing)
     with pytest.raises(DataError, match=r"a\.nii cannot be read: Input/output error"):
         read_image(tmp_path / "a.nii")
 
@@ -210,6 +214,96 @@ def test_a_header_beyond_the_memory_is_refused(
     tmp_path: Path, plain: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.nii").write_bytes(plain)
-    monkeypatch.setattr(os, "sysconf", lambda _: 100)
-    with pytest.raises(DataError, match=r"needs .* GiB, this machine has"):
+    monkeypatch.setattr(voxels, "memory_room", lambda: 60_000)
+    with pytest.raises(DataError, match=r"a.nii needs 78\.8 KiB of memory and 52\.7 KiB are left"):
+        read_image(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("swap", ["rewritten", "replaced", "gone"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, plain: bytes, monkeypatch: pytest.MonkeyPatch, swap: str
+) -> None:
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(plain))
+    fill = streams.Stream.fill
+
+    def disturbed(self: streams.Stream, buffer: memoryview) -> int:
+        found = fill(self, buffer)
+        if len(buffer) == VOXELS.nbytes:
+            if swap == "replaced":
+                path.rename(tmp_path / "old")
+            if swap == "gone":
+                path.unlink()
+            else:
+                path.write_bytes(gzip.compress(plain[:-2] + b"no"))
+                os.utime(path, ns=(1, 1))
+        return found
+
+    monkeypatch.setattr(streams.Stream, "fill", disturbed)
+    with pytest.raises(DataError, match=r"a\.nii\.gz (was changed while|does not exist)"):
+        read_image(path)
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_does_not_stop_the_work(
+    tmp_path: Path, plain: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.nii"
+    path.write_bytes(plain)
+    opening = os.open
+
+    def swapped(name: Path, flags: int) -> int:
+        path.unlink()
+        os.mkfifo(path)
+        return opening(name, flags)
+
+    monkeypatch.setattr(os, "open", swapped)
+    with pytest.raises(DataError, match="not a regular file"):
+        read_image(path)
+
+
+def test_no_more_than_twice_the_declared_bytes_are_unpacked(tmp_path: Path) -> None:
+    with (tmp_path / "a.gz").open("wb") as file:
+        file.write(gzip.compress(bytes(100)) + 9 * gzip.compress(bytes(16 << 20), 1))
+    with open_stream(tmp_path / "a.gz", "gzip") as stream:
+        stream.skip(100)
+        with pytest.raises(DataError, match=r"to more than 64\.0 MiB, its header declares 100"):
+            stream.finish()
+
+
+def test_sparse_files_are_not_read_to_their_end(tmp_path: Path, plain: bytes) -> None:
+    (tmp_path / "a.nii").write_bytes(plain)
+    os.truncate(tmp_path / "a.nii", 1 << 40)
+    begun = time.monotonic()
+    assert "bytes after its voxels" in read_image(tmp_path / "a.nii").notes[0]
+    assert time.monotonic() - begun < 1
+
+
+@pytest.mark.parametrize("packing", ["zlib", "bzip2"])
+def test_other_packings_are_checked_as_well(tmp_path: Path, packing: streams.Packing) -> None:
+    pack = {"zlib": zlib.compress, "bzip2": bz2.compress}[packing]
+    packed = pack(VOXELS.tobytes())
+    for content, message in (
+        (packed, ""),
+        (packed[:-5], "cut short"),
+        (rot(packed), "damaged|cut short"),
+    ):
+        (tmp_path / "a").write_bytes(b"head" + content)
+        with (
+            pytest.raises(DataError, match=message) if message else nullcontext(),
+            open_stream(tmp_path / "a", packing, start=4) as stream,
+        ):
+            assert stream.read(VOXELS.nbytes) == VOXELS.tobytes()
+            assert not stream.finish()
+
+
+def test_lack_of_memory_is_a_data_error(
+    tmp_path: Path, plain: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.nii").write_bytes(plain)
+
+    def starved(*_: object) -> None:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr(voxels.np, "empty", starved)
+    with pytest.raises(DataError, match=r"a\.nii needs more memory than is free .*9 GiB"):
         read_image(tmp_path / "a.nii")

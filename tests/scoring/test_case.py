@@ -1,6 +1,6 @@
 """Rows of one case: values, empty labels, and agreement with the single metrics."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +166,15 @@ def test_a_real_liver_scores_as_measured_before(shared_data: Path) -> None:
     )
     assert cut.assd_mm == pytest.approx(0.73413, abs=5e-6)
     assert cut.hausdorff_mm == pytest.approx(14.0)
+
+
+def test_labels_of_any_size_take_no_room_for_those_below() -> None:
+    rng = np.random.default_rng(0)
+    small = [rng.integers(0, 4, (6, 7, 5)).astype(np.uint32) for _ in range(2)]
+    values = np.array([0, 4_000_000_000, 70_000, 3], np.uint32)
+    names = {int(values[label]): f"label {label}" for label in (2, 1, 3)}
+    grid = Grid((6, 7, 5), np.eye(4))
+    usual = score_case("a", *small, grid, labels={label: f"label {label}" for label in (2, 1, 3)})
+    large = score_case("a", values[small[0]], values[small[1]], grid, labels=names)
+    assert [replace(row, label=0) for row in large] == [replace(row, label=0) for row in usual]
+    assert [row.label for row in large] == list(names)

@@ -11,9 +11,12 @@ from torch.utils.data import Dataset
 
 from medseg3d.errors import RunError
 from medseg3d.losses import LOSSES
+from medseg3d.training.averaging import Averaging
 from medseg3d.training.budget import Budget
-from medseg3d.training.callbacks import Averaging, Stage
+from medseg3d.training.callbacks import Stage
+from medseg3d.training.checkpoint import LAST
 from medseg3d.training.history import History
+from medseg3d.training.interrupts import Interrupts
 from medseg3d.training.module import OptimizerSettings
 from medseg3d.training.train import TrainingSettings, train
 
@@ -29,6 +32,9 @@ class BrightVoxels(Dataset[dict[str, Any]]):
         if n == self.poison:
             image[0, 0, 0, 0] = torch.nan
         return {"image": image, "labels": (image > 0.3).to(torch.uint8), "case": f"case_{n}"}
+
+    def case_id(self, n: int) -> str:
+        return f"case_{n}"
 
 
 class Dropping(nn.Module):
@@ -124,7 +130,7 @@ def test_it_learns_and_leaves_history_picture_and_checkpoint(tmp_path: Path) -> 
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     assert rows[-1]["dice_bright"]
     assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    assert (tmp_path / "checkpoints" / LAST).is_file()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -189,12 +195,25 @@ def test_the_best_of_an_earlier_stage_does_not_count(tmp_path: Path) -> None:
     assert kept == [0.9, 0.5, 0.6]
 
 
-def test_averaging_is_the_moving_average_it_claims(tmp_path: Path) -> None:
-    averaging = Averaging(0.9, torch.device("cpu"))
-    average = averaging._kwargs["multi_avg_fn"]
-    kept = [torch.zeros(3), torch.zeros(1, dtype=torch.long)]
-    average(kept, [torch.ones(3), torch.ones(1, dtype=torch.long)], torch.tensor(1))
-    torch.testing.assert_close(kept[0], torch.full((3,), 1 - 2 / 11))
-    assert kept[1].item() == 1
-    average(kept, [torch.ones(3), torch.ones(1, dtype=torch.long)], torch.tensor(1000))
-    torch.testing.assert_close(kept[0], torch.full((3,), 1 - 0.9 * 2 / 11))
+def test_averaging_is_the_moving_average_it_claims() -> None:
+    network = nn.BatchNorm1d(2)
+    averaging = Averaging(network, 0.9, Interrupts())
+    weights = averaging.tensors["weight"]
+
+    def step(value: float, count: int) -> None:
+        with torch.no_grad():
+            network.weight.fill_(value)
+            network.num_batches_tracked.fill_(count)
+        averaging.update()
+
+    step(0.0, 1)
+    assert weights.tolist() == [0, 0], "the first update copies"
+    step(1.0, 2)
+    torch.testing.assert_close(weights, torch.full((2,), 1 - 2 / 11))
+    assert averaging.tensors["num_batches_tracked"] == 2
+    averaging.updates = 1000
+    step(2.0, 3)
+    torch.testing.assert_close(weights, torch.full((2,), 0.9 * (1 - 2 / 11) + 0.1 * 2))
+    with averaging.in_place():
+        torch.testing.assert_close(network.weight.detach(), torch.full((2,), 0.9 * 9 / 11 + 0.2))
+    assert network.weight.tolist() == [2, 2]

@@ -1,0 +1,105 @@
+"""Many cases in a row: a bad one is put on record, and the others go on."""
+
+import csv
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from medseg3d.errors import RunError, about_case
+from medseg3d.io.atomic import atomic, stops_all
+from medseg3d.process import sentence
+
+log = logging.getLogger("medseg3d")
+
+FAILED_CSV = "failed.csv"
+MOST_TOLD = 3
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One case that could not be done; the fields are the columns of ``failed.csv``."""
+
+    case: str
+    file: str
+    error: str
+
+
+COLUMNS = tuple(field.name for field in fields(Failure))
+
+
+class Failures:
+    """The cases of a batch that failed, in memory and in ``failed.csv``.
+
+    A table that an earlier batch left is removed first.
+
+    Args:
+        num_cases: How many cases there are; a single one gets no table.
+        folder: Where the table goes.
+    """
+
+    def __init__(self, num_cases: int, folder: Path) -> None:
+        self.num_cases = num_cases
+        self.path = folder / FAILED_CSV
+        self.found: list[Failure] = []
+        if num_cases > 1 and _is_ours(self.path):
+            self.path.unlink()
+
+    @contextmanager
+    def of(self, case_id: str, file: Path) -> Iterator[None]:
+        """Put any error inside on record instead of raising it.
+
+        Raises:
+            RunError: If the disk takes nothing more, so that the others would fail too.
+        """
+        try:
+            with about_case(case_id):
+                yield
+        except Exception as error:
+            if stops_all(error):
+                raise
+            log.debug("case %s", case_id, exc_info=True)
+            text = sentence(error)
+            prefix = f"case {case_id}: "
+            self.found.append(Failure(case_id, str(file), text.removeprefix(prefix)))
+            if self.num_cases > 1:
+                log.error("%s%s", prefix, text.removeprefix(prefix))
+                self._write()
+
+    def end(self, told: str) -> None:
+        """End the batch.
+
+        Args:
+            told: What became of the cases: ``"cases failed, 3 were written"``.
+
+        Raises:
+            RunError: If cases failed.
+        """
+        if not self.found:
+            return
+        lines = [f"case {failure.case}: {failure.error}" for failure in self.found]
+        if self.num_cases == 1:
+            raise RunError(lines[0])
+        more = len(lines) - MOST_TOLD
+        shown = "; ".join(lines[:MOST_TOLD]) + (f"; and {more} more" if more > 0 else "")
+        raise RunError(
+            f"{len(lines)} of {self.num_cases} {told}: {shown}; all failures are in {self.path}"
+        )
+
+    def _write(self) -> None:
+        with (
+            atomic(self.path) as beside,
+            beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows(astuple(failure) for failure in self.found)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.readline().strip() == ",".join(COLUMNS)
+    except OSError:
+        return False

@@ -1,0 +1,165 @@
+"""``export`` and ``info``: model files to hand on, and what is in one."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from medseg3d.bundle import (
+    BEST,
+    FILE_NAME,
+    SUFFIX,
+    inspect_bundle,
+    load_bundle,
+    read_bundle,
+)
+from medseg3d.config import ExportConfig, validated
+from medseg3d.errors import ConfigError, ModelError, RunError
+from medseg3d.io import atomic
+from medseg3d.machine import in_words
+
+log = logging.getLogger("medseg3d")
+
+TOLD_OF_TRAINING = ("fold", "seed", "steps", "minutes", "versions")
+"""What ``info`` tells of the training; names of cases and folders may be personal."""
+
+
+def export(run: Path | str | ExportConfig, **options: Any) -> Path:
+    """Write the model of a run as one file that is all ``predict`` needs.
+
+    Of a run that is not finished, these are the best weights so far. The model is loaded
+    once before, and the copy is compared with it before it appears.
+
+    Args:
+        run: Run folder or bundle, or all options.
+        **options: See :class:`medseg3d.config.ExportConfig`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: If the file has another suffix.
+        ModelError: If there is no usable model.
+        RunError: If the file exists or cannot be written.
+    """
+    given = run if isinstance(run, ExportConfig) else None
+    config = given or validated(ExportConfig, {"run": run} | options)
+    source = _model_in(config.run)
+    target = _target(config)
+    if os.path.lexists(target):
+        if target.exists() and target.samefile(source):
+            raise RunError(f"{target} is the model itself; choose another file with -o")
+        if not config.overwrite:
+            raise RunError(f"{target} exists already; give --overwrite to replace it")
+    expected = inspect_bundle(source).sha256
+    load_bundle(source)
+    with atomic(target) as partial:
+        shutil.copyfile(source, partial)
+        if inspect_bundle(partial).sha256 != expected:
+            raise RunError(f"{target}: the copy differs from {source}; check the disk")
+    if source.name == BEST.name:
+        score = read_bundle(target).scores.get("mean")
+        log.warning(
+            "%s is not finished: these are its best weights so far%s",
+            config.run,
+            "" if score is None else f" (mean Dice {score:.4f})",
+        )
+    return target
+
+
+def info(model: Path | str) -> dict[str, Any]:
+    """What is in a model file, after all its digests were found right.
+
+    Args:
+        model: Run folder or bundle.
+
+    Returns:
+        File, size and digest, versions, network and options, parameters, plan, precision,
+        scores and training, ready for JSON. Case ids are counted, not told.
+
+    Raises:
+        ModelError: If there is none, or it is damaged.
+    """
+    path = _model_in(Path(model))
+    contents = inspect_bundle(path)
+    bundle = contents.bundle
+    return {
+        "file": str(path),
+        "bytes": contents.size,
+        "sha256": contents.sha256,
+        **bundle.model_dump(mode="json", include={"format", "medseg3d", "network", "options"}),
+        "parameters": contents.num_parameters,
+        "tensors": contents.num_weights,
+        **bundle.model_dump(mode="json", include={"plan", "precision", "scores"}),
+        "training": {
+            name: bundle.training[name] for name in TOLD_OF_TRAINING if name in bundle.training
+        },
+        "cases": len(bundle.cases) or bundle.plan.num_cases,
+    }
+
+
+def info_rows(facts: dict[str, Any]) -> list[dict[str, str]]:
+    """The facts of :func:`info` as lines for people."""
+    plan = facts["plan"]
+    told = dict(facts["training"])
+    versions = told.pop("versions", {})
+    lines = {
+        "file": facts["file"],
+        "size": in_words(facts["bytes"]),
+        "sha256": facts["sha256"],
+        "written by": f"medseg3d {facts['medseg3d']}, bundle format {facts['format']}",
+        "network": facts["network"],
+        "options": _listed(facts["options"]),
+        "parameters": f"{facts['parameters']:,}",
+        "labels": ", ".join(f"{value} {name}" for value, name in plan["labels"].items()),
+        "channels": ", ".join(_channel(channel) for channel in plan["channels"]),
+        "spacing": f"{_times(plan['spacing'])} mm",
+        "patch": f"{_times(plan['patch_size'])} voxels",
+        "precision": facts["precision"],
+        "Dice": ", ".join(f"{name} {score:.4f}" for name, score in facts["scores"].items()),
+        "training": _listed({"cases": facts["cases"]} | told),
+        "versions": _listed(versions),
+    }
+    return [{"what": what, "value": _printable(value)} for what, value in lines.items()]
+
+
+def _model_in(path: Path) -> Path:
+    """The bundle itself, or of a run folder the final one, else the best so far."""
+    if not path.is_dir():
+        return path
+    for model in (path / FILE_NAME, path / BEST):
+        if model.exists():
+            return model
+    raise ModelError(
+        f"{path} holds neither {FILE_NAME} nor {BEST}; give a run folder that has been validated "
+        "once, or a bundle"
+    )
+
+
+def _target(config: ExportConfig) -> Path:
+    name = config.run.resolve().name.removesuffix(SUFFIX) + SUFFIX
+    out = config.out or Path(name)
+    if out.is_dir():
+        return out / name
+    if out.suffix != SUFFIX:
+        raise ConfigError(f"-o {out}: a model file must end in {SUFFIX}, such as {out}{SUFFIX}")
+    return out
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _channel(channel: dict[str, Any]) -> str:
+    limits = f"{channel['lower']:g} to {channel['upper']:g}"
+    return f"{channel['name']} ({channel['scheme']}, {limits})"
+
+
+def _times(edges: list[float]) -> str:
+    return " x ".join(f"{edge:g}" for edge in edges)
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which a file could bring to the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

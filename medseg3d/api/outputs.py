@@ -1,0 +1,285 @@
+"""Where predictions go, and everything about that which can be refused before the work."""
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg3d.config import PredictConfig
+from medseg3d.data.cases import Case
+from medseg3d.errors import ConfigError, DataError, RunError
+from medseg3d.io import OUTPUTS, READ_ONLY, SUFFIXES, case_stem
+from medseg3d.io.atomic import atomic, reason_of
+from medseg3d.io.formats import format_of
+from medseg3d.machine import free_disk, in_words
+
+DEFAULT = "nii.gz"
+DICOM = "dicom-seg"
+PROBABILITIES = "_probabilities.nii.gz"
+MOST_NAMED = 3
+RESERVE = 1 << 20
+"""Bytes beside the outputs: tables, folders."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the outputs of one case go.
+
+    Attributes:
+        labels: The label map.
+        probabilities: The probabilities, None if they are not asked for.
+    """
+
+    labels: Path
+    probabilities: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of the case."""
+        return (self.labels,) if self.probabilities is None else (self.labels, self.probabilities)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether every file is there; none is ever there in part."""
+        return all(file.is_file() for file in self.files)
+
+
+def find_targets(cases: Sequence[Case], config: PredictConfig) -> list[Target]:
+    """Where the outputs of each case go; nothing is written yet.
+
+    Raises:
+        ConfigError: If a file, its suffix and ``--format`` contradict each other.
+        RunError: If an output would replace an input or the output of another case, exists
+            already, or cannot be written there.
+    """
+    if config.overwrite and config.skip_existing:
+        raise ConfigError("--overwrite and --skip-existing exclude each other; give one of them")
+    suffix = _suffix(config)
+    targets = [
+        Target(path, _probabilities(path) if config.probabilities else None)
+        for path in _label_paths(cases, config, suffix)
+    ]
+    _expect_short_names(targets)
+    _expect_apart(cases, targets, config)
+    if not config.overwrite:
+        _expect_new(targets, config.skip_existing)
+    expect_writable(file.parent for target in targets for file in target.files)
+    return targets
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether an output is a DICOM segmentation."""
+    return path.name.lower().endswith(OUTPUTS[DICOM])
+
+
+def expect_writable(folders: Iterable[Path]) -> None:
+    """Refuse folders in which no file can be made; they need not exist yet.
+
+    A file is really made and removed, since permission bits do not tell what a read-only disk
+    or the administrator's account may do.
+
+    Raises:
+        RunError: Naming the folder and the reason.
+    """
+    for folder in dict.fromkeys(folders):
+        place = folder.absolute()
+        try:
+            while not place.exists():
+                if place.is_symlink():
+                    raise RunError(f"{place} is a link that leads nowhere; choose another -o")
+                place = place.parent
+            if not place.is_dir():
+                raise RunError(f"{place} is a file, not a folder; choose another -o")
+            with suppress(_Tried), atomic(place / "tried") as beside:
+                beside.touch()
+                raise _Tried
+        except RunError as error:
+            if isinstance(error.__cause__, OSError):
+                raise RunError(
+                    f"{folder} cannot be written: {reason_of(error.__cause__)}"
+                ) from None
+            raise
+        except OSError as error:
+            raise RunError(f"{folder} cannot be written: {reason_of(error)}") from None
+
+
+def expect_disk(sizes: Iterable[tuple[Path, int]]) -> None:
+    """Refuse work whose outputs do not fit on their disks.
+
+    Args:
+        sizes: Bytes at least needed, by folder.
+
+    Raises:
+        RunError: With the bytes needed and free.
+    """
+    needed: dict[int, int] = {}
+    places: dict[int, Path] = {}
+    for folder, size in sizes:
+        place = folder.absolute()
+        while not place.exists():
+            place = place.parent
+        disk = place.stat().st_dev
+        needed[disk] = needed.get(disk, RESERVE) + size
+        places.setdefault(disk, folder)
+    for disk, size in needed.items():
+        free = free_disk(places[disk])
+        if size > free:
+            raise RunError(
+                f"{places[disk]} has {in_words(free)} free and the outputs need about "
+                f"{in_words(size)}; free some space or choose another -o"
+            )
+
+
+class _Tried(Exception):  # noqa: N818 - it is no error
+    """Ends an attempt to write before the file appears."""
+
+
+def _not_writable(folder: Path, error: OSError) -> RunError:
+    return RunError(f"{folder} cannot be written: {reason_of(error)}")
+
+
+def _suffix(config: PredictConfig) -> str:
+    if config.format is None:
+        return OUTPUTS[DEFAULT]
+    suffix = OUTPUTS.get(config.format)
+    if suffix is None:
+        raise ConfigError(f"unknown --format {config.format!r}; known: {', '.join(OUTPUTS)}")
+    return suffix
+
+
+def _label_paths(cases: Sequence[Case], config: PredictConfig, suffix: str) -> list[Path]:
+    out = config.out
+    if out is None:
+        folders = {path.resolve() for path in config.inputs if path.is_dir()}
+        paths = [_default_path(case, folders, suffix) for case in cases]
+    elif _names_a_file(out):
+        _expect_one_file(out, cases, config, suffix)
+        paths = [out]
+    else:
+        paths = [out / f"{case.id}{suffix}" for case in cases]
+    if is_dicom(paths[0]):
+        strange = [case for case in cases if OUTPUTS[DICOM] not in _suffixes_of(case.images[0])]
+        if strange:
+            raise ConfigError(
+                f"a DICOM segmentation refers to the DICOM series it was made from, but "
+                f"{strange[0].images[0]} is no DICOM; choose another format, such as nii.gz"
+            )
+    return paths
+
+
+def _names_a_file(out: Path) -> bool:
+    known = (*SUFFIXES, *OUTPUTS.values())
+    return out.name.lower().endswith(known) and not out.is_dir()
+
+
+def _expect_one_file(out: Path, cases: Sequence[Case], config: PredictConfig, suffix: str) -> None:
+    name = out.name.lower()
+    if not name.endswith(tuple(OUTPUTS.values())) or name.endswith(READ_ONLY):
+        raise ConfigError(
+            f"-o {out}: label maps are not written as {out.suffix}; use "
+            f"{', '.join(dict.fromkeys(OUTPUTS.values()))}"
+        )
+    if config.format is not None and not name.endswith(suffix):
+        raise ConfigError(f"-o {out} does not end in {suffix} as --format {config.format} does")
+    if len(cases) > 1:
+        raise ConfigError(f"-o {out} names one file for {len(cases)} cases; name a folder")
+
+
+def _suffixes_of(image: Path) -> tuple[str, ...]:
+    try:
+        return format_of(image).suffixes
+    except DataError:
+        return ()
+
+
+def _default_path(case: Case, folders: set[Path], suffix: str) -> Path:
+    """Beside the image, or in a folder beside the folder that was given."""
+    image = case.images[0]
+    folder = image.parent.resolve()
+    if folder in folders:
+        return folder.with_name(f"{folder.name}_seg") / f"{case.id}{suffix}"
+    return image.parent / f"{case.id}_seg{suffix}"
+
+
+def _probabilities(labels: Path) -> Path:
+    return labels.with_name(case_stem(labels) + PROBABILITIES)
+
+
+def _expect_short_names(targets: Sequence[Target]) -> None:
+    """Names may be as long as the disk allows, suffix included."""
+    longest: dict[Path, int] = {}
+    for target in targets:
+        for file in target.files:
+            if file.parent not in longest:
+                longest[file.parent] = _longest_name(file.parent)
+            length = len(os.fsencode(file.name))
+            if length > longest[file.parent]:
+                raise RunError(
+                    f"the output name {file.name} has {length} bytes and the disk allows "
+                    f"{longest[file.parent]}; rename the image, or name a shorter file with -o"
+                )
+
+
+def _longest_name(folder: Path) -> int:
+    place = folder.absolute()
+    while place != place.parent:
+        with suppress(OSError, ValueError):
+            return os.pathconf(place, "PC_NAME_MAX")
+        place = place.parent
+    return 255
+
+
+def _expect_apart(cases: Sequence[Case], targets: Sequence[Target], config: PredictConfig) -> None:
+    """No output may take the place of an input, of another output, or lie among the inputs."""
+    images = [image for case in cases for image in case.images]
+    taken = {_place(image) for image in images} | {image.resolve() for image in images}
+    same = {identity for image in images if (identity := _identity(image))}
+    owners: dict[str, Path] = {}
+    for target in targets:
+        for file in target.files:
+            if _place(file) in taken or _identity(file) in same:
+                raise RunError(f"{file} is an input; choose another -o so that nothing is lost")
+            if file.is_dir() and not file.is_symlink():
+                raise RunError(f"{file} is a folder; remove it or choose another -o")
+            other = owners.setdefault(str(_place(file)).casefold(), file)
+            if other is not file:
+                raise RunError(f"two cases would be written to {file}; rename one, or split them")
+    if config.out is None or _names_a_file(config.out):
+        return
+    places = {image.parent.resolve() for image in images} | {
+        path.resolve() for path in (*config.inputs, *images) if path.is_dir()
+    }
+    if config.out.resolve() in places:
+        raise RunError(
+            f"-o {config.out} is the folder of the inputs, where outputs would be taken for "
+            "images the next time; choose another folder"
+        )
+
+
+def _expect_new(targets: Sequence[Target], skip_existing: bool) -> None:
+    existing = [file for target in targets for file in target.files if os.path.lexists(file)]
+    in_the_way = [file for file in existing if not (skip_existing and file.is_file())]
+    if not in_the_way:
+        return
+    named = ", ".join(map(str, in_the_way[:MOST_NAMED]))
+    more = ", ..." if len(in_the_way) > MOST_NAMED else ""
+    raise RunError(
+        f"{len(in_the_way)} outputs exist already ({named}{more}); give --overwrite to replace "
+        "them, or --skip-existing to make only those that lack"
+    )
+
+
+def _place(path: Path) -> Path:
+    """The absolute path with the links of its folders followed, but not its own."""
+    return path.parent.resolve() / path.name
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells one regular file from all others, whatever its names."""
+    with suppress(OSError):
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode):
+            return status.st_dev, status.st_ino
+    return None

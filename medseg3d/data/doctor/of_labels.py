@@ -1,0 +1,173 @@
+"""Checks of label maps: values, sizes and whether they fit their images."""
+
+from collections.abc import Iterator
+from math import log
+
+import numpy as np
+
+from medseg3d.data.doctor import CHECKS
+from medseg3d.data.doctor.findings import Finding, Severity
+from medseg3d.data.doctor.outliers import outliers
+from medseg3d.data.doctor.reading import COPY
+from medseg3d.data.doctor.survey import CaseFacts, Survey
+from medseg3d.data.partners import some
+
+MOST_VALUES_SHOWN = 10
+LEAST_MEAN, LEAST_SD = 0.25, 0.15
+"""Differences in quartile ranges of the image that may be an outlier."""
+
+MANY_STRANGE = 50
+"""With more values than this that nobody named, it is no label map."""
+
+
+@CHECKS.register("label-undeclared")
+def undeclared_values(survey: Survey) -> Iterator[Finding]:
+    """Label values that dataset.json does not name."""
+    declared = survey.dataset.label_names
+    if declared is None:
+        return
+    known = some([str(value) for value in sorted(declared)], most=MOST_VALUES_SHOWN)
+    for facts in survey.facts:
+        strange = [
+            f"{value} ({count} voxel{'' if count == 1 else 's'})"
+            for value, count in facts.label_counts.items()
+            if value not in declared
+        ]
+        if not strange or _is_image(survey, facts):
+            continue
+        file = facts.case.labels
+        message = (
+            f"label map {file} holds undeclared values "
+            f"{some(strange, most=MOST_VALUES_SHOWN)}, declared are {known}"
+        )
+        if facts.label_counts.keys() <= {0, 255} and 1 in declared:
+            remedy = f"map 255 to 1 ({COPY} --map 255=1)"
+        else:
+            value = min(set(facts.label_counts) - set(declared))
+            remedy = (
+                "declare the values in dataset.json or map them to declared ones "
+                f"({COPY} --map {value}=0)"
+            )
+        yield facts.about_labels(Severity.ERROR, "label-undeclared", message, remedy)
+
+
+@CHECKS.register("label-is-image")
+def images_as_labels(survey: Survey) -> Iterator[Finding]:
+    """An image where the label map should be."""
+    for facts in survey.facts:
+        if _is_image(survey, facts):
+            what = "is a copy of the image" if facts.is_image else "looks like an image"
+            values = some([str(value) for value in facts.label_counts], most=MOST_VALUES_SHOWN)
+            message = (
+                f"label map {facts.case.labels} {what}: it holds {len(facts.label_counts)} values "
+                f"({values})"
+            )
+            yield facts.about_labels(
+                Severity.ERROR, "label-is-image", message, "put the label map in its place"
+            )
+
+
+@CHECKS.register("label-255")
+def masks_of_255(survey: Survey) -> Iterator[Finding]:
+    """Masks of 0 and 255 where nothing says what 255 is, or other masks have 0 and 1."""
+    if survey.dataset.label_names is not None:
+        return
+    masks = [facts for facts in survey.facts if 255 in facts.label_counts]
+    masks = [facts for facts in masks if facts.label_counts.keys() <= {0, 255}]
+    ones = sum(facts.label_counts.keys() == {0, 1} for facts in survey.facts)
+    for facts in masks:
+        severity = Severity.ERROR if ones else Severity.WARNING
+        others = f", but {ones} other label maps hold 0 and 1" if ones else ""
+        message = f"label map {facts.case.labels} holds 0 and 255{others}"
+        remedy = f"map 255 to 1 ({COPY} --map 255=1)"
+        yield facts.about_labels(severity, "label-255", message, remedy)
+
+
+@CHECKS.register("label-empty")
+def empty_label_maps(survey: Survey) -> Iterator[Finding]:
+    """Label maps without any label."""
+    for facts in survey.facts:
+        if facts.label_counts.keys() == {0}:
+            message = f"label map {facts.case.labels} holds background only"
+            yield facts.about_labels(Severity.WARNING, "label-empty", message)
+
+
+@CHECKS.register("label-full")
+def full_label_maps(survey: Survey) -> Iterator[Finding]:
+    """Label maps without background."""
+    for facts in survey.facts:
+        if facts.label_counts and 0 not in facts.label_counts:
+            message = f"label map {facts.case.labels} holds no background"
+            yield facts.about_labels(Severity.WARNING, "label-full", message)
+
+
+@CHECKS.register("label-turned")
+def turned_label_maps(survey: Survey) -> Iterator[Finding]:
+    """Label maps stored in another order of axes; they are turned when read."""
+    for facts in survey.facts:
+        if facts.is_turned:
+            message = (
+                f"label map {facts.case.labels} is stored in another order of axes "
+                "than the image, with an affine that says so; it is turned when it is read"
+            )
+            remedy = f"{COPY} stores it like the image, for programs that do not"
+            yield facts.about_labels(Severity.NOTE, "label-turned", message, remedy)
+
+
+@CHECKS.register("label-intensity-outlier")
+def odd_intensities(survey: Survey) -> Iterator[Finding]:
+    """The image under a label is brighter, darker or more mixed than in other cases.
+
+    A label map that is mirrored, or of another scan, has an affine that fits nevertheless.
+    """
+    for value in _foreground(survey):
+        means, sds = {}, {}
+        for facts in survey.facts:
+            _, lower, middle, upper, _ = facts.channels[0].percentiles
+            if value in facts.label_means and upper > lower:
+                means[facts.case_id] = (facts.label_means[value] - middle) / (upper - lower)
+                sds[facts.case_id] = facts.label_sds[value] / (upper - lower)
+        odd = outliers(means, least=LEAST_MEAN) | outliers(sds, least=LEAST_SD)
+        for facts in survey.facts:
+            if facts.case_id in odd:
+                message = (
+                    f"the image has a mean of {facts.label_means[value]:.4g} with a standard "
+                    f"deviation of {facts.label_sds[value]:.4g} in {survey.label(value)}, unlike "
+                    "most other cases; is the label map mirrored, or of another scan?"
+                )
+                yield facts.about_labels(Severity.WARNING, "label-intensity-outlier", message)
+
+
+@CHECKS.register("label-volume-outlier")
+def odd_volumes(survey: Survey) -> Iterator[Finding]:
+    """A label much larger or smaller than in other cases."""
+    for value in _foreground(survey):
+        volumes = {
+            facts.case_id: facts.label_counts[value] * facts.grid.voxel_volume_ml
+            for facts in survey.facts
+            if facts.label_counts.get(value)
+        }
+        odd = outliers({case: log(volume) for case, volume in volumes.items()}, least=log(3))
+        for facts in survey.facts:
+            if facts.case_id in odd:
+                message = (
+                    f"{survey.label(value)} has {volumes[facts.case_id]:.4g} mL, unlike most "
+                    "other cases"
+                )
+                yield facts.about_labels(Severity.WARNING, "label-volume-outlier", message)
+
+
+def _is_image(survey: Survey, facts: CaseFacts) -> bool:
+    """Whether a label map has far more values than are declared, or than others have."""
+    declared = survey.dataset.label_names
+    if declared is not None:
+        strange = len(facts.label_counts.keys() - declared.keys())
+    else:
+        strange = len(facts.label_counts) - int(
+            np.median([len(one.label_counts) for one in survey.facts])
+        )
+    return facts.is_image or strange > MANY_STRANGE
+
+
+def _foreground(survey: Survey) -> list[int]:
+    return sorted(set().union(*(facts.label_counts for facts in survey.facts)) - {0})

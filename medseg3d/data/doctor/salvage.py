@@ -1,0 +1,114 @@
+"""The whole cases of a folder that has others without partners."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from medseg3d.data.cases import (
+    CHANNEL,
+    IMAGE_FOLDERS,
+    LABEL_FILE,
+    LABEL_FOLDERS,
+    Case,
+    Dataset,
+    find_cases,
+    patient_of,
+)
+from medseg3d.data.dataset_json import FILE_NAME, Description, read_description
+from medseg3d.data.doctor.findings import Finding, Severity
+from medseg3d.data.files import expect_folder, subfolders, volumes_in
+from medseg3d.data.partners import by_id, common_keys
+from medseg3d.errors import DataError
+from medseg3d.io import case_stem
+
+INCOMPLETE = "incomplete"
+"""Layout of what is left of a folder that was refused."""
+
+
+def find_whole_cases(root: Path) -> tuple[Dataset, tuple[Finding, ...]]:
+    """The cases of a folder, and what is wrong with its structure.
+
+    Where :func:`~medseg3d.data.cases.find_cases` refuses the folder, the cases that have all
+    their files are found nevertheless.
+
+    Raises:
+        DataError: If there is no such folder.
+    """
+    expect_folder(root)
+    try:
+        return find_cases(root), ()
+    except DataError as error:
+        finding = Finding(severity=Severity.ERROR, code="structure", message=str(error))
+    description = Description(root / FILE_NAME)
+    try:
+        if description.path.is_file():
+            description = read_description(description.path)
+    except DataError:
+        pass
+    try:
+        cases = _listed(description) or _paired(root) or _in_folders(root)
+    except DataError:
+        cases = []
+    whole = sorted(_with_distinct_ids(cases), key=lambda case: case.id)
+    names = description.channel_names
+    dataset = Dataset(root, INCOMPLETE, tuple(whole), description.label_names, names)
+    return dataset, (finding,)
+
+
+def _listed(description: Description) -> list[Case]:
+    return [
+        Case(case_stem(label), images, label, patient_of(case_stem(label)))
+        for images, label in description.training
+        if label.exists() and all(image.exists() for image in images)
+    ]
+
+
+def _paired(root: Path) -> list[Case]:
+    """Images and label maps in two folders; the most common channels count as all."""
+    folders = {folder.name.lower(): folder for folder in subfolders(root)}
+    image_folder = next((folders[name] for name in IMAGE_FOLDERS if name in folders), None)
+    label_folder = next((folders[name] for name in LABEL_FOLDERS if name in folders), None)
+    if image_folder is None or label_folder is None:
+        return []
+    labels = by_id(volumes_in(label_folder, []), [])
+    images: dict[str, dict[str, Path]] = {}
+    for file in volumes_in(image_folder, []):
+        stem = case_stem(file)
+        match = None if stem in labels else CHANNEL.fullmatch(stem)
+        case_id, channel = (match[1], match[2]) if match else (stem, "")
+        images.setdefault(case_id, {})[channel] = file
+    image_keys, label_keys = common_keys(images, labels)
+    found = [
+        (key, images[name], labels[label_keys[key]])
+        for key, name in image_keys.items()
+        if key in label_keys
+    ]
+    return list(_with_all_channels(found))
+
+
+def _in_folders(root: Path) -> list[Case]:
+    """One folder per patient, with one label map and the channels that most have."""
+    found = []
+    for folder in subfolders(root):
+        files = volumes_in(folder, [])
+        labels = [file for file in files if LABEL_FILE.fullmatch(case_stem(file))]
+        images = [file for file in files if file not in labels]
+        if len(labels) == 1 and images:
+            by_name = {case_stem(file).removeprefix(folder.name): file for file in images}
+            found.append((folder.name, by_name, labels[0]))
+    return list(_with_all_channels(found))
+
+
+def _with_all_channels(found: list[tuple[str, dict[str, Path], Path]]) -> Iterator[Case]:
+    numbers = Counter(tuple(sorted(images)) for _, images, _ in found)
+    usual = numbers.most_common(1)[0][0] if numbers else ()
+    for case_id, images, label in found:
+        if tuple(sorted(images)) == usual:
+            files = tuple(images[channel] for channel in usual)
+            yield Case(case_id, files, label, patient_of(case_id))
+
+
+def _with_distinct_ids(cases: list[Case]) -> list[Case]:
+    """Without those whose id is there twice, if only in other letters."""
+    ids = Counter(case.id.casefold() for case in cases)
+    return [case for case in cases if ids[case.id.casefold()] == 1]

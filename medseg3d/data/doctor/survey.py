@@ -1,0 +1,312 @@
+"""Reading every case of a set once, keeping numbers and no volumes."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg3d.data.canonical import Box, turn_between
+from medseg3d.data.cases import Case, Dataset
+from medseg3d.data.doctor.findings import Finding, Severity
+from medseg3d.data.doctor.reading import COPY, read_channels, read_label_map
+from medseg3d.data.doctor.structures import Part, small_parts
+from medseg3d.geometry.grid import Grid
+from medseg3d.io import LabelVolume, Volume
+from medseg3d.types import LabelMap
+
+SAMPLE = 100_000
+"""Voxels per channel that percentiles are taken from."""
+
+MANY_VALUES = 20
+"""A label map with more values than this is compared with its image."""
+
+TABLE = 1 << 16
+"""Label values below this are looked up in a table, others are searched."""
+
+Draw = Callable[[Volume, LabelVolume | None], bytes]
+"""Makes a small picture of a case."""
+
+
+@dataclass(frozen=True)
+class ChannelFacts:
+    """Intensities of one channel of one case.
+
+    Attributes:
+        minimum: Smallest value.
+        maximum: Largest value.
+        percentiles: The 1st, 25th, 50th, 75th and 99th percentile of the voxels that are not 0,
+            estimated from a sample.
+    """
+
+    minimum: float
+    maximum: float
+    percentiles: tuple[float, float, float, float, float]
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What a case holds whose files can be read.
+
+    Attributes:
+        case: The case.
+        grid: Grid of the image.
+        num_channels: Channels of the image.
+        label_counts: Voxels of each label value that occurs, background included.
+        digest: Hash of the voxels of the image; equal images have equal ones.
+        notes: Oddities of the files that were dealt with, one sentence each.
+        channels: Intensities of each channel.
+        label_means: Mean of the first channel in each label, if the label map lies on the image.
+        label_sds: Standard deviation of the same.
+        parts: Small connected parts of the labels inside ``box``.
+        box: Part of the volume in which any channel is not 0.
+        is_turned: Whether the label map is stored in another order of axes than the image.
+        is_image: Whether the label map is a copy of the image.
+    """
+
+    case: Case
+    grid: Grid
+    num_channels: int
+    label_counts: dict[int, int]
+    digest: str
+    notes: tuple[str, ...] = ()
+    channels: tuple[ChannelFacts, ...] = ()
+    label_means: dict[int, float] = field(default_factory=dict)
+    label_sds: dict[int, float] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
+    box: Box = (slice(None), slice(None), slice(None))
+    is_turned: bool = False
+    is_image: bool = False
+
+    @property
+    def case_id(self) -> str:
+        """Id of the case."""
+        return self.case.id
+
+    def about_image(
+        self, severity: Severity, code: str, message: str, fix: str | None = None
+    ) -> Finding:
+        """A finding about the image."""
+        return Finding(
+            severity=severity,
+            code=code,
+            case=self.case.id,
+            file=self.case.images[0],
+            message=message,
+            fix=fix,
+        )
+
+    def about_labels(
+        self, severity: Severity, code: str, message: str, fix: str | None = None
+    ) -> Finding:
+        """A finding about the label map."""
+        return Finding(
+            severity=severity,
+            code=code,
+            case=self.case.id,
+            file=self.case.labels,
+            message=message,
+            fix=fix,
+        )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a set after every case was read.
+
+    Attributes:
+        dataset: The set.
+        facts: One entry per case that could be read, in the order of the cases.
+        faults: What is wrong with the files of the others.
+        pictures: PNG by case id, of the cases that could be drawn, if pictures were wanted.
+    """
+
+    dataset: Dataset
+    facts: tuple[CaseFacts, ...]
+    faults: tuple[Finding, ...]
+    pictures: dict[str, bytes] = field(default_factory=dict)
+
+    def label(self, value: int) -> str:
+        """A label value with its name, if it has one."""
+        name = (self.dataset.label_names or {}).get(value)
+        return f"label {value}" + (f" ({name})" if name else "")
+
+
+def survey(
+    dataset: Dataset,
+    *,
+    workers: int = 2,
+    advance: Callable[[], None] | None = None,
+    draw: Draw | None = None,
+) -> Survey:
+    """Read every case.
+
+    Args:
+        dataset: The cases.
+        workers: Threads that read, each one case at a time.
+        advance: Called after each case.
+        draw: Makes a picture of each case while it is in memory.
+    """
+    pool = ThreadPoolExecutor(workers)
+    outcomes = []
+    try:
+        for outcome in pool.map(lambda case: survey_case(case, draw), dataset.cases):
+            outcomes.append(outcome)
+            if advance:
+                advance()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return Survey(
+        dataset,
+        tuple(facts for facts, _, _ in outcomes if facts is not None),
+        tuple(finding for _, findings, _ in outcomes for finding in findings),
+        {
+            case.id: picture
+            for case, (_, _, picture) in zip(dataset.cases, outcomes, strict=True)
+            if picture is not None
+        },
+    )
+
+
+def survey_case(
+    case: Case, draw: Draw | None = None
+) -> tuple[CaseFacts | None, list[Finding], bytes | None]:
+    """Read image and label map of one case to their end and measure them.
+
+    Returns:
+        What was measured, or None if the image cannot be used; what is wrong with the files;
+        and a picture, if there is anything to draw.
+    """
+    volumes, findings = read_channels(case)
+    stored, label_findings = read_label_map(case)
+    findings += label_findings
+    picture = draw(volumes[0], stored) if draw and volumes else None
+    if len(volumes) < len(case.images) or any(f.code == "channel-grid" for f in findings):
+        return None, findings, picture
+    grid, labels, is_turned = volumes[0].grid, None, False
+    notes = tuple(note for volume in volumes for note in volume.notes)
+    if stored is not None:
+        notes += stored.notes
+        labels, is_turned = _aligned(stored, grid)
+        if labels is None:
+            findings.append(_elsewhere(case, stored, volumes[0]))
+    channels = [channel for volume in volumes for channel in volume.array]
+    box = _occupied(channels)
+    counts = {} if stored is None else count_labels(stored.labels)
+    means, sds = ({}, {}) if labels is None else _moments(labels, channels[0], sorted(counts))
+    facts = CaseFacts(
+        case=case,
+        grid=grid,
+        num_channels=len(channels),
+        label_counts=counts,
+        digest=_digest(channels),
+        notes=notes,
+        channels=tuple(map(_channel_facts, channels)),
+        label_means=means,
+        label_sds=sds,
+        parts=() if labels is None else small_parts(labels[box], counts),
+        box=box,
+        is_turned=is_turned,
+        is_image=labels is not None
+        and len(counts) > MANY_VALUES
+        and np.array_equal(labels, channels[0]),
+    )
+    return facts, findings, picture
+
+
+def count_labels(labels: LabelMap) -> dict[int, int]:
+    """Voxels of each value that occurs, by value."""
+    counts: Counter[int] = Counter()
+    for plane in _planes(labels):
+        values, times = np.unique(plane, return_counts=True)
+        counts.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
+    return dict(sorted(counts.items()))
+
+
+def _aligned(stored: LabelVolume, grid: Grid) -> tuple[LabelMap | None, bool]:
+    if grid.same_as(stored.grid):
+        return stored.labels, False
+    turn = turn_between(stored.grid, grid)
+    return (None, False) if turn is None else (turn.apply(stored.labels), True)
+
+
+def _elsewhere(case: Case, stored: LabelVolume, image: Volume) -> Finding:
+    remedy = f"resample the label map to the image ({COPY} --resample-labels)"
+    if stored.grid.shape == image.grid.shape:
+        remedy += (
+            f", or if its header is wrong give it that of the image ({COPY} --ignore-geometry)"
+        )
+    return Finding(
+        severity=Severity.ERROR,
+        code="label-grid",
+        case=case.id,
+        file=stored.path,
+        message=f"label map {stored.path} is not on the grid of image {image.path}: "
+        f"{image.grid.difference(stored.grid)}",
+        fix=remedy,
+    )
+
+
+def _channel_facts(channel: npt.NDArray[np.generic]) -> ChannelFacts:
+    flat = channel.ravel(order="K")
+    sample = flat[:: max(1, flat.size // SAMPLE)].astype(np.float64)
+    inside = sample[sample != 0]
+    percentiles = np.percentile(inside, [1, 25, 50, 75, 99]) if inside.size else np.zeros(5)
+    first, second, third, fourth, fifth = percentiles.tolist()
+    return ChannelFacts(
+        minimum=float(flat.min()),
+        maximum=float(flat.max()),
+        percentiles=(first, second, third, fourth, fifth),
+    )
+
+
+def _digest(channels: list[npt.NDArray[np.generic]]) -> str:
+    """Hash of shape and values, whatever type they are stored in."""
+    digest = hashlib.blake2b(digest_size=16)
+    for channel in channels:
+        digest.update(repr(channel.shape).encode())
+        for plane in _planes(channel):
+            digest.update(np.ascontiguousarray(plane.T, dtype=np.float32).data)
+    return digest.hexdigest()
+
+
+def _moments(
+    labels: LabelMap, channel: npt.NDArray[np.generic], values: list[int]
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Mean and standard deviation of the intensities in each label, slice by slice."""
+    sums, squares, counts = np.zeros((3, len(values)))
+    place_of = np.zeros(min(values[-1] + 1, TABLE), dtype=np.intp)
+    if values[-1] < TABLE:
+        place_of[values] = np.arange(len(values))
+    for plane, intensities in zip(_planes(labels), _planes(channel), strict=True):
+        flat = plane.ravel(order="F")
+        places = place_of[flat] if values[-1] < TABLE else np.searchsorted(values, flat)
+        found = intensities.ravel(order="F").astype(np.float64)
+        sums += np.bincount(places, found, len(values))
+        squares += np.bincount(places, found**2, len(values))
+        counts += np.bincount(places, minlength=len(values))
+    means = sums / counts
+    sds = np.sqrt((squares / counts - means**2).clip(0))
+    return (
+        dict(zip(values, means.tolist(), strict=True)),
+        dict(zip(values, sds.tolist(), strict=True)),
+    )
+
+
+def _occupied(channels: list[npt.NDArray[np.generic]]) -> Box:
+    """As :func:`~medseg3d.data.canonical.nonzero_box`, without a copy of the channels."""
+    bounds = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        found = np.flatnonzero(np.any([channel.any(axis=others) for channel in channels], axis=0))
+        if found.size == 0:
+            return (slice(None), slice(None), slice(None))
+        bounds.append(slice(int(found[0]), int(found[-1]) + 1))
+    return bounds[0], bounds[1], bounds[2]
+
+
+def _planes(volume: npt.NDArray[np.generic]) -> Iterator[npt.NDArray[np.generic]]:
+    return (volume[..., k] for k in range(volume.shape[-1]))

@@ -1,0 +1,227 @@
+"""What each check says about facts that are made up, so that every number is known."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medseg3d.data.cases import Case, Dataset
+from medseg3d.data.doctor import CHECKS
+from medseg3d.data.doctor.findings import Finding, Severity
+from medseg3d.data.doctor.outliers import outliers
+from medseg3d.data.doctor.structures import small_parts
+from medseg3d.data.doctor.survey import CaseFacts, ChannelFacts, Survey
+from medseg3d.geometry.grid import Grid
+
+NAMES = {0: "background", 1: "organ", 2: "tumor"}
+USUAL = ChannelFacts(-1000.0, 1500.0, (-990.0, -100.0, 0.0, 100.0, 900.0))
+
+
+def facts(name: str, **changes: Any) -> CaseFacts:
+    case = Case(name, (Path(f"images/{name}.nii"),), Path(f"labels/{name}.nii"), name[:2])
+    values: dict[str, Any] = {
+        "case": case,
+        "grid": Grid((50, 60, 40), np.diag([1.0, 1.0, 2.0, 1.0])),
+        "num_channels": 1,
+        "label_counts": {0: 900, 1: 80, 2: 20},
+        "digest": name,
+        "channels": (USUAL,),
+        "label_means": {0: 0.0, 1: 50.0, 2: 80.0},
+        "label_sds": {0: 300.0, 1: 20.0, 2: 20.0},
+    }
+    return CaseFacts(**values | changes)
+
+
+def many(number: int = 12) -> list[CaseFacts]:
+    return [facts(f"{n:02d}") for n in range(number)]
+
+
+def found(code: str, them: list[CaseFacts], **changes: Any) -> list[Finding]:
+    values: dict[str, Any] = {"label_names": NAMES, "channel_names": None} | changes
+    root = values.pop("root", Path("set"))
+    dataset = Dataset(root, "test", tuple(one.case for one in them), **values)
+    return list(CHECKS[code](Survey(dataset, tuple(them), ())))
+
+
+@pytest.mark.parametrize("code", list(CHECKS))
+def test_a_sound_set_has_no_findings(code: str) -> None:
+    assert found(code, many()) == []
+
+
+@pytest.mark.parametrize("code", list(CHECKS))
+def test_a_set_of_which_nothing_could_be_read_breaks_no_check(code: str) -> None:
+    assert all(finding.code == "few-patients" for finding in found(code, []))
+
+
+def grid(*spacing: float, shape: tuple[int, int, int] = (50, 60, 40)) -> Grid:
+    return Grid(shape, np.diag([*spacing, 1.0]))
+
+
+def channel(**changes: Any) -> tuple[ChannelFacts]:
+    return (replace(USUAL, **changes),)
+
+
+@pytest.mark.parametrize(
+    ("code", "changes", "severity", "says"),
+    [
+        ("channels", {"num_channels": 2}, "error", "has 2 channels, 11 other cases have 1"),
+        ("file-oddity", {"notes": ("has no codes",)}, "warning", "has no codes"),
+        ("image-constant", {"channels": channel(minimum=7, maximum=7)}, "warning", "is 7 every"),
+        ("image-huge-values", {"channels": channel(maximum=1e30)}, "warning", r"reaches 1e\+30"),
+        ("ct-not-hu", {"channels": channel(minimum=0, maximum=1)}, "warning", "from 0 to 1"),
+        ("spacing-unlikely", {"grid": grid(1e-6, 1, 1)}, "error", "1e-06 x 1 x 1 mm"),
+        ("spacing-outlier", {"grid": grid(1, 1, 7)}, "warning", "foot-head"),
+        ("size-outlier", {"grid": grid(1, 1, 2, shape=(9, 60, 40))}, "warning", "over 9 mm"),
+        ("orientation-outlier", {"grid": grid(-1, 1, 2)}, "note", "stored as LAS, most cases as"),
+        (
+            "intensity-outlier",
+            {"channels": channel(percentiles=(-0.4, 0, 0, 0, 0.6))},
+            "warning",
+            "between -0.4 and 0.6",
+        ),
+        ("label-undeclared", {"label_counts": {0: 9, 5: 1}}, "error", r"values 5 \(1 voxel\)"),
+        ("label-undeclared", {"label_counts": {0: 9, 255: 1}}, "error", "--map 255=1"),
+        (
+            "label-is-image",
+            {"label_counts": dict.fromkeys(range(300), 1)},
+            "error",
+            r"300 values \(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, and 290 more\)",
+        ),
+        ("label-empty", {"label_counts": {0: 9}}, "warning", "background only"),
+        ("label-full", {"label_counts": {1: 9}}, "warning", "no background"),
+        ("label-turned", {"is_turned": True}, "note", "another order of axes"),
+        (
+            "label-intensity-outlier",
+            {"label_means": {0: 0.0, 1: 300.0, 2: 80.0}},
+            "warning",
+            r"mean of 300 .* in label 1 \(organ\)",
+        ),
+        (
+            "label-intensity-outlier",
+            {"label_sds": {0: 0.0, 1: 120.0, 2: 20.0}},
+            "warning",
+            r"deviation of 120 in label 1 \(organ\)",
+        ),
+        (
+            "label-volume-outlier",
+            {"label_counts": {0: 900, 1: 80, 2: 20_000}},
+            "warning",
+            r"label 2 \(tumor\) has 40 mL",
+        ),
+    ],
+)
+def test_one_odd_case_among_others_is_named(
+    code: str, changes: dict[str, Any], severity: str, says: str
+) -> None:
+    import re
+
+    (finding,) = found(code, [*many(11), facts("odd", **changes)])
+    assert (finding.code, finding.case, str(finding.severity)) == (code, "odd", severity)
+    assert re.search(says, str(finding))
+
+
+def test_few_cases_have_no_outliers_and_two_kinds_of_cases_neither() -> None:
+    assert outliers({f"{n}": 1.0 for n in range(6)} | {"far": 9.0}) == {}
+    halves = {f"{n}": 1.0 for n in range(12)} | {f"b{n}": 9.0 for n in range(8)}
+    assert outliers(halves) == {}
+    assert set(outliers({f"{n}": n / 100 for n in range(12)} | {"far": -9.0})) == {"far"}
+
+
+def test_masks_of_255_are_an_error_only_beside_masks_of_1() -> None:
+    masks = [facts(f"{n:02d}", label_counts={0: 9, 255: 3}) for n in range(3)]
+    assert {f.severity for f in found("label-255", masks, label_names=None)} == {Severity.WARNING}
+    mixed = [*masks, facts("zz", label_counts={0: 9, 1: 3})]
+    assert [f.severity for f in found("label-255", mixed, label_names=None)] == ["error"] * 3
+    assert found("label-255", masks) == []
+
+
+def test_a_lost_spacing_is_told_when_every_case_has_few_slices() -> None:
+    flat = [facts(f"{n:02d}", grid=grid(1, 1, 1, shape=(200, 200, 10))) for n in range(3)]
+    (finding,) = found("spacing-lost", flat)
+    assert "200 x 200 x 10 voxels" in finding.message
+    assert found("spacing-lost", [*flat, facts("zz")]) == []
+    cubes = [facts(f"{n:02d}", grid=grid(1, 1, 1, shape=(35, 50, 35))) for n in range(3)]
+    assert found("spacing-lost", cubes) == []
+
+
+def test_duplicates_matter_when_the_patients_differ() -> None:
+    twins = [*many(10), facts("pa", digest="same"), facts("pb", digest="same")]
+    (finding,) = found("image-duplicate", twins)
+    assert finding.severity is Severity.WARNING
+    assert "cases pa, pb have the same image and may leak" in finding.message
+    visits = [*many(10), facts("px1", digest="same"), facts("px2", digest="same")]
+    (finding,) = found("image-duplicate", visits)
+    assert finding.severity is Severity.NOTE
+
+
+def test_a_label_of_one_fold_and_one_of_no_case_are_named() -> None:
+    them = [replace(one, label_counts={0: 9, 1: 1}) for one in many()]
+    (absent,) = found("label-absent", them)
+    assert "label 2 (tumor) is declared but in no case" in absent.message
+    (single,) = found("label-in-one-fold", [*them, facts("zz")])
+    assert "label 2 (tumor) is only in 1 case (zz), in fold" in single.message
+
+
+def test_a_given_split_with_a_patient_on_both_sides_is_told(tmp_path: Path) -> None:
+    folds = [
+        {"train": ["aa1", "bb1"], "val": ["cc1"]},
+        {"train": ["aa1", "bb1"], "val": ["aa2", "gone"]},
+    ]
+    (tmp_path / "splits_final.json").write_text(json.dumps(folds))
+    them = [facts(name) for name in ("aa1", "aa2", "bb1", "cc1")]
+    both, unknown = found("patient-in-two-folds", them, root=tmp_path)
+    assert "fold 1 trains on and validates 1 patient (aa)" in both.message
+    assert "fold 1 names 1 case (gone)" in unknown.message
+    for text in ("{", "[]", "3", '[{"train": 3}]', '["a"]'):
+        (tmp_path / "splits_final.json").write_text(text)
+        assert found("patient-in-two-folds", them, root=tmp_path) == []
+
+
+def test_volumes_of_no_case_are_named(tmp_path: Path) -> None:
+    for name in ("a.nii", "b.nii", "c.nii.gz", "._d.nii", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    case = Case("a", (tmp_path / "a.nii",), tmp_path / "b.nii", "a")
+    (finding,) = found("file-unused", [facts("a", case=case)], root=tmp_path)
+    assert "1 file (c.nii.gz)" in finding.message
+
+
+def test_a_structure_that_the_common_spacing_erases_is_told_with_its_voxels() -> None:
+    fine = grid(0.25, 0.25, 0.5, shape=(48, 48, 48))
+    labels = np.zeros(fine.shape, np.uint8)
+    labels[30:32, 30, 30] = 2
+    labels[:20, :20, :20] = 1
+    counts = {0: 48**3 - 8002, 1: 8000, 2: 2}
+    odd = facts("odd", grid=fine, label_counts=counts, parts=small_parts(labels, counts))
+    (finding,) = found("structure-erased", [*many(11), odd])
+    assert (finding.severity, finding.case) == (Severity.WARNING, "odd")
+    assert "1 part of label 2 (tumor) with 2 voxels" in finding.message
+    assert "(30, 30, 30)" in finding.message
+    assert "would vanish at the 1 x 1 x 2 mm" in finding.message
+    assert "all of the label in this case" in finding.message
+
+
+def test_where_a_structure_lies_is_told_in_the_order_of_the_file() -> None:
+    """Axes stored as inferior, left, anterior: the common spacing is turned to them."""
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[0, 1], affine[1, 2], affine[3, 3] = -0.5, -0.25, 0.25, 1
+    shape = (40, 44, 48)
+    labels = np.zeros(shape, np.uint8)
+    labels[5, 40, 12] = 2
+    counts = {0: labels.size - 1, 2: 1}
+    parts = small_parts(labels[1:, 2:, 3:], counts)
+    box = (slice(1, 40), slice(2, 44), slice(3, 48))
+    odd = facts("odd", grid=Grid(shape, affine), label_counts=counts, parts=parts, box=box)
+    (finding,) = found("structure-erased", [*many(11), odd])
+    assert "at voxel (5, 40, 12)" in finding.message
+
+
+def test_a_grid_beyond_any_scanner_is_an_error() -> None:
+    tiny = [facts(f"{n:02d}", grid=grid(2e-3, 2e-3, 2e-3)) for n in range(11)]
+    (finding,) = found("structure-erased", [*tiny, facts("odd", grid=grid(9, 9, 9))])
+    assert (finding.code, finding.case) == ("size-absurd", "odd")
+    lost = [facts(f"{n:02d}", grid=grid(1e-6, 1e-6, 1e-6)) for n in range(11)]
+    assert found("structure-erased", lost) == []
+    assert len(found("spacing-unlikely", lost)) == 11

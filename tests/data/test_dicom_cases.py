@@ -1,0 +1,149 @@
+"""DICOM folders stand wherever an image file may stand."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg3d.data.cases import find_cases, find_inputs, pair_by_id
+from medseg3d.errors import DataError
+from medseg3d.io import read_image, write_labels
+
+Series = Callable[..., list[Path]]
+
+
+def label(path: Path, series: Path) -> None:
+    volume = read_image(series)
+    write_labels(path, np.ones(volume.grid.shape, np.uint8), volume)
+
+
+def ids(*paths: Path) -> dict[str, list[str]]:
+    return {case.id: [image.name for image in case.images] for case in find_inputs(paths)}
+
+
+def refusal(*paths: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        find_inputs(paths)
+    return str(caught.value)
+
+
+def test_a_series_folder_is_one_case(tmp_path: Path, dicom_series: Series) -> None:
+    dicom_series(tmp_path / "P1")
+    assert ids(tmp_path / "P1") == {"P1": ["P1"]}
+
+
+def test_a_folder_of_series_is_a_case_each(tmp_path: Path, dicom_series: Series) -> None:
+    for name in ("P2", "P1.v2", "image_10"):
+        dicom_series(tmp_path / name, name="im{}".format)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / ".DS_Store").write_text("x")
+    assert ids(tmp_path) == {name: [name] for name in ("P1.v2", "P2", "image_10")}
+
+
+def test_files_and_series_stand_side_by_side(tmp_path: Path, dicom_series: Series) -> None:
+    dicom_series(tmp_path / "P1")
+    (tmp_path / "P2.nii.gz").touch()
+    assert ids(tmp_path) == {"P1": ["P1"], "P2": ["P2.nii.gz"]}
+
+
+def test_series_further_below_are_named_by_their_way(tmp_path: Path, dicom_series: Series) -> None:
+    for patient in ("P1", "P2"):
+        dicom_series(tmp_path / patient / "study" / "ct")
+        (tmp_path / patient / "back").symlink_to(tmp_path)
+    assert ids(tmp_path) == {"P1_study_ct": ["ct"], "P2_study_ct": ["ct"]}
+
+
+def test_channels_may_be_series(tmp_path: Path, dicom_series: Series) -> None:
+    for name in ("a_0000", "a_0001", "b_0000", "b_0001"):
+        dicom_series(tmp_path / name)
+    assert ids(tmp_path) == {"a": ["a_0000", "a_0001"], "b": ["b_0000", "b_0001"]}
+
+
+def test_one_of_several_series_is_named_like_a_file(tmp_path: Path, dicom_series: Series) -> None:
+    dicom_series(tmp_path / "P1")
+    dicom_series(tmp_path / "P1", name="b{}".format, SeriesNumber=7)
+    assert ids(tmp_path / "P1" / "series=7") == {"P1_series=7": ["series=7"]}
+    (case,) = find_inputs([tmp_path / "P1" / "series=7"])
+    assert read_image(case.images).grid.shape == (6, 5, 4)
+
+
+def test_images_beside_slices_are_not_forgotten(tmp_path: Path, dicom_series: Series) -> None:
+    dicom_series(tmp_path / "P1")
+    (tmp_path / "P1" / "other.nii.gz").touch()
+    assert "slices of a DICOM series and 1 other images (other.nii.gz)" in refusal(tmp_path / "P1")
+
+
+def test_a_segmentation_is_no_image_to_predict(tmp_path: Path, dicom_series: Series) -> None:
+    dicom_series(tmp_path / "in" / "P1")
+    label(tmp_path / "in" / "P1" / "seg.dcm", tmp_path / "in" / "P1")
+    label(tmp_path / "in" / "seg.dcm", tmp_path / "in" / "P1")
+    assert ids(tmp_path / "in") == {"P1": ["P1"]}
+    assert ids(tmp_path / "in" / "P1") == {"P1": ["P1"]}
+
+
+def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert "no file with a suffix of .nii.gz" in refusal(tmp_path)
+    assert "no DICOM series" in refusal(tmp_path)
+
+
+def test_images_and_labels_may_be_series_and_segmentations(
+    tmp_path: Path, dicom_series: Series
+) -> None:
+    for name in ("P1", "P2"):
+        dicom_series(tmp_path / "images" / name)
+    label(tmp_path / "labels" / "P1.dcm", tmp_path / "images" / "P1")
+    label(tmp_path / "labels" / "P2.nii.gz", tmp_path / "images" / "P2")
+    cases = find_cases(tmp_path).cases
+    assert [(c.id, c.images[0].name, c.labels and c.labels.name) for c in cases] == [
+        ("P1", "P1", "P1.dcm"),
+        ("P2", "P2", "P2.nii.gz"),
+    ]
+
+
+def test_patient_folders_may_hold_series(tmp_path: Path, dicom_series: Series) -> None:
+    dicom_series(tmp_path / "P1" / "ct")
+    label(tmp_path / "P1" / "seg.nii.gz", tmp_path / "P1" / "ct")
+    dicom_series(tmp_path / "P2" / "ct", name="im{}".format)
+    label(tmp_path / "P2" / "made.dcm", tmp_path / "P2" / "ct")
+    dataset = find_cases(tmp_path)
+    assert dataset.channel_names == ("ct",)
+    assert [(c.id, c.labels and c.labels.name) for c in dataset.cases] == [
+        ("P1", "seg.nii.gz"),
+        ("P2", "made.dcm"),
+    ]
+
+
+def test_slices_may_lie_beside_the_label_map(tmp_path: Path, dicom_series: Series) -> None:
+    for name in ("P1", "P2"):
+        dicom_series(tmp_path / name)
+        label(tmp_path / name / "seg.nii.gz", tmp_path / name)
+    cases = find_cases(tmp_path).cases
+    assert [(c.id, c.images, c.labels) for c in cases] == [
+        (n, (tmp_path / n,), tmp_path / n / "seg.nii.gz") for n in ("P1", "P2")
+    ]
+
+
+def test_lists_may_name_series(tmp_path: Path, dicom_series: Series) -> None:
+    dicom_series(tmp_path / "P1")
+    label(tmp_path / "P1_label.nii.gz", tmp_path / "P1")
+    listed = {"training": [{"image": "P1", "label": "P1_label.nii.gz"}], "labels": {"0": "b"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(listed))
+    (case,) = find_cases(tmp_path).cases
+    assert case.images == (tmp_path / "P1",)
+
+
+def test_segmentations_are_scored_beside_other_label_maps(
+    tmp_path: Path, dicom_series: Series
+) -> None:
+    dicom_series(tmp_path / "P1")
+    label(tmp_path / "ours" / "P1.dcm", tmp_path / "P1")
+    label(tmp_path / "theirs" / "P1_seg.nii.gz", tmp_path / "P1")
+    assert [(a.name, b.name) for _, a, b in pair_by_id(tmp_path / "ours", tmp_path / "theirs")] == [
+        ("P1.dcm", "P1_seg.nii.gz")
+    ]

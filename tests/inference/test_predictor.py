@@ -1,0 +1,130 @@
+"""A model on whole cases: mirrored copies only as trained, awkward shapes, memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medseg3d.bundle import Bundle, save_bundle
+from medseg3d.data.canonical import CanonicalCase, canonical
+from medseg3d.data.plan import Normalization, Plan
+from medseg3d.errors import ConfigError, DataError
+from medseg3d.geometry.grid import Grid
+from medseg3d.inference.predictor import Predictor
+from medseg3d.io import Volume
+from medseg3d.networks import build_network
+
+CPU = torch.device("cpu")
+OPTIONS = {"width": 4, "strides": ((2, 2, 2),), "kernels": ((3, 3, 3),) * 2}
+
+
+def plan(**changes: object) -> Plan:
+    facts: dict[str, object] = {
+        "num_cases": 1,
+        "labels": {0: "background", 4: "lung_right", 9: "lung_left", 300: "heart"},
+        "channels": (Normalization(name="CT", scheme="ct", lower=-1e4, upper=1e4, mean=0, sd=1),),
+        "spacing": (1.0, 1.0, 1.0),
+        "coarse_axis": None,
+        "median_shape": (8, 8, 8),
+        "patch_size": (16, 16, 8),
+        "batch_size": 2,
+        "strides": ((2, 2, 2),),
+        "kernels": ((3, 3, 3),) * 2,
+        "width": 4,
+        "max_width": 320,
+    }
+    return Plan(**(facts | changes))
+
+
+MIRRORED = plan(mirror_axes=(0, 1, 2), swapped_labels={9: 4})
+
+
+class SeesSides(nn.Module):
+    """Bright voxels of a slope to the right are the right lung, of one to the left the left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rising = torch.roll(x, -1, 2) - torch.roll(x, 1, 2)
+        return torch.cat([0.1 + 0 * x, rising, -rising, x - 3], dim=1)
+
+
+def predictor(of: Plan, network: nn.Module, *, mirror: bool) -> Predictor:
+    bundle = Bundle(network="unet3d", options=OPTIONS, plan=of, channels=1)
+    return Predictor(bundle, network, device=CPU, precision="fp32", mirror=mirror)
+
+
+def case(image: np.ndarray, affine: np.ndarray | None = None) -> CanonicalCase:
+    grid = Grid(image.shape, np.eye(4) if affine is None else affine)  # type: ignore[arg-type]
+    return canonical(Volume(image[None].astype(np.float32), grid, path=None))  # type: ignore[arg-type]
+
+
+def wave(shape: tuple[int, int, int] = (16, 16, 8)) -> np.ndarray:
+    i, j, _ = np.indices(shape)
+    return np.asarray(np.sin(2 * np.pi * (i + 0.3) / shape[0]) + 0.01 * j)
+
+
+@pytest.mark.parametrize("affine", [np.eye(4), np.diag([-1.0, -1.0, 1.0, 1.0])])
+def test_mirrored_copies_agree_where_the_network_knows_left_from_right(affine: np.ndarray) -> None:
+    image = case(wave(), affine)
+    plain = predictor(MIRRORED, SeesSides(), mirror=False).segment(image)
+    mirrored = predictor(MIRRORED, SeesSides(), mirror=True).segment(image)
+    np.testing.assert_allclose(mirrored.logits, plain.logits, atol=1e-5)
+    labels = mirrored.labels()
+    assert set(np.unique(labels)) == {0, 4, 9}
+    np.testing.assert_array_equal(labels, plain.labels())
+
+
+def test_pairs_that_the_plan_does_not_know_cancel_out() -> None:
+    unpaired = plan(mirror_axes=(0,))
+    labels = predictor(unpaired, SeesSides(), mirror=True).segment(case(wave())).labels()
+    assert not np.isin(labels, (4, 9)).any()
+
+
+def test_only_the_axes_of_the_training_are_mirrored() -> None:
+    assert predictor(plan(mirror_axes=(2,)), SeesSides(), mirror=True).mirror_axes == (2,)
+    assert predictor(MIRRORED, SeesSides(), mirror=False).mirror_axes == ()
+
+
+def test_a_model_trained_without_mirroring_refuses_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.medseg3d"
+    network = build_network("unet3d", 1, 4, options=OPTIONS)
+    save_bundle(path, Bundle(network="unet3d", options=OPTIONS, plan=plan(), channels=1), network)
+    Predictor.open(path, device=CPU, precision="fp32")
+    with pytest.raises(ConfigError, match=r"trained without mirroring.*leave out --mirror"):
+        Predictor.open(path, device=CPU, precision="fp32", mirror=True)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (40, 44, 1), (3000, 3, 3), (1, 200, 2)])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_awkward_shapes_come_back_as_they_were(shape: tuple[int, int, int], mirror: bool) -> None:
+    network = build_network("unet3d", 1, 4, options=OPTIONS)
+    image = np.random.default_rng(0).normal(size=shape)
+    of = MIRRORED.model_copy(update={"mirror_axes": (0, 2)})
+    found = predictor(of, network, mirror=mirror).segment(case(image))
+    assert found.labels().shape == shape
+    assert np.isfinite(found.logits).all()
+    np.testing.assert_allclose(found.probabilities().sum(axis=0), 1, atol=1e-5)
+
+
+def test_values_beyond_eight_bits_are_written_whole() -> None:
+    class AllHeart(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([-x.abs(), x * 0 - 9, x * 0 - 9, x.abs() + 1], dim=1)
+
+    labels = predictor(plan(), AllHeart(), mirror=False).segment(case(wave())).labels()
+    assert labels.dtype == np.uint16
+    assert (labels == 300).all()
+
+
+def test_logits_beyond_the_memory_are_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Never(nn.Module):
+        def forward(self, _: Tensor) -> Tensor:
+            raise AssertionError("computed")
+
+    # 16 x 16 x 8 voxels of 4 bytes are 8 KiB, their four logits 32
+    monkeypatch.setattr("medseg3d.inference.predictor.memory_limit", lambda: 20_000)
+    with pytest.raises(DataError, match=r"4 labels on .*16, 16, 8.* 32.0 KiB .*allows 19.5 KiB"):
+        predictor(plan(), Never(), mirror=False).segment(case(wave()))

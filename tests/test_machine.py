@@ -1,0 +1,97 @@
+"""Limits of machine, container and process: the tightest counts."""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medseg3d import machine
+
+Write = Callable[[str, str], None]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes into a made-up /sys/fs/cgroup, or names the groups of this process."""
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "OWN_CGROUP", tmp_path / "own")
+
+    def put(name: str, text: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    return put
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
+def test_a_container_limits_memory(write: Write, name: str) -> None:
+    whole = machine.memory_limit()
+    write(name, "1000000\n")
+    assert machine.memory_limit() == 1000000
+    write(name, "max\n")
+    assert machine.memory_limit() == whole
+
+
+@pytest.mark.parametrize(
+    ("own", "limit"),
+    [
+        ("0::/slurm/job_7/step_0\n", "slurm/job_7/memory.max"),
+        ("0::/a\n5:cpu,memory:/slurm/job_7\n", "memory/slurm/job_7/memory.limit_in_bytes"),
+    ],
+)
+def test_an_outer_group_limits_the_inner(write: Write, own: str, limit: str) -> None:
+    write("own", own)
+    write("memory.max", "9000000000")
+    write(limit, "5000000")
+    assert machine.memory_limit() == 5000000
+
+
+def test_room_is_what_is_not_held_yet(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = resource.getpagesize()
+    write("statm", "900 100 5")
+    monkeypatch.setattr(machine, "USE", machine.CGROUP / "statm")
+    write("memory.max", str(1000 * page))
+    assert machine.memory_room() == 900 * page
+    write("memory.max", str(10 * page))
+    assert machine.memory_room() == 0
+
+
+def test_the_own_limit_counts_what_is_mapped() -> None:
+    code = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
+        "from medseg3d.machine import memory_limit, memory_room\n"
+        "assert memory_limit() <= 1 << 30\n"
+        "assert (1 << 28) < memory_room() < (1 << 30) - (1 << 20)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "count"),
+    [
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"own": "0::/a/b", "a/cpu.max": "300000 100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+    ],
+)
+def test_processors_are_those_of_the_container(
+    write: Write, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], count: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    for name, text in files.items():
+        write(name, text)
+    assert machine.num_processors() == count
+
+
+def test_disk_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
+    assert machine.free_disk(tmp_path / "not" / "there") == pytest.approx(
+        machine.free_disk(tmp_path), rel=0.01
+    )
