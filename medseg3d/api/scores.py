@@ -88,7 +88,10 @@ def score(
         failures.end("cases could not be scored")
     rows = list(_completed(scored))
     if not rows:
-        raise DataError("the label maps hold background only")
+        raise DataError(
+            "the label maps hold background only, so there is no label to score; name the labels "
+            "that are meant: --set 'labels={1: liver}'"
+        )
     result = write_scores(rows, config.out, **options)
     failures.end(f"cases could not be scored, the others are in {config.out}")
     return result
@@ -122,7 +125,7 @@ def _pair(prediction_path: Path, reference_path: Path) -> tuple[LabelMap, LabelV
     prediction, reference = read_labels(prediction_path), read_labels(reference_path)
     for volume in (prediction, reference):
         for note in volume.notes:
-            log.warning("%s: %s", volume.path, note)
+            log.warning("%s", note)
     try:
         return labels_on(prediction, reference.grid), reference
     except DataError:

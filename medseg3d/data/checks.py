@@ -8,7 +8,7 @@ from itertools import chain
 from medseg3d.data.cases import Dataset
 from medseg3d.data.doctor import CHECKS
 from medseg3d.data.doctor.findings import Finding, Severity, condensed, ranked, summary
-from medseg3d.data.doctor.survey import CaseFacts, Draw, Survey, survey
+from medseg3d.data.doctor.survey import FOLDS, CaseFacts, Draw, Survey, survey
 from medseg3d.data.partners import some
 from medseg3d.errors import DataError
 
@@ -58,6 +58,7 @@ class CheckedCases:
 def examine(
     dataset: Dataset,
     *,
+    folds: int = FOLDS,
     workers: int = 2,
     advance: Callable[[], None] | None = None,
     draw: Draw | None = None,
@@ -67,23 +68,29 @@ def examine(
 
     Args:
         dataset: The cases.
+        folds: Parts that the set is to be split into.
         workers: Threads that read.
         advance: Called after each case.
         draw: Makes a picture of each case.
         known: Findings that are there already.
     """
-    found = survey(dataset, workers=workers, advance=advance, draw=draw)
+    found = survey(dataset, folds=folds, workers=workers, advance=advance, draw=draw)
     checked = chain.from_iterable(CHECKS[name](found) for name in CHECKS)
     return Examination(found, ranked(chain(known, found.faults, checked)))
 
 
 def check_cases(
-    dataset: Dataset, *, workers: int = 2, advance: Callable[[], None] | None = None
+    dataset: Dataset,
+    *,
+    folds: int = FOLDS,
+    workers: int = 2,
+    advance: Callable[[], None] | None = None,
 ) -> CheckedCases:
     """Read and check every case, as ``medseg3d check`` does.
 
     Args:
-        dataset: Labelled cases.
+        dataset: Labeled cases.
+        folds: Parts that the set is to be split into.
         workers: Threads that read.
         advance: Called after each case.
 
@@ -93,7 +100,7 @@ def check_cases(
     Raises:
         DataError: Listing every error, one line each.
     """
-    examination = examine(dataset, workers=workers, advance=advance)
+    examination = examine(dataset, folds=folds, workers=workers, advance=advance)
     errors = examination.of(Severity.ERROR)
     if len(errors) == 1:
         raise DataError(str(errors[0]))

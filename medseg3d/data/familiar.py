@@ -81,7 +81,7 @@ def _extent(lengths: tuple[float, ...], plan: Plan) -> list[str]:
 def _intensities(channel: npt.NDArray[np.float32], number: int, plan: Plan) -> list[str]:
     """Doubts about one channel ``(I, J, K)``."""
     rule = plan.channels[number]
-    name = f"channel {rule.name}"
+    name = f"channel {rule.name.removeprefix('channel ')}"
     lowest, highest = float(channel.min()), float(channel.max())
     if lowest == highest:
         return [f"{name} is {lowest:g} in every voxel, so nothing can be seen in it"]

@@ -18,7 +18,8 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], *, threads: int =
     """Results in the order of the items.
 
     Unlike an executor's ``map`` this ends soon when the caller is interrupted or an item fails:
-    nothing new is begun, and calls that are running are stopped between two steps of Python.
+    nothing new is begun, and after an interrupt the calls that are running are stopped between
+    two steps of Python.
 
     Args:
         function: Called in other threads, on several items at once.
@@ -58,20 +59,22 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], *, threads: int =
                 found, outcome = done.get()
                 early[found] = outcome
             yield early.pop(number)()
+    except (KeyboardInterrupt, GeneratorExit):
+        _stop(at_work)
+        raise
     finally:
         stop.set()
-        _end(at_work)
+        deadline = time.monotonic() + PATIENCE
+        for thread in at_work:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def _end(threads: Sequence[threading.Thread]) -> None:
-    """Stop threads and wait a little; one inside a library at the end may crash the process."""
+def _stop(threads: Sequence[threading.Thread]) -> None:
+    """Raise SystemExit in threads, since one inside a library at the end may crash the process."""
     for thread in threads:
         if thread.is_alive() and thread.ident is not None:
             place, error = ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(place, error)
-    deadline = time.monotonic() + PATIENCE
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _outcome(function: Callable[[T], R], item: T) -> tuple[Callable[[], R], bool]:

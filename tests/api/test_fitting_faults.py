@@ -103,6 +103,7 @@ def interrupt() -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # open files
 @pytest.mark.parametrize(
     ("place", "at"),
     [
@@ -126,6 +127,7 @@ def test_ctrl_c_anywhere_and_resume_give_the_same_model(
     assert (resumed.folder / "history.csv").read_text().count("\n") == 4
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_scoring_goes_on_where_it_was_stopped(
     cases: Path, whole: medseg3d.Run, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,3 +140,13 @@ def test_nothing_is_found_about_sound_real_cases(shared_data: Path) -> None:
     few = Dataset(whole.root, whole.layout, whole.cases[:40], whole.label_names, ("MRI",))
     serious = [finding for finding in examine(few).findings if finding.severity != "note"]
     assert {finding.code for finding in serious} <= {"file-unused", "image-huge-values"}
+
+
+@pytest.mark.parametrize(("folds", "warned"), [(2, False), (3, True)])
+def test_few_patients_are_few_for_the_folds_that_are_made(
+    tmp_path: Path, folds: int, warned: bool
+) -> None:
+    for number, case_id in enumerate(("a", "b")):
+        add(tmp_path, case_id, image=np.random.default_rng(number).integers(1, 99, SHAPE, np.int16))
+    told = check_cases(described(tmp_path), folds=folds).warnings
+    assert any(f"fit makes {folds} folds" in warning for warning in told) is warned

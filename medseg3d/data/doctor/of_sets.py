@@ -21,9 +21,6 @@ from medseg3d.geometry.grid import Grid
 from medseg3d.io import sources
 from medseg3d.types import Size3, Spacing
 
-FOLDS = 5
-"""What fit makes if nobody says otherwise."""
-
 SPLITS = ("splits_final.json", "splits.json")
 MOST_PARTS_SHOWN = 3
 
@@ -101,13 +98,13 @@ def duplicates(survey: Survey) -> Iterator[Finding]:
 
 @CHECKS.register("few-patients")
 def few_patients(survey: Survey) -> Iterator[Finding]:
-    """Too few patients for the usual folds."""
+    """Too few patients for the folds."""
     patients = {case.patient for case in survey.dataset.cases}
-    if len(patients) < FOLDS:
+    if len(patients) < survey.folds:
         count = f"{len(patients)} patient{'' if len(patients) == 1 else 's'}"
-        cannot = (
-            "fit needs two, to hold one out" if len(patients) < 2 else f"fit makes {FOLDS} folds"
-        )
+        cannot = f"fit makes {survey.folds} folds"
+        if len(patients) < 2:
+            cannot = "fit needs two, to hold one out"
         yield Finding(
             severity=Severity.WARNING,
             code="few-patients",
@@ -196,9 +193,9 @@ def erased_structures(survey: Survey) -> Iterator[Finding]:
 
 
 def _folds(survey: Survey) -> dict[str, int]:
-    """Fold by case id, as fit deals them by default."""
+    """Fold by case id, as fit deals them."""
     try:
-        folds = make_folds(survey.dataset.cases, folds=FOLDS)
+        folds = make_folds(survey.dataset.cases, folds=survey.folds)
     except DataError:
         return {}
     return {case: fold for fold, cases in enumerate(folds) for case in cases}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from medseg3d.config import FitConfig
 from medseg3d.data.canonical import Box, turn_between
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.doctor.findings import Finding, Severity
@@ -17,6 +18,9 @@ from medseg3d.data.doctor.structures import Part, small_parts
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import LabelVolume, Volume
 from medseg3d.types import LabelMap
+
+FOLDS: int = FitConfig.model_fields["folds"].default
+"""What fit makes if nobody says otherwise."""
 
 SAMPLE = 100_000
 """Voxels per channel that percentiles are taken from."""
@@ -122,12 +126,14 @@ class Survey:
         facts: One entry per case that could be read, in the order of the cases.
         faults: What is wrong with the files of the others.
         pictures: PNG by case id, of the cases that could be drawn, if pictures were wanted.
+        folds: Parts that the set is to be split into.
     """
 
     dataset: Dataset
     facts: tuple[CaseFacts, ...]
     faults: tuple[Finding, ...]
     pictures: dict[str, bytes] = field(default_factory=dict)
+    folds: int = FOLDS
 
     def label(self, value: int) -> str:
         """A label value with its name, if it has one."""
@@ -138,6 +144,7 @@ class Survey:
 def survey(
     dataset: Dataset,
     *,
+    folds: int = FOLDS,
     workers: int = 2,
     advance: Callable[[], None] | None = None,
     draw: Draw | None = None,
@@ -146,6 +153,7 @@ def survey(
 
     Args:
         dataset: The cases.
+        folds: Parts that the set is to be split into.
         workers: Threads that read, each one case at a time.
         advance: Called after each case.
         draw: Makes a picture of each case while it is in memory.
@@ -168,6 +176,7 @@ def survey(
             for case, (_, _, picture) in zip(dataset.cases, outcomes, strict=True)
             if picture is not None
         },
+        folds,
     )
 
 
