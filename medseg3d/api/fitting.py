@@ -134,7 +134,7 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
         dataset = find_cases(config.data)
         log.info("%s: %d cases (%s)", config.data, len(dataset.cases), dataset.layout)
         with Progress("Checking", total=len(dataset.cases), unit="case") as bar:
-            checked = check_cases(dataset, advance=bar.advance)
+            checked = check_cases(dataset, folds=config.folds, advance=bar.advance)
         parts = _split(config, dataset)
         plan = _plan(config, dataset, checked.label_values, parts)
         with torch.device("meta"):
@@ -491,7 +491,7 @@ class _Fit:
             channels=len(self.plan.channels),
             precision=self.precision,
             scores=_known(scores),
-            cases=self.digests,
+            cases=self._unnamed_digests(),
             training={
                 "data": self.config.data.resolve().name,
                 "fold": self.config.fold,
@@ -499,6 +499,15 @@ class _Fit:
                 "versions": _versions(),
             },
         )
+
+    def _unnamed_digests(self) -> dict[str, str]:
+        """Digests without case ids, which may be personal; provenance.json has both."""
+        parts = {"training": self.training, "held_out": self.held_out}
+        return {
+            f"{part}_{number:04d}": self.digests[case.id]
+            for part, cases in parts.items()
+            for number, case in enumerate(cases, start=1)
+        }
 
     def _write_provenance(self, cases: Sequence[Case]) -> None:
         provenance: dict[str, Any] = {

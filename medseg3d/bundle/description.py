@@ -40,7 +40,7 @@ class Bundle(Options):
         default_factory=dict, description="Data set, fold, steps, minutes and versions."
     )
     cases: dict[str, str] = Field(
-        default_factory=dict, description="SHA-256 of each training case's files, by case id."
+        default_factory=dict, description="SHA-256 of the files of each case, without its id."
     )
 
     @model_validator(mode="after")

@@ -4,11 +4,12 @@ import csv
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.remedies import CaseRepair, Change, Remedies
+from medseg3d.data.threads import in_threads
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.io import atomic, sources
 from medseg3d.machine import free_disk, in_words
@@ -54,11 +55,8 @@ def repair(
             if advance:
                 advance()
 
-    pool = ThreadPoolExecutor(workers)
-    try:
-        changes = tuple(change for found in pool.map(repaired, dataset.cases) for change in found)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    found = in_threads(repaired, dataset.cases, threads=workers)
+    changes = tuple(chain.from_iterable(found))
     if not dry_run:
         for file in _all_files(dataset):
             _copy(file, out / file.relative_to(dataset.root))

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from medseg3d.errors import RunError
+from medseg3d.machine import free_disk
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space",
@@ -32,7 +33,7 @@ _STOPS_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _HALF_MADE = re.compile(r"\.medseg3d-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}-part(?:\..*)?", re.DOTALL)
 SECONDS_OF_A_DAY = 86_400
 LITTLE = 16_384
-"""Bytes that a disk must have left after a file, or it may have cut the file."""
+"""Bytes; with less than that left, a full disk is why a writer gave up, whatever it says."""
 
 LONGEST_SUFFIX = 40
 """Bytes; what comes after the last dot of a name may be most of the name."""
@@ -42,7 +43,8 @@ LONGEST_SUFFIX = 40
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write beside ``path`` and rename at the end.
 
-    The folder is made if it is absent. A link at ``path`` is replaced, not followed.
+    The folder is made if it is absent. A link at ``path`` is replaced, not followed. Writers
+    that keep errors to themselves must read again what they have written.
 
     Args:
         path: Where the file shall appear.
@@ -71,12 +73,10 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield beside
-        except OSError:
+        except Exception as error:
+            if not isinstance(error, OSError) and free_disk(target.parent) < LITTLE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise
-        except Exception:
-            _expect_space(beside)
-            raise
-        _expect_space(beside)
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         beside.replace(target)
@@ -127,25 +127,6 @@ def sweep(folder: Path) -> list[Path]:
                     entry.unlink()
                     removed.append(entry)
     return removed
-
-
-def _expect_space(path: Path) -> None:
-    """Append a little and take it back, because some writers keep a full disk to themselves.
-
-    Raises:
-        OSError: If that fails for lack of space: then what was written is not whole either.
-    """
-    try:
-        with path.open("rb+") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.write(bytes(LITTLE))
-            file.flush()
-            file.truncate(size)
-    except FileNotFoundError:
-        return  # nothing was written, which is told elsewhere
-    except OSError as error:
-        if error.errno in _STOPS_ALL:
-            raise
 
 
 def _is_abandoned(path: Path, system: str, process: int) -> bool:

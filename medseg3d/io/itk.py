@@ -4,6 +4,8 @@ SimpleITK's own readers fill what a cut file lacks with whatever was in memory, 
 header at its word before they look at the file.
 """
 
+import errno
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +20,10 @@ from medseg3d.io import gipl, metaimage, nrrd
 from medseg3d.io.atomic import atomic
 from medseg3d.io.layout import channels_first
 from medseg3d.io.streams import Stamp, expect_unchanged
-from medseg3d.io.text_header import FLIP_LPS_RAS as FLIP_LPS_RAS
+from medseg3d.io.text_header import FLIP_LPS_RAS
 from medseg3d.io.volume import Header, Inspection, Stored
 from medseg3d.io.voxels import Layout, read_voxels
+from medseg3d.machine import free_disk
 
 UNTURNED = 1e-6
 
@@ -84,6 +87,7 @@ def write(
             sitk.WriteImage(image, str(beside), useCompression=True)
         except RuntimeError as error:
             raise RunError(f"{path} cannot be written: {_last_line(error)}") from error
+        _expect_whole(path, beside, array)
 
 
 def sources(path: Path) -> tuple[Path, ...]:
@@ -103,6 +107,18 @@ def _parse(path: Path) -> tuple[Inspection, Layout, Stamp, tuple[int, ...]]:
     inspection, layout, stamp = (gipl if _is_gipl(path) else metaimage).parse(path)
     axes = tuple(range(len(layout.shape)))
     return inspection, layout, stamp, axes if _is_gipl(path) else (*axes[1:], 0)
+
+
+def _expect_whole(path: Path, written: Path, array: npt.NDArray[Any]) -> None:
+    """Read again what was written, since some of ITK's writers say nothing of a full disk."""
+    try:
+        is_whole = np.array_equal(read(written).array, array)
+    except DataError:
+        is_whole = False
+    if not is_whole:
+        full = free_disk(path.parent) < written.stat().st_size + array.nbytes
+        number = errno.ENOSPC if full else errno.EIO
+        raise OSError(number, os.strerror(number), str(path))
 
 
 def _simpleitk() -> Any:

@@ -19,6 +19,7 @@ from medseg3d.geometry.grid import Grid
 from medseg3d.io import itk
 from medseg3d.io.atomic import atomic
 from medseg3d.io.terms import Term, term_for
+from medseg3d.io.text_header import FLIP_LPS_RAS
 from medseg3d.io.volume import Header, Inspection, Stored
 
 TYPES = {"u1": "unsigned char", "u2": "unsigned short", "i4": "int"}
@@ -85,7 +86,7 @@ def write(
 
 
 def _geometry(kind: str, grid: Grid) -> list[str]:
-    world = itk.FLIP_LPS_RAS @ grid.affine
+    world = FLIP_LPS_RAS @ grid.affine
     directions = " ".join(_vector(world[:3, axis]) for axis in range(3))
     return [
         "NRRD0004",

@@ -412,7 +412,7 @@ def test_a_disk_that_is_full_after_all_holds_whole_files_only(
         for prediction in medseg3d.predict(tmp_path / "in", out=tmp_path / "whole", **options)
     }
     room = 5 * len(whole[f"c0.{format_name}"]) // 2
-    (small_disk / "filler").write_bytes(bytes((256 << 10) - room - (16 << 10)))
+    (small_disk / "filler").write_bytes(bytes((256 << 10) - room))
     with pytest.raises(RunError, match="the disk is full"):
         medseg3d.predict(tmp_path / "in", out=small_disk / "out", **options)
     (small_disk / "filler").unlink()
@@ -516,7 +516,7 @@ def test_a_signal_ends_the_batch_at_once_and_keeps_what_is_finished(
     begun = time.monotonic()
     process.send_signal(getattr(signal, name))
     _, errors = process.communicate(timeout=30)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     assert process.returncode == code
     assert errors.splitlines()[-1] == f"medseg3d predict: {word}"
     assert "Traceback" not in errors

@@ -48,7 +48,7 @@ def test_a_call_that_is_running_is_stopped() -> None:
     assert next(results) == 0
     begun = time.monotonic()
     results.close()  # type: ignore[attr-defined]
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
     assert ended.is_set()
 
 
@@ -61,5 +61,5 @@ def test_nobody_waits_long_for_a_call_that_cannot_be_stopped(
     assert next(results) == 0
     begun = time.monotonic()
     results.close()  # type: ignore[attr-defined]
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
     release.set()

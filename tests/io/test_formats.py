@@ -1,5 +1,6 @@
 """File names: which are images, and what case they belong to; and what importing costs."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg3d.errors import DataError
-from medseg3d.io import OUTPUTS, SUFFIXES, case_stem, read_image, sources
+from medseg3d.errors import DataError, RunError
+from medseg3d.geometry.grid import Grid
+from medseg3d.io import (
+    OUTPUTS,
+    SUFFIXES,
+    Volume,
+    case_stem,
+    read_image,
+    read_labels,
+    sources,
+    write_labels,
+)
 from medseg3d.io.formats import format_of
 
 
@@ -72,3 +83,24 @@ def test_every_output_format_is_written_by_its_suffix() -> None:
     assert {format_of(Path(f"a{suffix}")).suffixes[0] for suffix in OUTPUTS.values()} == {
         *(".nii.gz", ".nrrd", ".seg.nrrd", ".mgz", ".dcm")
     }
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha", ".mgz"])
+def test_a_file_that_may_not_grow_is_whole_or_absent(tmp_path: Path, suffix: str) -> None:
+    large = np.random.default_rng(0).integers(0, 4, (30, 30, 30)).astype(np.uint8)
+    small = large[:10, :10, :10]
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, usual[1]))
+        with pytest.raises(RunError, match="cannot be written"):
+            write_labels(tmp_path / f"large{suffix}", large, on_own_grid(large))
+        write_labels(tmp_path / f"small{suffix}", small, on_own_grid(small))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert [path.name for path in tmp_path.iterdir()] == [f"small{suffix}"]
+    assert np.array_equal(read_labels(tmp_path / f"small{suffix}").labels, small)
+
+
+def on_own_grid(labels: np.ndarray) -> Volume:
+    image = labels[None].astype(np.float32)
+    return Volume.from_array(image, Grid(image.shape[1:], np.eye(4)))

@@ -275,7 +275,7 @@ def test_sparse_files_are_not_read_to_their_end(tmp_path: Path, plain: bytes) ->
     os.truncate(tmp_path / "a.nii", 1 << 40)
     begun = time.monotonic()
     assert "bytes after its voxels" in read_image(tmp_path / "a.nii").notes[0]
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize("packing", ["zlib", "bzip2"])

@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +14,7 @@ from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.reading import COPY, read_channels, read_label_map
 from medseg3d.data.doctor.structures import Part, small_parts
+from medseg3d.data.threads import in_threads
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import LabelVolume, Volume
 from medseg3d.types import LabelMap
@@ -158,15 +158,11 @@ def survey(
         advance: Called after each case.
         draw: Makes a picture of each case while it is in memory.
     """
-    pool = ThreadPoolExecutor(workers)
     outcomes = []
-    try:
-        for outcome in pool.map(lambda case: survey_case(case, draw), dataset.cases):
-            outcomes.append(outcome)
-            if advance:
-                advance()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for outcome in in_threads(lambda case: survey_case(case, draw), dataset.cases, threads=workers):
+        outcomes.append(outcome)
+        if advance:
+            advance()
     return Survey(
         dataset,
         tuple(facts for facts, _, _ in outcomes if facts is not None),
