@@ -145,6 +145,11 @@ class FitConfig(Options):
         description="Go on with the interrupted run in the run folder.",
         json_schema_extra=FLAG,
     )
+    skip_unpaired: bool = Field(
+        False,
+        description="Leave out images without a label map and label maps without an image.",
+        json_schema_extra=FLAG,
+    )
     plan: Path | None = Field(
         None, description="A plan.yaml, perhaps edited, to use instead of measuring one."
     )
@@ -299,6 +304,12 @@ class ScoreConfig(Options):
         Path("scores.csv"),
         description="Table to write; the summary goes beside it as .json.",
         json_schema_extra=_flag("-o"),
+    )
+    skip_unpaired: bool = Field(
+        False,
+        description="Leave out predictions without a reference and references without a "
+        "prediction.",
+        json_schema_extra=FLAG,
     )
     tolerance_mm: float = Field(
         1.0,

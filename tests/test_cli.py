@@ -103,13 +103,15 @@ def test_flags_are_these() -> None:
     assert flags == {
         "fit": [
             *("data", "out", "network", "loss", "epochs", "max_minutes"),
-            *("fold", "device", "seed", "workers", "mirror", "resume"),
+            *("fold", "device", "seed", "workers", "mirror", "resume", "skip_unpaired"),
         ],
         "predict": [
             *("inputs", "model", "out", "overlap", "device", "probabilities"),
             *("overwrite", "skip_existing", "format", "mirror"),
         ],
-        "score": ["predictions", "references", "out", "tolerance_mm", "overwrite"],
+        "score": [
+            *("predictions", "references", "out", "skip_unpaired", "tolerance_mm", "overwrite")
+        ],
         "check": [
             *("data", "as_json", "html", "overwrite", "fix", "dry_run", "resample_labels"),
             *("ignore_geometry", "resample_channels", "map", "onehot", "replace_nonfinite"),

@@ -113,7 +113,7 @@ def fit(data: Path | str | FitConfig, **options: Any) -> Run:
 
 
 def _planned_before(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
-    dataset = find_cases(config.data)
+    dataset = find_cases(config.data, skip_unpaired=config.skip_unpaired)
     plan = Plan.load(folder / PLAN).mirrored_along(config.augmentation.mirror_axes)
     parts = Split(**json.loads((folder / SPLIT).read_text(encoding="utf-8")))
     absent = {*parts.training, *parts.validation} - {case.id for case in dataset.cases}
@@ -131,7 +131,7 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
     if not config.resume:
         _write(stored, to_yaml(config, title="Resolved options of this run"))
     try:
-        dataset = find_cases(config.data)
+        dataset = find_cases(config.data, skip_unpaired=config.skip_unpaired)
         log.info("%s: %d cases (%s)", config.data, len(dataset.cases), dataset.layout)
         with Progress("Checking", total=len(dataset.cases), unit="case") as bar:
             checked = check_cases(dataset, folds=config.folds, advance=bar.advance)

@@ -68,7 +68,7 @@ def score(
             ScoreConfig, {"predictions": predictions, "references": references} | options
         )
     )
-    pairs = pair_by_id(config.predictions, config.references)
+    pairs = pair_by_id(config.predictions, config.references, skip_unpaired=config.skip_unpaired)
     _expect_free(config)
     failures = Failures(len(pairs), config.out.parent)
     names = config.labels or _known_names(config.references)

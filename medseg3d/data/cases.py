@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medseg3d.data.dataset_json import FILE_NAME, Description, read_description
 from medseg3d.data.files import (
@@ -85,13 +86,14 @@ class Dataset:
     channel_names: tuple[str, ...] | None
 
 
-def find_cases(root: Path | str) -> Dataset:
+def find_cases(root: Path | str, *, skip_unpaired: bool = False) -> Dataset:
     """Find the labelled cases below a folder.
 
     Args:
         root: Folder in one of these layouts: ``images/`` + ``labels/``, nnU-Net raw
             (``imagesTr``, ``case_0000.nii.gz``), MSD (``dataset.json`` with ``training``
             pairs), or one folder per patient (``P1/ct.nii.gz``, ``P1/seg.nii.gz``).
+        skip_unpaired: Leave out, with a warning, images without a label map and the reverse.
 
     Returns:
         The cases, each with images and a label map.
@@ -106,8 +108,8 @@ def find_cases(root: Path | str) -> Dataset:
     if description.training and not (folders and _lists_stems_of_channels(description)):
         return _listed(root, description)
     if folders:
-        return _paired(root, *folders, description)
-    return _patient_folders(root, description)
+        return _paired(root, *folders, description, skip_unpaired)
+    return _patient_folders(root, description, skip_unpaired)
 
 
 def find_inputs(paths: Sequence[Path | str]) -> list[Case]:
@@ -148,7 +150,9 @@ def find_inputs(paths: Sequence[Path | str]) -> list[Case]:
     return [_case(case_id, channels, None) for case_id, channels in sorted(found.items())]
 
 
-def pair_by_id(predictions: Path | str, references: Path | str) -> list[tuple[str, Path, Path]]:
+def pair_by_id(
+    predictions: Path | str, references: Path | str, *, skip_unpaired: bool = False
+) -> list[tuple[str, Path, Path]]:
     """Pair predicted label maps with references.
 
     Args:
@@ -156,6 +160,7 @@ def pair_by_id(predictions: Path | str, references: Path | str) -> list[tuple[st
             are left out.
         references: The same by an expert. Where no plain id meets, endings such as
             ``_seg``, ``_pred``, ``_label`` and ``_mask`` are ignored on both sides.
+        skip_unpaired: Leave out, with a warning, what has no partner.
 
     Returns:
         ``(id, prediction, reference)``, sorted by id. Two single files are a pair whatever
@@ -179,10 +184,13 @@ def pair_by_id(predictions: Path | str, references: Path | str) -> list[tuple[st
         their_keys = {key: name for key, name in their_keys.items() if key in our_keys}
     if theirs.is_file():
         our_keys = {key: name for key, name in our_keys.items() if key in their_keys}
-    expect_partners(our_keys, their_keys, ("prediction", "reference"), faults)
+    kinds = ("prediction", "reference")
+    expect_partners(our_keys, their_keys, kinds, faults, skip=skip_unpaired)
     refuse(f"{ours} and {theirs}", faults)
     return [
-        (key, predicted[name], expected[their_keys[key]]) for key, name in sorted(our_keys.items())
+        (key, predicted[name], expected[their_keys[key]])
+        for key, name in sorted(our_keys.items())
+        if key in their_keys
     ]
 
 
@@ -240,7 +248,11 @@ def _listed(root: Path, description: Description) -> Dataset:
 
 
 def _paired(
-    root: Path, image_folder: Path, label_folder: Path, description: Description
+    root: Path,
+    image_folder: Path,
+    label_folder: Path,
+    description: Description,
+    skip_unpaired: bool,
 ) -> Dataset:
     """Images in one folder, label maps of the same names in another."""
     faults: list[str] = []
@@ -256,10 +268,12 @@ def _paired(
     grouped = _group(images, faults, label_ids)
     _expect_all_channels(grouped, description.channel_names, faults)
     image_keys, label_keys = common_keys(grouped, label_files)
-    expect_partners(image_keys, label_keys, ("image", "label map"), faults)
+    expect_partners(image_keys, label_keys, ("image", "label map"), faults, skip=skip_unpaired)
     refuse(root, faults)
     cases = [
-        _case(key, grouped[name], label_files[label_keys[key]]) for key, name in image_keys.items()
+        _case(key, grouped[name], label_files[label_keys[key]])
+        for key, name in image_keys.items()
+        if key in label_keys
     ]
     layout = "nnU-Net" if image_folder.name.lower() == "imagestr" else "images and labels"
     return _dataset(
@@ -267,7 +281,7 @@ def _paired(
     )
 
 
-def _patient_folders(root: Path, description: Description) -> Dataset:
+def _patient_folders(root: Path, description: Description, skip_unpaired: bool) -> Dataset:
     """One folder per patient, with the label map beside the images."""
     deeper = _datasets_in(root)
     if deeper:
@@ -297,22 +311,29 @@ def _patient_folders(root: Path, description: Description) -> Dataset:
             labels[folder.name] = label_files[0]
     if not labels:
         raise _no_cases(root, images)
-    expect_distinct(images, faults)
+    expect_distinct(_firsts(images), faults)
+    channels = _common_channels(images, faults)
     expect_partners(
         {name: name for name in images},
         {name: name for name in labels},
         ("image", "label map"),
         faults,
+        skip=skip_unpaired,
     )
-    channels = _common_channels(images, faults)
     refuse(root, faults)
     cases = [
         Case(name, tuple(files[c] for c in sorted(files)), labels[name], patient_of(name))
         for name, files in images.items()
+        if name in labels
     ]
     if description.channel_names is None and channels:
         description = Description(description.path, description.label_names, channels)
     return _dataset(root, "one folder per patient", cases, description)
+
+
+def _firsts(groups: Mapping[str, Mapping[Any, Path]]) -> dict[str, Path]:
+    """The first file of each case."""
+    return {case_id: next(iter(files.values())) for case_id, files in groups.items()}
 
 
 def _dataset(root: Path, layout: str, cases: Iterable[Case], description: Description) -> Dataset:
@@ -384,7 +405,7 @@ def _group(
             f"{count(unnumbered, 'file')} lack the channel number that others have; "
             "name them like case_0000"
         )
-    expect_distinct(groups, faults)
+    expect_distinct(_firsts(groups), faults)
     return groups
 
 

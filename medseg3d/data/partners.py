@@ -3,6 +3,7 @@
 Faults are collected as text, so that the caller can report all of them in one error.
 """
 
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from medseg3d.errors import DataError
 from medseg3d.io import case_stem
 
+LOGGER = logging.getLogger("medseg3d")
 MOST_NAMED = 10
 ROLE = re.compile(
     r"(.+?)[_.-](?:seg|segmentation|pred|prediction|labels?|mask|gt|image|img)", re.IGNORECASE
@@ -29,19 +31,19 @@ def by_id(files: Iterable[Path], faults: list[str]) -> dict[str, Path]:
     return found
 
 
-def expect_distinct(ids: Iterable[str], faults: list[str]) -> None:
+def expect_distinct(files: Mapping[str, Path], faults: list[str]) -> None:
     """Ids must differ by more than letter case or the coding of accents.
 
     Some disks take such names for one, and one output would replace another.
     """
     seen: dict[str, str] = {}
-    for case_id in ids:
+    for case_id, file in files.items():
         key = unicodedata.normalize("NFC", case_id).casefold()
         other = seen.setdefault(key, case_id)
         if other != case_id:
             is_case = other.casefold() == case_id.casefold()
             how = "letter case" if is_case else "the coding of accents"
-            faults.append(f"{other} and {case_id} differ by {how} only, rename one")
+            faults.append(f"{files[other]} and {file} differ by {how} only, rename one")
 
 
 def expect_partners(
@@ -49,8 +51,13 @@ def expect_partners(
     theirs: Mapping[str, str],
     kinds: tuple[str, str],
     faults: list[str],
+    *,
+    skip: bool = False,
 ) -> None:
-    """Both sides need the same keys; the values are the names to report."""
+    """Both sides need the same keys; the values are the names to report.
+
+    With ``skip`` what is alone is warned of, as long as anything meets.
+    """
     if ours and theirs and not ours.keys() & theirs.keys():
         faults.append(
             f"the {len(ours)} {kinds[0]}s ({some(sorted(ours.values()), most=3)}) and the "
@@ -58,12 +65,15 @@ def expect_partners(
             "they seem to be of different sets"
         )
         return
-    alone = [ours[key] for key in sorted(ours.keys() - theirs.keys())]
-    if alone:
-        faults.append(f"{count(alone, kinds[0])} without {kinds[1]}, add or remove")
-    alone = [theirs[key] for key in sorted(theirs.keys() - ours.keys())]
-    if alone:
-        faults.append(f"{count(alone, kinds[1])} without {kinds[0]}, add or remove")
+    for mine, other, kind, lacking in ((ours, theirs, *kinds), (theirs, ours, *kinds[::-1])):
+        alone = [mine[key] for key in sorted(mine.keys() - other.keys())]
+        if not alone:
+            continue
+        sentence = f"{count(alone, kind)} without {lacking}"
+        if skip:
+            LOGGER.warning("%s left out", sentence)
+        else:
+            faults.append(f"{sentence}, add or remove, or give --skip-unpaired")
 
 
 def common_keys(

@@ -236,7 +236,7 @@ def test_more_channels_than_described_are_refused(tmp_path: Path) -> None:
     ("names", "message"),
     [
         (("a.nii", "a.nii.gz"), "a is there twice"),
-        (("a.nii.gz", "A.nii.gz"), "A and a differ by letter case only"),
+        (("a.nii.gz", "A.nii.gz"), "images/a.nii.gz differ by letter case only"),
     ],
 )
 def test_ids_that_would_share_an_output_are_refused(
@@ -452,3 +452,37 @@ def test_ids_that_differ_by_the_coding_of_accents_are_refused(tmp_path: Path) ->
 def test_names_too_long_for_the_disk_are_told() -> None:
     with pytest.raises(DataError, match="name too long"):
         find_inputs(["x" * 300 + ".nii.gz"])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("images/a.nii.gz", "images/b.nii.gz", "labels/b.nii.gz", "labels/c.nii.gz"),
+        ("a/ct.nii.gz", "b/ct.nii.gz", "b/seg.nii.gz", "c/seg.nii.gz"),
+    ],
+)
+def test_what_has_no_partner_is_left_out_on_demand(
+    tmp_path: Path, names: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, *names)
+    with pytest.raises(DataError, match="give --skip-unpaired"):
+        find_cases(tmp_path)
+    assert [case.id for case in find_cases(tmp_path, skip_unpaired=True).cases] == ["b"]
+    assert caplog.messages == [
+        "1 image (a) without label map left out",
+        "1 label map (c) without image left out",
+    ]
+
+
+def test_two_sets_that_never_meet_are_refused_all_the_same(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.nii.gz", "labels/b.nii.gz")
+    with pytest.raises(DataError, match="share no id"):
+        find_cases(tmp_path, skip_unpaired=True)
+
+
+def test_predictions_without_a_reference_are_left_out_on_demand(tmp_path: Path) -> None:
+    put(tmp_path, "ours/a.nii.gz", "ours/b.nii.gz", "theirs/b.nii.gz", "theirs/c.nii.gz")
+    with pytest.raises(DataError, match="give --skip-unpaired"):
+        pair_by_id(tmp_path / "ours", tmp_path / "theirs")
+    pairs = pair_by_id(tmp_path / "ours", tmp_path / "theirs", skip_unpaired=True)
+    assert [case_id for case_id, _, _ in pairs] == ["b"]
