@@ -80,6 +80,9 @@ def command(model: type[M], run: Callable[[M], None]) -> Command:
         quiet: bool,  # noqa: ARG001
         **flags: Any,
     ) -> None:
+        for name, value in flags.items():
+            if "" in (value if isinstance(value, (list, tuple)) else (value,)):
+                context.fail(f"'{name.upper()}' is an empty text; is a variable unset?")
         layers = given_options(flags, file=config, settings=settings or ())
         for name, field in arguments(model):
             if field.is_required() and not any(name in layer for layer in layers.values()):
@@ -197,8 +200,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     text = escape(field.description or "")
     if default not in (None, "false"):
         text += f" [dim]{escape(f'[default: {default}]')}[/dim]"
-    # what cannot be read is one bad case among others, and told as such
-    facts: dict[str, Any] = {"help": text, "show_default": False, "readable": False}
+    facts: dict[str, Any] = {"help": text, "show_default": False}
     if _marks(field).get("positional"):
         info = typer.Argument(metavar=name.upper(), **facts)
     else:
@@ -207,17 +209,20 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         spelling = _marks(field).get("flag", usual)
         if _is_model(kind):
             facts["metavar"] = "NAME"
+        elif kind is Path:
+            facts["metavar"] = "PATH"
         info = typer.Option(spelling, *_marks(field).get("names", ()), **facts)
     return _keyword(name, Annotated[_flag_type(kind) | None, info])
 
 
 def _flag_type(kind: Any) -> Any:
     """The type that typer parses; pydantic checks the rest."""
-    if _is_model(kind):
+    if _is_model(kind) or kind is Path:  # as a path, an empty text would be the current folder
         return str
     if get_origin(kind) in (tuple, list):
         items = get_args(kind)
-        return list[items[0]] if items[1:] in ((), (...,)) else kind  # type: ignore[valid-type]
+        inner = _flag_type(items[0])
+        return list[inner] if items[1:] in ((), (...,)) else kind  # type: ignore[valid-type]
     return kind
 
 

@@ -280,6 +280,13 @@ class PredictConfig(Options):
         description="nii.gz, nii, nrrd, seg.nrrd, mha, mgz or dicom-seg; default as -o, or nii.gz.",
         json_schema_extra=FLAG,
     )
+    replace_nonfinite: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="Take this number where an image holds NaN or infinity, instead of refusing "
+        "the case.",
+        json_schema_extra=FLAG,
+    )
     mirror: bool = Field(
         False,
         description="Average over copies mirrored along the axes of the training: up to 8 times "

@@ -9,9 +9,13 @@ from pathlib import Path
 CGROUP = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 USE = Path("/proc/self/statm")
+OF_ALL = Path("/proc/meminfo")
 LIMITS = ("memory.max", "memory.limit_in_bytes")
 QUOTA, OLD_QUOTA, OLD_PERIOD = "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"
 NO_LIMIT = 1 << 60
+
+SHARE = 0.9
+"""Part of the free memory that one process plans to take."""
 
 
 def memory_limit() -> int:
@@ -27,7 +31,12 @@ def memory_room() -> int:
         True
     """
     mapped, held = _use()
-    return max(0, min(_shared_limit() - held, _own_limit() - mapped))
+    return max(0, min(_shared_limit() - held, _own_limit() - mapped, _free_of_all()))
+
+
+def memory_in_reach() -> int:
+    """Bytes that this process may hold in all at present, with a reserve for the others."""
+    return _use()[1] + int(SHARE * memory_room())
 
 
 def num_processors() -> int:
@@ -73,6 +82,15 @@ def _shared_limit() -> int:
     for folder in (*_cgroups(""), *_cgroups("memory")):
         limits += [int(text) for name in LIMITS if (text := _read(folder / name)).isdigit()]
     return min(limit for limit in limits if 0 < limit < NO_LIMIT)
+
+
+def _free_of_all() -> int:
+    """What all processes of the machine together leave free."""
+    for line in _read(OF_ALL).splitlines():
+        name, _, size = line.partition(":")
+        if name == "MemAvailable":
+            return int(size.split()[0]) << 10
+    return NO_LIMIT
 
 
 def _own_limit() -> int:

@@ -77,7 +77,9 @@ class Progress:
         self._total = total
         self._unit = unit
         self._clock = clock
-        self._terminal = sys.stderr.isatty() if terminal is None else terminal
+        # a service may run without any stderr
+        has_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._terminal = has_terminal if terminal is None else terminal
         self._done = 0
         self._fraction: float | None = None
         self._note = ""

@@ -107,7 +107,7 @@ def test_flags_are_these() -> None:
         ],
         "predict": [
             *("inputs", "model", "out", "overlap", "device", "probabilities"),
-            *("overwrite", "skip_existing", "format", "mirror"),
+            *("overwrite", "skip_existing", "format", "replace_nonfinite", "mirror"),
         ],
         "score": [
             *("predictions", "references", "out", "skip_unpaired", "tolerance_mm", "overwrite")
@@ -547,3 +547,11 @@ def test_model_outside_the_command_line_can_be_merged(tmp_path: Path) -> None:
     assert merged(Loose, given_options({"size": None}, file=file)).size == 2
     with pytest.raises(ConfigError, match=r"a\.yaml:1: size"):
         merged(Loose, given_options({}, file=write(file, "size: big\n")))
+
+
+@pytest.mark.parametrize("arguments", [("predict", ""), ("score", "a", ""), ("fit", "a", "-o", "")])
+def test_an_empty_name_is_not_the_current_folder(api: Recorder, arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "is an empty text" in result.stderr
+    assert api.calls == []

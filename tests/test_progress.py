@@ -178,3 +178,9 @@ def test_durations_have_two_units() -> None:
         "59 min 59 s",
         "2 h 1 min",
     ]
+
+
+def test_a_service_without_stderr_needs_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    with Progress("Training", total=1) as progress:
+        progress.advance()

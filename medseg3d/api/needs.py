@@ -12,7 +12,7 @@ from medseg3d.data.preprocess import working_shape
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import read_grid
-from medseg3d.machine import in_words, memory_limit
+from medseg3d.machine import in_words, memory_in_reach
 from medseg3d.types import Size3
 
 PROGRAM = 400 << 20
@@ -34,7 +34,7 @@ class Needs:
     """What predicting one case takes, in bytes.
 
     Attributes:
-        reading: Memory for the image alone.
+        reading: Memory for the image alone, at the least.
         memory: Memory in all, if no part of the image is cropped away.
         labels: Size of the label map, not packed.
         probabilities: Size of the probabilities, not packed.
@@ -105,7 +105,8 @@ def estimate(
         FLOAT * num_labels * (working + (inside + voxels) * probabilities) + 3 * labels * voxels,
     ]
     return Needs(
-        reading=PROGRAM + image,
+        # at the least: one byte per stored voxel, the image, and where it is not zero
+        reading=PROGRAM + image + (2 * channels + 1) * voxels,
         memory=PROGRAM + max(moments),
         labels=labels * voxels,
         probabilities=FLOAT * num_labels * voxels,
@@ -113,14 +114,14 @@ def estimate(
 
 
 def expect_memory(needed: int) -> None:
-    """Refuse a case that this process can never hold.
+    """Refuse a case that this process cannot hold.
 
     Raises:
         DataError: With the bytes needed and allowed.
     """
-    limit = memory_limit()
+    limit = memory_in_reach()
     if needed > limit:
         raise DataError(
             f"predicting it takes about {in_words(needed)} of memory and this process may use "
-            f"{in_words(limit)}; crop the image, or use a larger machine"
+            f"{in_words(limit)} at present; crop the image, or use a larger machine"
         )

@@ -152,7 +152,7 @@ def _suffix(config: PredictConfig) -> str:
 def _label_paths(cases: Sequence[Case], config: PredictConfig, suffix: str) -> list[Path]:
     out = config.out
     if out is None:
-        folders = {path.resolve() for path in config.inputs if path.is_dir()}
+        folders = {_real(path) for path in config.inputs if path.is_dir()}
         paths = [_default_path(case, folders, suffix) for case in cases]
     elif _names_a_file(out):
         _expect_one_file(out, cases, config, suffix)
@@ -197,7 +197,7 @@ def _suffixes_of(image: Path) -> tuple[str, ...]:
 def _default_path(case: Case, folders: set[Path], suffix: str) -> Path:
     """Beside the image, or in a folder beside the folder that was given."""
     image = case.images[0]
-    folder = image.parent.resolve()
+    folder = _real(image.parent)
     if folder in folders:
         return folder.with_name(f"{folder.name}_seg") / f"{case.id}{suffix}"
     return image.parent / f"{case.id}_seg{suffix}"
@@ -234,7 +234,7 @@ def _longest_name(folder: Path) -> int:
 def _expect_apart(cases: Sequence[Case], targets: Sequence[Target], config: PredictConfig) -> None:
     """No output may take the place of an input, of another output, or lie among the inputs."""
     images = [image for case in cases for image in case.images]
-    taken = {_place(image) for image in images} | {image.resolve() for image in images}
+    taken = {_place(image) for image in images} | {_real(image) for image in images}
     same = {identity for image in images if (identity := _identity(image))}
     owners: dict[str, Path] = {}
     for target in targets:
@@ -248,10 +248,10 @@ def _expect_apart(cases: Sequence[Case], targets: Sequence[Target], config: Pred
                 raise RunError(f"two cases would be written to {file}; rename one, or split them")
     if config.out is None or _names_a_file(config.out):
         return
-    places = {image.parent.resolve() for image in images} | {
-        path.resolve() for path in (*config.inputs, *images) if path.is_dir()
+    places = {_real(image.parent) for image in images} | {
+        _real(path) for path in (*config.inputs, *images) if path.is_dir()
     }
-    if config.out.resolve() in places:
+    if _real(config.out) in places:
         raise RunError(
             f"-o {config.out} is the folder of the inputs, where outputs would be taken for "
             "images the next time; choose another folder"
@@ -271,9 +271,14 @@ def _expect_new(targets: Sequence[Target], skip_existing: bool) -> None:
     )
 
 
+def _real(path: Path) -> Path:
+    """The path with its links followed, as far as they do not lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def _place(path: Path) -> Path:
     """The absolute path with the links of its folders followed, but not its own."""
-    return path.parent.resolve() / path.name
+    return _real(path.parent) / path.name
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

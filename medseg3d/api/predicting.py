@@ -28,7 +28,7 @@ from medseg3d.inference.sliding_window import Advance
 from medseg3d.io import Volume, read_image, write_image, write_labels
 from medseg3d.io.atomic import sweep
 from medseg3d.io.dicom import expect_identified
-from medseg3d.machine import in_words, memory_limit
+from medseg3d.machine import in_words, memory_in_reach
 from medseg3d.process import out_of_memory, sentence
 from medseg3d.progress import Progress
 from medseg3d.runs import find_bundle
@@ -173,7 +173,7 @@ def _jobs(
     )
     if jobs:
         most = in_words(max(job.needs.memory for job in jobs))
-        log.info("memory: up to about %s of %s", most, in_words(memory_limit()))
+        log.info("memory: up to about %s of %s", most, in_words(memory_in_reach()))
     return jobs
 
 
@@ -234,7 +234,7 @@ class _Worker:
                 raise
             raise DataError(
                 f"the memory ran out; predicting it takes about {in_words(job.needs.memory)} and "
-                f"this process may use {in_words(memory_limit())}; crop the image, or use a "
+                f"this process may use {in_words(memory_in_reach())}; crop the image, or use a "
                 "larger machine"
             ) from error
         names = self.predictor.bundle.plan.labels
@@ -250,13 +250,13 @@ class _Worker:
     def _segment(self, job: _Job, advance: Advance) -> tuple[Segmentation, Volume]:
         """Logits of one case, and its image without the voxels."""
         plan = self.predictor.bundle.plan
-        volume = read_image(job.case.images)
+        volume = read_image(job.case.images, replace_nonfinite=self.config.replace_nonfinite)
         case = canonical(volume)
         for note in (*volume.notes, *case_warnings(case, plan)):
             log.warning("case %s: %s", job.case.id, note)
         like = replace(volume, array=np.empty(0))
         del volume
-        if job.needs.memory > memory_limit():
+        if job.needs.memory > memory_in_reach():
             kept = case.image[(slice(None), *nonzero_box(case.image))].shape
             expect_memory(
                 estimate(

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ def score(
             "the label maps hold background only, so there is no label to score; name the labels "
             "that are meant: --set 'labels={1: liver}'"
         )
+    _warn_of_other_values(rows)
     result = write_scores(rows, config.out, **options)
     failures.end(f"cases could not be scored, the others are in {config.out}")
     return result
@@ -131,9 +132,26 @@ def _pair(prediction_path: Path, reference_path: Path) -> tuple[LabelMap, LabelV
     except DataError:
         raise DataError(
             f"{prediction_path} and {reference_path} lie on different grids: "
-            f"{reference.grid.difference(prediction.grid)}; score the prediction on the grid of "
-            "the reference"
+            f"{reference.grid.difference(prediction.grid)}; predict again on the image that the "
+            "reference was drawn on"
         ) from None
+
+
+def _warn_of_other_values(rows: Sequence[Row]) -> None:
+    """Values that only ever occur on one side are more likely a coding than a miss."""
+    ours = {row.label for row in rows if row.prediction_ml > 0}
+    theirs = {row.label for row in rows if row.reference_ml > 0}
+    if ours - theirs and theirs - ours:
+        log.warning(
+            "only the predictions hold %s and only the references hold %s; if these mean the "
+            "same, map the values to each other before scoring",
+            _listed(ours - theirs),
+            _listed(theirs - ours),
+        )
+
+
+def _listed(values: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(values)[:SHOWN]))
 
 
 def _known_names(references: Path) -> dict[int, str]:

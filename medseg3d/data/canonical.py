@@ -80,7 +80,8 @@ def labels_on(stored: LabelVolume, grid: Grid, *, of: str = "its image") -> Labe
     if turn is None:
         raise DataError(
             f"label map {stored.path} is not on the grid of {of}: "
-            f"{grid.difference(stored.grid)}; resample the label map to the image"
+            f"{grid.difference(stored.grid)}; export it on the grid of the image, or resample it "
+            "(medseg3d check)"
         )
     return turn.apply(stored.labels)
 

@@ -13,12 +13,15 @@ from typing import Any
 from medseg3d.data.dataset_json import FILE_NAME, Description, read_description
 from medseg3d.data.files import (
     LOOKED_FOR,
+    deeper_series,
     expect_folder,
     input_files,
     is_segmentation,
     is_there,
     subfolders,
     volumes_in,
+    warn_of,
+    without_reports,
 )
 from medseg3d.data.partners import (
     by_id,
@@ -115,7 +118,8 @@ def find_cases(root: Path | str, *, skip_unpaired: bool = False) -> Dataset:
 def find_inputs(paths: Sequence[Path | str]) -> list[Case]:
     """Find the unlabelled cases that a list of files and folders stands for.
 
-    Of a folder, the images directly inside count; a folder of DICOM slices is one image.
+    Of a folder, the images directly inside count, and the DICOM series further below; a folder
+    of DICOM slices is one image. Label maps that lie there are left out, with a warning.
     ``case_0000.nii.gz``, ``case_0001.nii.gz`` ... are the channels of one case, when one of
     them is ``_0000``.
 
@@ -129,9 +133,7 @@ def find_inputs(paths: Sequence[Path | str]) -> list[Case]:
     files: dict[Path, Path] = {}
     stems: dict[Path, str] = {}
     for path in map(Path, paths):
-        inputs = input_files(path, faults)
-        images = {file: stem for file, stem in inputs.items() if not is_segmentation(file)}
-        for file, stem in (images or inputs).items():
+        for file, stem in input_files(path, faults, to_predict=True).items():
             stems[files.setdefault(file.absolute(), file)] = stem
     by_folder: dict[Path, list[Path]] = {}
     for file in files.values():
@@ -258,6 +260,7 @@ def _paired(
     faults: list[str] = []
     images, labels = volumes_in(image_folder, faults), volumes_in(label_folder, faults)
     for folder, files in ((image_folder, images), (label_folder, labels)):
+        warn_of(folder, deeper_series(folder, files))
         if not files:
             faults.append(
                 f"{folder} holds no file with a suffix of {', '.join(SUFFIXES)} and no DICOM series"
@@ -296,6 +299,7 @@ def _patient_folders(root: Path, description: Description, skip_unpaired: bool) 
     labels: dict[str, Path] = {}
     for folder in subfolders(root):
         files = [] if folder.name.lower() in named else volumes_in(folder, faults)
+        files = without_reports(folder, files)
         marked = {file: LABEL_FILE.fullmatch(case_stem(file)) for file in files}
         label_files = [file for file, match in marked.items() if match or is_segmentation(file)]
         if len(label_files) > 1:

@@ -35,7 +35,7 @@ class Examination:
     @property
     def label_values(self) -> tuple[int, ...]:
         """Label values that occur in any case, sorted, background included."""
-        return tuple(sorted(set().union(*(facts.label_counts for facts in self.survey.facts))))
+        return tuple(sorted(set().union(*(facts.label_counts for facts in self.survey.labeled))))
 
 
 @dataclass(frozen=True)

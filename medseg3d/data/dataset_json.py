@@ -15,6 +15,8 @@ from medseg3d.errors import DataError
 
 FILE_NAME = "dataset.json"
 LARGEST_LABEL = 2**31 - 1
+IGNORE = "ignore"
+"""Name by which nnU-Net knows voxels that are left out of training."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,13 @@ def _label_names(path: Path, labels: Any) -> dict[int, str]:
         pairs = [(key, str(name)) for key, name in labels.items()]
     else:
         pairs = [(value, str(name)) for name, value in labels.items()]
+    ignored = [value for value, name in pairs if name.strip().lower() == IGNORE]
+    if ignored:
+        raise DataError(
+            f"{path}: 'labels' gives {ignored[0]!r} to {IGNORE!r}, which marks voxels that nobody "
+            f"annotated and is not supported yet; annotate them or leave out the cases that have "
+            f"them, and remove {IGNORE!r} (or rename it, if it is a label to be learned)"
+        )
     wrong = [f"{name!r}: {value!r}" for value, name in pairs if _as_int(value) is None]
     if wrong:
         raise DataError(

@@ -102,7 +102,10 @@ class Plan(Options):
     )
 
     @model_validator(mode="after")
-    def _pairs_of_labels(self) -> "Plan":
+    def _distinct_labels_and_pairs(self) -> "Plan":
+        names = list(self.labels.values())
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"labels gives the name {twice[0]!r} to two values")
         if len(set(self.mirror_axes)) < len(self.mirror_axes):
             raise ValueError(f"mirror_axes {self.mirror_axes} has an axis twice")
         for value, partner in self.swapped_labels.items():

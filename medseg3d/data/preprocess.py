@@ -27,6 +27,13 @@ from medseg3d.types import Image, LabelMap, Size3, Spacing
 MAX_WORKING_VOXELS = 1 << 31
 """A working grid beyond this is a wrong spacing in the header rather than a scan."""
 
+LARGEST_GAIN, ALWAYS_AFFORDABLE = 64, 1 << 26
+"""A working grid of more voxels than the second, and this many times the stored ones, is refused.
+
+64 is four times finer along every axis: nearly all of such voxels would be interpolated, from a
+scan of another kind or a wrong spacing. Up to 2^26 voxels (256 MiB) it costs little to go on.
+"""
+
 LARGEST_FACTOR = 100
 """Voxels this many times longer or shorter than the plan's are a wrong spacing too."""
 
@@ -130,7 +137,8 @@ def working_shape(
     """Voxels of the working grid that covers the same millimeters.
 
     Raises:
-        DataError: If that is more than any scanner makes, or than this machine can hold.
+        DataError: If that is more than any scanner makes, far more than is stored, or more than
+            this machine can hold.
 
     Examples:
         >>> working_shape((10, 20, 30), (1.0, 1.0, 2.0), (2.0, 1.0, 1.0))
@@ -145,6 +153,12 @@ def working_shape(
     )
     if voxels > MAX_WORKING_VOXELS or max(factors) > LARGEST_FACTOR:
         raise DataError(f"{becomes}; check the spacing in the header")
+    stored = shape[0] * shape[1] * shape[2]
+    if voxels > max(ALWAYS_AFFORDABLE, LARGEST_GAIN * stored):
+        raise DataError(
+            f"{becomes}, {voxels // stored} times as many; check the spacing in the header, or "
+            "leave out the case"
+        )
     if (needed := 4 * voxels * num_channels) > memory_limit():
         raise DataError(
             f"{becomes}, {in_words(needed)} where this machine allows {in_words(memory_limit())}; "

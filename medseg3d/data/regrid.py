@@ -41,6 +41,23 @@ def labels_onto(labels: LabelMap, source: Grid, target: Grid) -> LabelMap:
     return out
 
 
+def is_transposed(source: Grid, target: Grid) -> bool:
+    """Whether the shapes fit only with the axes in another order than the headers say.
+
+    Such an array was written with its axes mixed up: resampling would follow a header that is
+    wrong, and what comes out looks like a label map.
+
+    Examples:
+        >>> grid = Grid((4, 5, 6), np.eye(4))
+        >>> is_transposed(Grid((6, 5, 4), np.eye(4)), grid)
+        True
+        >>> is_transposed(Grid((6, 5, 4), np.eye(4)[:, [2, 1, 0, 3]]), grid)
+        False
+    """
+    ours, theirs = source.canonical().shape, target.canonical().shape
+    return ours != theirs and sorted(ours) == sorted(theirs)
+
+
 def image_onto(image: Image, source: Grid, target: Grid) -> Image:
     """Resample intensities ``(C, I, J, K)`` linearly; the least one where ``source`` ends."""
     return np.stack(

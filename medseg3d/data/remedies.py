@@ -12,7 +12,7 @@ import numpy.typing as npt
 from medseg3d.data.canonical import turn_between
 from medseg3d.data.cases import Case
 from medseg3d.data.doctor.onehot import merge_masks
-from medseg3d.data.regrid import image_onto, labels_onto
+from medseg3d.data.regrid import image_onto, is_transposed, labels_onto
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import LabelVolume, Volume, read_grid, write_image, write_labels
@@ -21,6 +21,9 @@ from medseg3d.io.labels import ROUNDING
 from medseg3d.io.volume import Header, Stored
 
 LOGGER = logging.getLogger("medseg3d")
+
+MOST_LOST = 0.05
+"""Share of a label's volume that resampling may lose without a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,11 +205,45 @@ class CaseRepair:
         elif self.remedies.ignore_geometry and grid.shape == target.shape:
             self._note(path, "copy the affine of the image", target.difference(grid), "same grid")
         elif self.remedies.resample_labels:
-            labels = labels_onto(labels, grid, target)
-            self._note(path, "resample to the image", target.difference(grid), "same grid")
+            labels = self._resampled(path, labels, grid, target)
         else:
             return labels, grid, header
         return labels, target, image.header
+
+    def _resampled(
+        self, path: Path, labels: npt.NDArray[Any], grid: Grid, target: Grid
+    ) -> npt.NDArray[Any]:
+        """On another grid; refused where labels would vanish, warned of where much is lost."""
+        if is_transposed(grid, target):
+            raise DataError(
+                f"label map {path} fits its image only with its axes in another order than its "
+                "header says; export it again from the tool that made it"
+            )
+        resampled = labels_onto(labels, grid, target)
+        before, after = _volumes(labels, grid), _volumes(resampled, target)
+        gone = [str(value) for value in before if value not in after]
+        if gone:
+            raise DataError(
+                f"resampling label map {path} to its image would lose all of "
+                f"label{'s' if len(gone) > 1 else ''} {', '.join(gone)}; check that both are of "
+                "the same scan"
+            )
+        for value, volume in before.items():
+            lost = 1 - after[value] / volume
+            if lost > MOST_LOST:
+                LOGGER.warning(
+                    "case %s: resampling label map %s to its image loses %.0f %% of label %d "
+                    "(%.4g mL before, %.4g mL after)",
+                    *(self.case.id, path, 100 * lost, value, volume, after[value]),
+                )
+        apart = target.difference(grid)
+        self._note(
+            path,
+            "resample to the image",
+            f"{apart}; {_foreground(labels, before)}",
+            f"same grid; {_foreground(resampled, after)}",
+        )
+        return resampled
 
     def _note(self, path: Path, change: str, before: str, after: str) -> None:
         self.changes.append(Change(self.case.id, self._name(path), change, before, after))
@@ -221,6 +258,18 @@ class CaseRepair:
 
 def _grid(path: Path) -> Grid:
     return read_grid(path)[0]
+
+
+def _volumes(labels: npt.NDArray[Any], grid: Grid) -> dict[int, float]:
+    """Milliliters of each label that occurs, without background."""
+    values, counts = np.unique(labels[labels != 0], return_counts=True)
+    volumes = counts * grid.voxel_volume_ml
+    return dict(zip(values.tolist(), volumes.tolist(), strict=True))
+
+
+def _foreground(labels: npt.NDArray[Any], volumes: Mapping[int, float]) -> str:
+    """Voxels and volume of all labels, background excluded."""
+    return f"{np.count_nonzero(labels)} voxels, {sum(volumes.values()):.4g} mL"
 
 
 def _values(labels: npt.NDArray[Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medseg3d.errors import DataError
-from medseg3d.io.layout import grid_of, spatial
+from medseg3d.io.layout import REMEDY_FOR_TYPES, grid_of, spatial
 from medseg3d.io.signatures import GIPL_MAGICS, NUM_BYTES, looks_like
 from medseg3d.io.streams import Packing, Stamp, open_stream
 from medseg3d.io.text_header import affine_of, spacing_of
@@ -54,7 +54,7 @@ def parse(path: Path) -> tuple[Inspection, Layout, Stamp]:
     shape, channels = spatial(path, dims[:3] if dims[3] == 0 else dims)
     kind = int(fields["type"])
     if kind not in KIND_OF:
-        raise DataError(f"{path} has the unknown data type {kind}")
+        raise DataError(f"{path} has the unknown data type {kind}; {REMEDY_FOR_TYPES}")
     dtype = np.dtype(KIND_OF[kind]).newbyteorder(">")
     layout = Layout((path,), dtype, (*shape, channels), offset=FIELDS.itemsize, packing=packing)
     expect_voxels(layout)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg3d.errors import DataError
+from medseg3d.errors import ConfigError, DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io.formats import format_of
 from medseg3d.io.volume import LabelVolume, Volume
@@ -16,11 +16,14 @@ from medseg3d.io.voxels import enough_memory, expect_memory
 
 AnyPath = str | os.PathLike[str]
 PART = 1 << 20
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 WRITABLE = ("u1", "i2", "u2", "i4", "f4")
 """Number types that every reader of every format here understands."""
 
 
-def read_image(path: AnyPath | Sequence[AnyPath]) -> Volume:
+def read_image(
+    path: AnyPath | Sequence[AnyPath], *, replace_nonfinite: float | None = None
+) -> Volume:
     """Read an image from one file, or its channels from several.
 
     The fourth axis of a file holds channels too. Integers stay as stored where the file
@@ -28,19 +31,27 @@ def read_image(path: AnyPath | Sequence[AnyPath]) -> Volume:
 
     Args:
         path: A file, or one file per channel in the order of the channels.
+        replace_nonfinite: Number for voxels that are NaN or infinite, with a note of how
+            many there are; without it, such voxels are refused.
 
     Returns:
         The image ``(C, I, J, K)`` on the grid of the first file.
 
     Raises:
-        DataError: If a file is broken, is no volume, has voxels that are not finite, or
-            lies on another grid than the first.
+        ConfigError: If the number for such voxels is none that float32 holds.
+        DataError: If a file is broken, is no volume, has voxels that are not finite or
+            beyond what float32 holds, or lies on another grid than the first.
     """
+    if replace_nonfinite is not None and not abs(replace_nonfinite) <= FLOAT32_MAX:
+        raise ConfigError(
+            f"replace_nonfinite is {replace_nonfinite:g}; expected a finite number up to "
+            f"{FLOAT32_MAX:.3g}"
+        )
     if isinstance(path, str | os.PathLike):
-        return _read_one(Path(path))
+        return _read_one(Path(path), replace_nonfinite)
     if not path:
         raise DataError("an image needs at least one file, got none")
-    first, *others = (_read_one(Path(one)) for one in path)
+    first, *others = (_read_one(Path(one), replace_nonfinite) for one in path)
     for other in others:
         if not first.grid.same_as(other.grid):
             raise DataError(
@@ -94,28 +105,54 @@ def write_image(path: AnyPath, array: npt.NDArray[Any], like: Volume | LabelVolu
     format_of(file).write(file, volume, like.grid, like.header, labels=False)
 
 
-def _read_one(path: Path) -> Volume:
+def _read_one(path: Path, replacement: float | None) -> Volume:
     with enough_memory(path):
         stored = format_of(path).read(path)
-        array = stored.array
+        array, inspection = stored.array, stored.inspection
+        notes = inspection.notes
         if array.dtype.kind == "f":
+            if not _all_finite(array):
+                what = "not finite numbers"
+                if replacement is None:
+                    remedy = "replace them with --replace-nonfinite 0, for instance"
+                    raise _odd_voxels(path, array, ~np.isfinite(array), f"that are {what}", remedy)
+                array, count = _replaced(array, replacement)
+                note = f"{path} has {count} voxels that are {what}; they are replaced by "
+                notes = (*notes, f"{note}{replacement:g}")
             with np.errstate(over="ignore"):
-                array = array.astype(np.float32, copy=False)
-            _expect_finite(path, array)
-    inspection = stored.inspection
-    return Volume(array, inspection.grid, path, inspection.header, inspection.notes)
+                narrow = array.astype(np.float32, copy=False)
+            if narrow is not array and not _all_finite(narrow):
+                beyond, remedy = "beyond what float32 holds", "check the scaling in the header"
+                raise _odd_voxels(path, array, ~np.isfinite(narrow), beyond, remedy)
+            array = narrow
+    return Volume(array, inspection.grid, path, inspection.header, notes)
 
 
-def _expect_finite(path: Path, array: npt.NDArray[np.floating[Any]]) -> None:
+def _all_finite(array: npt.NDArray[np.floating[Any]]) -> bool:
     flat = array.ravel(order="K")
     parts = range(0, flat.size, PART)  # so that the mask stays small
-    if all(np.isfinite(flat[first : first + PART]).all() for first in parts):
-        return
+    return all(np.isfinite(flat[first : first + PART]).all() for first in parts)
+
+
+def _replaced(
+    array: npt.NDArray[np.floating[Any]], replacement: float
+) -> tuple[npt.NDArray[np.floating[Any]], int]:
+    """The array with a number in place of what is not finite, and how many voxels that were."""
     bad = ~np.isfinite(array)
+    if not array.flags.writeable:
+        array = array.copy(order="K")
+    array[bad] = replacement
+    return array, int(bad.sum())
+
+
+def _odd_voxels(
+    path: Path, array: npt.NDArray[Any], bad: npt.NDArray[np.bool_], what: str, remedy: str
+) -> DataError:
+    """How many voxels are bad, and where the first one is."""
     place = np.unravel_index(int(bad.ravel(order="F").argmax()), bad.shape, order="F")
     channel, *index = (int(axis) for axis in place)
     where = f"{tuple(index)}" + (f" of channel {channel}" if len(array) > 1 else "")
-    raise DataError(
-        f"{path} has {int(bad.sum())} voxels that are not finite numbers, the first "
-        f"({array[place]}) at {where}; replace them in the file"
+    return DataError(
+        f"{path} has {int(bad.sum())} voxels {what}, the first ({array[place]:g}) at {where}; "
+        f"{remedy}"
     )

@@ -17,6 +17,12 @@ from medseg3d.types import LabelMap
 ROUNDING = 1e-3
 """Stored floats count as labels when all lie this close to an integer."""
 
+SHARE_OF_IMAGE = 0.9
+"""Voxels other than integers, of all but 0; interpolation leaves the inside of labels whole."""
+
+MOST_BLENDS = 256
+"""Values that the rims of labels too small to have an inside may be expected to hold."""
+
 MOST_VALUES_SHOWN = 10
 MOST_VALUES_COUNTED = 10_000
 PART = 1 << 20
@@ -127,13 +133,26 @@ def _rounded(
         off = ~(np.abs(part - nearest) <= ROUNDING)
     if not off.any():
         return nearest
-    if np.isnan(part).any():
-        count = int(np.isnan(stored).sum())
+    if count := int(np.isnan(stored).sum()):
         raise DataError(f"{path} has {count} voxels without a number (NaN), expected labels")
+    if count := int(np.isinf(stored).sum()):
+        raise DataError(f"{path} has {count} infinite voxels, expected labels")
+    if _is_image(stored):
+        raise DataError(
+            f"{path} has other values than integers nearly everywhere ({_some_values(stored)}) "
+            "and looks like an image; put the label map in its place"
+        )
     raise DataError(
         f"{path} has values between labels ({_some_values(part[off])}), as from interpolation; "
         "expected integers, resample with nearest neighbor"
     )
+
+
+def _is_image(stored: npt.NDArray[np.floating[Any]]) -> bool:
+    """Whether nearly all voxels that are not 0 hold other numbers than integers, and many."""
+    inside = stored[stored != 0]
+    share = (np.abs(inside - np.rint(inside)) > ROUNDING).mean()
+    return bool(share > SHARE_OF_IMAGE) and np.unique(inside[:PART]).size > MOST_BLENDS
 
 
 def _some_values(array: npt.NDArray[Any]) -> str:

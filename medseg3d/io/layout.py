@@ -12,6 +12,7 @@ from medseg3d.types import Affine, Size3
 
 LARGEST_SHEAR = 0.02  # cosine between two axes, about 1 degree
 SMALLEST_SPACING, LARGEST_SPACING = 1e-4, 1e3
+REMEDY_FOR_TYPES = "save it as uint8, int16 or float32"
 FARTHEST = 1e6
 """Distance in mm from the origin of the world beyond which no patient lies."""
 
@@ -44,8 +45,14 @@ def spatial(path: Path, dims: tuple[int, ...]) -> tuple[Size3, int]:
     return (i, j, k), rest[0] if rest else 1
 
 
-def grid_of(path: Path, shape: Size3, affine: Affine) -> Grid:
+def grid_of(path: Path, shape: Size3, affine: Affine, unit: str = "") -> Grid:
     """Build the grid and refuse what is no grid of a patient.
+
+    Args:
+        path: The file, for the message.
+        shape: Voxels along ``(I, J, K)``.
+        affine: ``(4, 4)``, voxel index to mm in RAS+.
+        unit: What the file gives its lengths in, if not in mm.
 
     Raises:
         DataError: Naming the file, if the affine is not finite, singular or sheared, or its
@@ -59,7 +66,8 @@ def grid_of(path: Path, shape: Size3, affine: Affine) -> Grid:
     if smallest < SMALLEST_SPACING or largest > LARGEST_SPACING:
         lengths = " x ".join(f"{length:.3g}" for length in grid.spacing)
         raise DataError(
-            f"{path} has voxels of {lengths} mm; expected {SMALLEST_SPACING:g} to "
+            f"{path} has voxels of {lengths} mm{unit and f', given in {unit}'}; expected "
+            f"{SMALLEST_SPACING:g} to "
             f"{LARGEST_SPACING:g} mm, repair the header and its units"
         )
     if (farthest := float(np.abs(grid.corners()).max())) > FARTHEST:
@@ -88,7 +96,8 @@ def plain_dtype(path: Path, dtype: np.dtype[Any]) -> np.dtype[Any]:
     """
     if dtype.fields is not None:
         raise DataError(
-            f"{path} holds colors ({len(dtype.fields)} parts), expected one number per voxel"
+            f"{path} holds colors ({len(dtype.fields)} parts), expected one number per voxel; "
+            "save it with one gray value or label per voxel"
         )
     if dtype.kind == "c":
         raise DataError(f"{path} holds complex numbers; expected real ones, such as the magnitude")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medseg3d.errors import DataError
-from medseg3d.io.layout import grid_of, spatial
+from medseg3d.io.layout import REMEDY_FOR_TYPES, grid_of, spatial
 from medseg3d.io.signatures import GZIP_MAGIC, NUM_BYTES
 from medseg3d.io.streams import Packing, Stamp, open_stream, regular_size
 from medseg3d.io.text_header import (
@@ -123,7 +123,9 @@ def _layout(
 ) -> Layout:
     kind = header["elementtype"].lower().removeprefix("met_").removesuffix("_array")
     if kind not in KIND_OF:
-        raise DataError(f"{path} has the unknown type '{short(header['elementtype'])}'")
+        raise DataError(
+            f"{path} has the unknown type '{short(header['elementtype'])}'; {REMEDY_FOR_TYPES}"
+        )
     is_big = any(header.get(key, "").lower() in YES for key in BIG_ENDIAN)
     dtype: np.dtype[Any] = np.dtype(KIND_OF[kind]).newbyteorder(">" if is_big else "<")
     shape = (components, *dims)

@@ -13,7 +13,7 @@ from nibabel.spatialimages import HeaderDataError
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io.atomic import atomic
-from medseg3d.io.layout import channels_first, grid_of, plain_dtype, spatial
+from medseg3d.io.layout import REMEDY_FOR_TYPES, channels_first, grid_of, plain_dtype, spatial
 from medseg3d.io.signatures import NUM_BYTES, looks_like
 from medseg3d.io.streams import Packing, Stamp, expect_unchanged, open_stream
 from medseg3d.io.volume import Header, Inspection, Stored
@@ -80,7 +80,9 @@ def _parse(path: Path) -> tuple[Inspection, Layout, Stamp]:
     try:
         dtype = plain_dtype(path, np.dtype(fields.get_data_dtype()))
     except (HeaderDataError, KeyError) as error:
-        raise DataError(f"{path} has the unknown data type {int(fields['type'])}") from error
+        raise DataError(
+            f"{path} has the unknown data type {int(fields['type'])}; {REMEDY_FOR_TYPES}"
+        ) from error
     layout = Layout((path,), dtype.newbyteorder(">"), dims, offset=HEADER_SIZE, packing=packing)
     expect_voxels(layout)
     spacing = [float(length) for length in fields["delta"]]

@@ -22,7 +22,7 @@ from nibabel.spatialimages import HeaderDataError
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io.atomic import atomic
-from medseg3d.io.layout import channels_first, grid_of, plain_dtype, spatial
+from medseg3d.io.layout import REMEDY_FOR_TYPES, channels_first, grid_of, plain_dtype, spatial
 from medseg3d.io.signatures import NUM_BYTES, looks_like
 from medseg3d.io.streams import Packing, Stamp, expect_unchanged, open_stream
 from medseg3d.io.volume import Header, Inspection, Stored
@@ -30,9 +30,26 @@ from medseg3d.io.voxels import Layout, expect_voxels, read_voxels
 from medseg3d.types import Affine, Size3
 
 SIZE_1, SIZE_2 = 348, 540
+EXTENSION_FLAG = 4
+"""Bytes after the header that say whether extensions follow."""
+
 LABEL_INTENT = 1002
 MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Millimetres per spatial unit, by the lowest three bits of ``xyzt_units``."""
+
+UNITS = {1: "meters", 3: "microns"}
+
+FINEST = 0.01
+"""Voxel size in mm below which lengths in microns are likely to be in mm."""
+
+UNSUPPORTED = {
+    0: "unknown",
+    1: "binary, no numbers",
+    255: "all",
+    1536: "float128",
+    2048: "complex256",
+}
+"""Data types that have a code, but no numbers that every machine can read."""
 
 GEOMETRY = (
     *("xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
@@ -42,6 +59,7 @@ GEOMETRY = (
 
 COMPRESS_LEVEL = 2
 EXACT_FLOAT32 = 2**24
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 PART = 1 << 20
 
 
@@ -143,7 +161,14 @@ def _parse(path: Path) -> _Parsed:
     offset = _offset(path, fields, single=header_path == data_path)
     layout = Layout((data_path,), dtype, dims, offset=offset, packing=packing)
     expect_voxels(layout)
-    grid = grid_of(path, shape, _affine(path, fields, shape, notes))
+    unit = UNITS.get(_unit_code(fields), "")
+    grid = grid_of(path, shape, _affine(path, fields, shape, notes), unit)
+    if unit and min(grid.spacing) < FINEST:
+        lengths = " x ".join(f"{length:.3g}" for length in grid.spacing)
+        notes.append(
+            f"{path} gives its lengths in {unit}, which makes voxels of {lengths} mm; "
+            "if it means mm, set xyzt_units to 2 in its header"
+        )
     header = Header("NIfTI", bytes(_geometry(fields).binaryblock))
     slope, inter = _scaling(path, fields)
     inspection = Inspection(grid, channels, header, tuple(notes))
@@ -164,7 +189,14 @@ def _fields(path: Path, head: bytes, notes: list[str]) -> Any:
         and SIZE_1 in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
     ):
         notes.append(f"{path} is ANALYZE 7.5, which knows no orientation; LAS is assumed")
-        return AnalyzeHeader(head[:SIZE_1], check=False)  # type: ignore[no-untyped-call]
+        fields = AnalyzeHeader(head[:SIZE_1], check=False)  # type: ignore[no-untyped-call]
+        factor = float(fields["funused1"])
+        if np.isfinite(factor) and factor not in (0, 1):
+            notes.append(
+                f"{path} has the scale factor {factor:g} in the header, as SPM writes it; "
+                "it is ignored"
+            )
+        return fields
     else:
         hint = looks_like(head)
         raise DataError(
@@ -194,10 +226,15 @@ def _dtype(path: Path, fields: Any, notes: list[str]) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = np.dtype(fields.get_data_dtype())
     except (HeaderDataError, KeyError) as error:
-        raise DataError(f"{path} has the unknown data type code {code}") from error
+        raise DataError(
+            f"{path} has the unknown data type code {code}; {REMEDY_FOR_TYPES}"
+        ) from error
+    if code in UNSUPPORTED or dtype.itemsize == 0:
+        raise DataError(
+            f"{path} has the unsupported data type code {code} "
+            f"({UNSUPPORTED.get(code, 'no numbers')}); {REMEDY_FOR_TYPES}"
+        )
     plain_dtype(path, dtype)
-    if dtype.itemsize == 0:
-        raise DataError(f"{path} has the data type code {code}, which holds no numbers")
     if int(fields["bitpix"]) != 8 * dtype.itemsize:
         notes.append(
             f"{path} gives {int(fields['bitpix'])} bits per voxel for a type of "
@@ -208,7 +245,7 @@ def _dtype(path: Path, fields: Any, notes: list[str]) -> np.dtype[Any]:
 
 def _offset(path: Path, fields: Any, *, single: bool) -> int:
     offset = float(fields["vox_offset"])
-    first = len(fields.binaryblock) if single else 0
+    first = len(fields.binaryblock) + EXTENSION_FLAG if single else 0
     if not np.isfinite(offset) or offset < first:
         raise DataError(f"{path} puts its voxels at byte {offset:g}; expected {first} or later")
     return int(offset)
@@ -225,19 +262,23 @@ def _scaling(path: Path, fields: Any) -> tuple[float, float]:
     return slope, inter
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused as not finite
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused by who reads
 def _scaled(array: npt.NDArray[Any], slope: float, inter: float) -> npt.NDArray[Any]:
     if (slope, inter) == (1.0, 0.0):
         return array
     # float32 tells whole numbers apart up to 2**24, and labels may be larger
-    ends = [float(end) * slope + inter for end in (array.min(), array.max())]
-    is_wide = array.dtype.kind in "iu" and max(map(abs, ends)) > EXACT_FLOAT32
+    ends = [float(end.reduce(array, axis=None)) * slope + inter for end in (np.fmin, np.fmax)]
+    is_wide = max(map(abs, ends)) > (EXACT_FLOAT32 if array.dtype.kind in "iu" else FLOAT32_MAX)
     scaled = np.empty(array.size, np.float64 if is_wide else np.float32)
     values = array.ravel(order="F")
     for first in range(0, values.size, PART):  # parts, so that float64 stays small
         part = slice(first, first + PART)
         scaled[part] = values[part] * np.float64(slope) + inter
     return scaled.reshape(array.shape, order="F")
+
+
+def _unit_code(fields: Any) -> int:
+    return int(fields["xyzt_units"]) & 7 if type(fields) is not AnalyzeHeader else 0
 
 
 @np.errstate(all="ignore")  # what is not finite is refused with the grid
@@ -250,7 +291,7 @@ def _affine(path: Path, fields: Any, shape: Size3, notes: list[str]) -> Affine:
     is_nifti = type(fields) is not AnalyzeHeader
     qform_code = int(fields["qform_code"]) if is_nifti else 0
     sform_code = int(fields["sform_code"]) if is_nifti else 0
-    mm = MM_PER_UNIT.get(int(fields["xyzt_units"]) & 7, 1.0) if is_nifti else 1.0
+    mm = MM_PER_UNIT.get(_unit_code(fields), 1.0)
     to_mm = np.diag([mm, mm, mm, 1.0])
     if not usable and sform_code <= 0:
         raise DataError(f"{path} has the spacing {spacing} and no sform; repair the header")
@@ -262,10 +303,19 @@ def _affine(path: Path, fields: Any, shape: Size3, notes: list[str]) -> Affine:
             qform = to_mm @ np.asarray(fields.get_qform())
         except (HeaderDataError, ValueError) as error:
             if sform_code <= 0:
-                raise DataError(f"{path} has an impossible qform: {error}") from error
+                raise DataError(
+                    f"{path} has an impossible qform: its quaternion is longer than 1; "
+                    "repair the header"
+                ) from error
             notes.append(f"{path} has an impossible qform; the sform is used")
     if sform_code > 0:
         sform = np.asarray(to_mm @ np.asarray(fields.get_sform()))
+        if not sform[:3, :3].any():
+            rest = "spacing alone" if qform is None else "qform"
+            raise DataError(
+                f"{path} has an sform of zeros with the sform_code {sform_code}; "
+                f"set its sform_code to 0, so that the {rest} counts"
+            )
         if not usable:
             notes.append(f"{path} has the spacing {spacing} beside a valid sform, which is used")
         if qform is not None and np.isfinite(sform).all() and np.isfinite(qform).all():
@@ -326,7 +376,7 @@ def _output_fields(
             fields["pixdim"][1:4] = np.divide(grid.spacing, mm)
     fields["scl_slope"], fields["scl_inter"] = 1.0, 0.0
     fields["intent_code"] = LABEL_INTENT if labels else 0
-    fields["vox_offset"] = len(fields.binaryblock) + 4 if single else 0
+    fields["vox_offset"] = len(fields.binaryblock) + EXTENSION_FLAG if single else 0
     return fields
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg3d.errors import DataError
-from medseg3d.io.layout import grid_of, spatial
+from medseg3d.io.layout import REMEDY_FOR_TYPES, grid_of, spatial
 from medseg3d.io.signatures import NUM_BYTES
 from medseg3d.io.streams import FEED, Packing, Stamp, open_stream, regular_size
 from medseg3d.io.text_header import (
@@ -63,6 +63,7 @@ SPACES = {
     **dict.fromkeys(("left-posterior-superior", "lps", "lpst"), FLIP_LPS_RAS),
 }
 WITHOUT_ANATOMY = ("scanner-xyz", "3d-right-handed", "3d-left-handed")
+SPACE_FIELDS = ("space", "spacedimension", "spacedirections", "spaceorigin")
 SPATIAL_KINDS = ("domain", "space", "???", "none", "")
 COLORS = ("rgb-color", "hsv-color", "xyz-color", "rgba-color", "3-color", "4-color")
 MM = ("mm", "millimeter", "millimetre", "millimeters", "millimetres", "")
@@ -166,7 +167,10 @@ def _order(
     if len(kinds) != rank:
         raise DataError(f"{path} has {len(kinds)} kinds for {rank} axes")
     if color := next((kind for kind in kinds if kind in COLORS), None):
-        raise DataError(f"{path} holds colors ({color}), expected one number per voxel")
+        raise DataError(
+            f"{path} holds colors ({color}), expected one number per voxel; "
+            "save it with one gray value or label per voxel"
+        )
     if "complex" in kinds:
         raise DataError(f"{path} holds complex numbers; expected real ones, such as the magnitude")
     if vectors is not None:
@@ -188,7 +192,9 @@ def _layout(
     path: Path, header: dict[str, str], listed: list[str], sizes: tuple[int, ...], end: int
 ) -> Layout:
     if header["type"].lower() not in KIND_OF:
-        raise DataError(f"{path} has the unknown data type '{short(header['type'])}'")
+        raise DataError(
+            f"{path} has the unknown data type '{short(header['type'])}'; {REMEDY_FOR_TYPES}"
+        )
     dtype: np.dtype[Any] = np.dtype(KIND_OF[header["type"].lower()])
     encoding = header["encoding"].lower()
     if encoding not in PACKINGS:
@@ -257,6 +263,8 @@ def _affine(
                 + ", ".join(list(SPACES)[::3])
             )
         notes.append(f"{path} knows no orientation; LPS is assumed")
+    rank = integers(path, "dimension", header["dimension"], 1)[0]
+    mins = _axis_mins(path, header, axes, rank)
     if vectors is not None:
         steps = np.stack([vector for axis in axes if (vector := vectors[axis]) is not None], axis=1)
         if not np.isfinite(steps).all() or not steps.any(axis=0).all():
@@ -267,10 +275,47 @@ def _affine(
     if "spacings" not in header:
         notes.append(f"{path} gives no spacing; 1 mm is assumed")
         return affine_of(np.eye(3), _origin(path, header), flips)
-    rank = integers(path, "dimension", header["dimension"], 1)[0]
     lengths = numbers(path, "spacings", header["spacings"], rank)[list(axes)]
     spacing = spacing_of(path, lengths)
-    return affine_of(np.diag(spacing), _origin(path, header), flips)
+    if mins is None:
+        return affine_of(np.diag(spacing), _origin(path, header), flips)
+    halves = np.where(_on_nodes(path, header, axes, rank), 0.0, spacing / 2)
+    return affine_of(np.diag(spacing), mins + halves, flips)
+
+
+def _axis_mins(
+    path: Path, header: dict[str, str], axes: tuple[int, ...], rank: int
+) -> npt.NDArray[np.float64] | None:
+    """Where the axes in space begin, None where nothing is said; doubtful places are refused."""
+    if "axismins" not in header:
+        return None
+    mins = numbers(path, "axis mins", header["axismins"], rank)[list(axes)]
+    if np.isnan(mins).all():
+        return None
+    if not np.isfinite(mins).all():
+        raise DataError(f"{path} has the axis mins {mins.tolist()}; repair the header")
+    if any(key in header for key in SPACE_FIELDS):
+        raise DataError(f"{path} has both axis mins and a space; remove one from the header")
+    if "spacings" not in header:
+        raise DataError(f"{path} has axis mins without spacings; add the spacings to the header")
+    if "axismaxs" in header:
+        maxs = numbers(path, "axis maxs", header["axismaxs"], rank)[list(axes)]
+        if (maxs < mins).any():
+            raise DataError(f"{path} has axis maxs below its axis mins; repair the header")
+    return mins
+
+
+def _on_nodes(
+    path: Path, header: dict[str, str], axes: tuple[int, ...], rank: int
+) -> npt.NDArray[np.bool_]:
+    """Whether an axis begins in the middle of its first voxel, not where that begins."""
+    named = header.get("centers", header.get("centerings"))
+    words = ["cell"] * rank if named is None else named.lower().split()
+    if len(words) != rank or not {"cell", "node", "???", "none"}.issuperset(words):
+        raise DataError(
+            f"{path} has 'centers: {short(named or '')}'; expected cell or node for {rank} axes"
+        )
+    return np.array([words[axis] == "node" for axis in axes])
 
 
 def _origin(path: Path, header: dict[str, str]) -> npt.NDArray[np.float64]:

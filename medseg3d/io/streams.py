@@ -123,6 +123,8 @@ class Stream:
         self._packing = packing
         self.stamp = stamp
         self.position = 0
+        self.declared: int | None = None
+        """Unpacked bytes that a header promises, where one has been read."""
 
     def fill(self, buffer: memoryview) -> int:
         """Read into ``buffer`` until it is full or the file ends; return how much was read."""
@@ -185,9 +187,14 @@ class Stream:
 
     def _damaged(self, error: Exception) -> DataError:
         if isinstance(error, EOFError):
+            held = f"about {self.position} bytes ({self.stamp.size} on disk)"
+            if self.declared is not None and self.position < self.declared:
+                held = f"about {self.position} of {self.declared} bytes that its header declares"
+            elif self.position == self.declared:
+                held = f"all {self.position} bytes that its header declares"
             return DataError(
-                f"{self._path} is cut short: its {self._packing} stream breaks off after about "
-                f"{self.position} bytes ({self.stamp.size} on disk); copy it again"
+                f"{self._path} is cut short: its {self._packing} stream breaks off after {held}; "
+                "copy it again"
             )
         return DataError(
             f"{self._path} is damaged: its {self._packing} stream fails its own check "

@@ -165,6 +165,7 @@ def _read_share(layout: Layout, file: Path, share: npt.NDArray[Any]) -> bool:
     with open_stream(file, layout.packing, start=layout.start) as stream:
         if layout.text or layout.hexadecimal:
             return _read_written(layout, file, stream, share)
+        stream.declared = needed
         if stream.skip(layout.offset) == layout.offset:
             stream.fill(share.view(np.uint8).data)
         if stream.position < needed:

@@ -71,7 +71,7 @@ def test_a_sound_set_ends_with_0_and_its_numbers(data: Path) -> None:
     result = run(data)
     assert result.exit_code == 0
     assert "6 cases of 6 patients" in result.stdout
-    assert result.stdout.rstrip().endswith("0 errors, 0 warnings, 0 notes")
+    assert result.stdout.rstrip().endswith("0 errors, 0 warnings, 1 note")
     assert bytes_of(data) == before
 
 
@@ -179,4 +179,4 @@ def test_a_folder_of_dicom_slices_is_a_case_like_any_other(
         shutil.copy(shared_data / "dicom" / "ts_ct_j2k_seg.nii.gz", label_map)
     report = medseg3d.check(root)
     codes = {finding.code for finding in report.findings}
-    assert codes == {"few-patients", "image-duplicate", "label-turned"}
+    assert codes == {"few-cases", "few-patients", "image-duplicate", "label-turned"}

@@ -58,10 +58,10 @@ def fails_on_case2(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
     errors: list[Exception] = []
     real = predicting.read_image
 
-    def read(paths: tuple[Path, ...]) -> Any:
+    def read(paths: tuple[Path, ...], **options: Any) -> Any:
         if errors and paths[0].stem == "case2":
             raise errors[0]
-        return real(paths)
+        return real(paths, **options)
 
     monkeypatch.setattr(predicting, "read_image", read)
     return errors
@@ -81,11 +81,13 @@ def test_files_that_are_none_fail_alone(images: Path, tiny_model: Path) -> None:
     (images / "case0.nii").symlink_to("nowhere.nii")
     os.mkfifo(images / "pipe.nii")
     (images / "folder.nii").mkdir()
+    (images / "loop.nii").symlink_to("loop.nii")
     out = images.parent / "out"
-    with pytest.raises(RunError, match=r"^3 of 6 cases failed, 3 were written"):
+    with pytest.raises(RunError, match=r"^4 of 7 cases failed, 3 were written"):
         medseg3d.predict(images, model=tiny_model, out=out)
     told = {row["case"]: row["error"] for row in failures(out)}
-    assert told.keys() == {"case0", "folder", "pipe"}
+    assert told.keys() == {"case0", "folder", "loop", "pipe"}
+    assert "is a link that leads back to itself" in told["loop"]
     assert "is a link to nowhere.nii, which does not exist" in told["case0"]
     assert "is a folder, expected an image file" in told["folder"]
     assert "is not a regular file" in told["pipe"]
@@ -176,14 +178,14 @@ def test_too_large_a_case_is_refused_before_it_is_read(
     read: list[Path] = []
     real = predicting.read_image
 
-    def reading(paths: tuple[Path, ...]) -> Any:
+    def reading(paths: tuple[Path, ...], **options: Any) -> Any:
         read.extend(paths)
-        return real(paths)
+        return real(paths, **options)
 
     monkeypatch.setattr(predicting, "read_image", reading)
-    monkeypatch.setattr("medseg3d.api.needs.memory_limit", lambda: 8 << 30)
+    monkeypatch.setattr("medseg3d.api.needs.memory_in_reach", lambda: 8 << 30)
     with pytest.raises(
-        RunError, match=r"case huge: .* takes about 8\.\d GiB of memory .* may use 8\.0 GiB; crop"
+        RunError, match=r"case huge: .* takes about 15\.\d GiB .* may use 8\.0 GiB at present; crop"
     ):
         medseg3d.predict(images, model=tiny_model, out=images.parent / "out")
     assert [path.stem for path in read] == ["case0", "case1", "case2", "case3"]
@@ -197,7 +199,7 @@ def test_empty_borders_do_not_count_for_the_memory(
         array[:size, :size, :size] = np.arange(size)
         nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii")
     limit = (412 << 20) + 3 * 10**6
-    for place in ("medseg3d.api.needs.memory_limit", "medseg3d.api.predicting.memory_limit"):
+    for place in ("medseg3d.api.needs.memory_in_reach", "medseg3d.api.predicting.memory_in_reach"):
         monkeypatch.setattr(place, lambda: limit)
     options = {"model": tiny_model, "out": tmp_path / "out"}
     medseg3d.predict(tmp_path / "small.nii", **options)
@@ -598,3 +600,32 @@ def test_a_series_that_no_segmentation_can_refer_to_is_refused_before_the_work(
             tmp_path / "nameless", model=tiny_model, out=tmp_path / "out", format="dicom-seg"
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_voxels_that_are_no_numbers_are_replaced_on_demand(
+    images: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    array = np.full((13, 12, 11), 100, np.float32)
+    array[3, 4, 5] = np.nan
+    nib.save(nib.Nifti1Image(array, np.eye(4)), images / "nan.nii")
+    options = {"model": tiny_model, "out": images.parent / "out.nii.gz"}
+    with pytest.raises(RunError, match=r"1 voxel.*--replace-nonfinite"):
+        medseg3d.predict(images / "nan.nii", **options)
+    medseg3d.predict(images / "nan.nii", replace_nonfinite=0, **options)
+    assert any("nan.nii" in message for message in caplog.messages)
+
+
+def test_values_that_never_meet_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = np.zeros((6, 6, 6), np.uint8)
+    labels[2:4, 2:4, 2:4] = 1
+    for name, array in (("ours", labels * np.uint8(255)), ("theirs", labels)):
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii")
+    medseg3d.score(tmp_path / "ours.nii", tmp_path / "theirs.nii", out=tmp_path / "a.csv")
+    assert caplog.messages[-1].startswith(
+        "only the predictions hold 255 and only the references hold 1; if these mean the same"
+    )
+    caplog.clear()
+    medseg3d.score(tmp_path / "ours.nii", tmp_path / "ours.nii", out=tmp_path / "b.csv")
+    assert caplog.messages == []

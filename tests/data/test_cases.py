@@ -434,6 +434,9 @@ def test_a_patient_is_the_start_of_the_id_and_its_own_patient(case_id: str) -> N
         ("[" * 100_000, "no valid JSON"),
         ('{"labels": {"a": ' + "9" * 5000 + "}}", "no valid JSON"),
         ('{"labels": {"background": 0, "a": 99999999999}}', "gives 'a' more than 2147483647"),
+        ('{"labels": {"background": 0, "a": 1, "ignore": 2}}', "gives 2 to 'ignore', which"),
+        ('{"labels": {"background": 0, "a": 1, "ignore": -1}}', "is not supported yet; annotate"),
+        ('{"labels": {"0": "background", "1": "a", "2": "Ignore"}}', "gives '2' to 'ignore'"),
     ],
 )
 def test_json_that_says_too_much_is_refused(tmp_path: Path, text: str, reason: str) -> None:
@@ -486,3 +489,17 @@ def test_predictions_without_a_reference_are_left_out_on_demand(tmp_path: Path) 
         pair_by_id(tmp_path / "ours", tmp_path / "theirs")
     pairs = pair_by_id(tmp_path / "ours", tmp_path / "theirs", skip_unpaired=True)
     assert [case_id for case_id, _, _ in pairs] == ["b"]
+
+
+def test_files_in_no_known_format_are_not_passed_over_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, "a.nii.gz", "b.nii.bz2", "c.hdr.gz", "c.img.gz", "notes.txt", "d.json", ".e.nii")
+    assert [case.id for case in find_inputs([tmp_path])] == ["a"]
+    [told] = caplog.messages
+    assert told.startswith(f"3 files (b.nii.bz2, c.hdr.gz, c.img.gz) left out of {tmp_path}")
+
+
+def test_voxels_without_their_header_are_a_case_for_reading_to_refuse(tmp_path: Path) -> None:
+    put(tmp_path, "a.nii.gz", "b.img", "c.img", "C.HDR")
+    assert [case.id for case in find_inputs([tmp_path])] == ["C", "a", "b"]

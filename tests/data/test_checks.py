@@ -109,7 +109,7 @@ def test_oddities_are_warned_of_and_logged(
     add(tmp_path, "b", image=same, labels=np.zeros(SHAPE, np.uint8))
     add(tmp_path, "c", labels=np.ones(SHAPE, np.uint8))
     with caplog.at_level(logging.WARNING, logger="medseg3d"):
-        checked = check_cases(described(tmp_path))
+        checked = check_cases(described(tmp_path, label_names={0: "background", 1: "organ"}))
     assert checked.label_values == (0, 1)
     assert checked.num_channels == 1
     assert [found.case_id for found in checked.facts] == ["a", "b", "c"]
@@ -118,8 +118,14 @@ def test_oddities_are_warned_of_and_logged(
     assert "case b: label map" in told
     assert "holds background only" in told
     assert "case c: label map" in told
-    assert "label 2 (tumor) is declared but in no case" in told
     assert caplog.messages == list(checked.warnings)
+
+
+def test_a_declared_label_that_no_case_has_is_refused(tmp_path: Path) -> None:
+    add(tmp_path, "a", labels=np.minimum(blocks(), 1))
+    add(tmp_path, "b", labels=np.minimum(blocks(), 1))
+    with pytest.raises(DataError, match=r"label 2 \(tumor\) is declared but in no case; remove"):
+        check_cases(described(tmp_path))
 
 
 def test_a_set_without_any_foreground_is_refused(tmp_path: Path) -> None:

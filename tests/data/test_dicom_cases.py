@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from medseg3d.data.cases import find_cases, find_inputs, pair_by_id
@@ -147,3 +148,100 @@ def test_segmentations_are_scored_beside_other_label_maps(
     assert [(a.name, b.name) for _, a, b in pair_by_id(tmp_path / "ours", tmp_path / "theirs")] == [
         ("P1.dcm", "P1_seg.nii.gz")
     ]
+
+
+def test_series_further_below_count_beside_others(
+    tmp_path: Path, dicom_series: Series, caplog: pytest.LogCaptureFixture
+) -> None:
+    dicom_series(tmp_path / "A")
+    dicom_series(tmp_path / "B" / "ct")
+    assert ids(tmp_path) == {"A": ["A"], "B_ct": ["ct"]}
+    dicom_series(tmp_path / "A" / "more" / "mr")
+    assert ids(tmp_path / "A") == {"A": ["A"]}
+    assert f"1 folder (more/mr) left out of {tmp_path / 'A'}" in caplog.text
+
+
+def test_series_too_deep_in_a_data_set_are_told(
+    tmp_path: Path, dicom_series: Series, caplog: pytest.LogCaptureFixture
+) -> None:
+    dicom_series(tmp_path / "images" / "A")
+    dicom_series(tmp_path / "images" / "B" / "ct")
+    label(tmp_path / "labels" / "A.nii.gz", tmp_path / "images" / "A")
+    assert [case.id for case in find_cases(tmp_path).cases] == ["A"]
+    assert f"1 folder (B/ct) left out of {tmp_path / 'images'}" in caplog.text
+
+
+def test_segmentations_hide_no_series(
+    tmp_path: Path, dicom_series: Series, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("A", "B"):
+        dicom_series(tmp_path / name / "ct")
+    label(tmp_path / "A" / "ct_seg.dcm", tmp_path / "A" / "ct")
+    label(tmp_path / "B" / "made" / "1.dcm", tmp_path / "B" / "ct")
+    assert ids(tmp_path) == {"A_ct": ["ct"], "B_ct": ["ct"]}
+    assert f"2 label maps (A, B/made) left out of {tmp_path}" in caplog.text
+    assert ids(tmp_path / "A") == {"ct": ["ct"]}
+
+
+def test_a_segmentation_alone_is_refused(tmp_path: Path, dicom_series: Series) -> None:
+    dicom_series(tmp_path / "ct")
+    label(tmp_path / "in" / "a.dcm", tmp_path / "ct")
+    for path in (tmp_path / "in", tmp_path / "in" / "a.dcm"):
+        assert f"{path} is a DICOM segmentation, not an image" in refusal(path)
+    label(tmp_path / "in" / "b.dcm", tmp_path / "ct")
+    assert "holds 2 label maps (a.dcm, b.dcm) and no image" in refusal(tmp_path / "in")
+
+
+def test_label_maps_that_predict_wrote_are_no_images(
+    tmp_path: Path, dicom_series: Series, caplog: pytest.LogCaptureFixture
+) -> None:
+    dicom_series(tmp_path / "P1" / "ct")
+    made = ["ct_seg.nii.gz", "P1_ct_seg.mha", "ct_b=50_seg.nii.gz", "a_seg.nrrd", "c_seg.nii"]
+    made += ["a_seg_probabilities.nii.gz"]
+    for name in (*made, "a.nii.gz", "x_seg.nii.gz", "my_a_seg.nii.gz"):
+        (tmp_path / "P1" / name).touch()
+    (tmp_path / "P1" / "c.mha").touch()
+    assert set(ids(tmp_path / "P1")) == {"ct", "a", "c", "x_seg", "my_a_seg"}
+    assert f"6 label maps (P1_ct_seg.mha, a_seg.nrrd" in caplog.text
+    assert set(ids(tmp_path / "P1" / "a_seg.nrrd")) == {"a_seg"}
+
+
+def test_results_beside_numbered_channels_are_no_images(tmp_path: Path) -> None:
+    for name in ("a_0000.nii.gz", "a_0001.nii.gz", "a_seg.nii.gz"):
+        (tmp_path / name).touch()
+    assert ids(tmp_path) == {"a": ["a_0000.nii.gz", "a_0001.nii.gz"]}
+
+
+def test_choices_are_named_after_their_folder_or_file(
+    tmp_path: Path, dicom_series: Series, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dicom_series(tmp_path / "P1")
+    monkeypatch.chdir(tmp_path / "P1")
+    assert set(ids(Path("series=3"))) == {"P1_series=3"}
+    assert set(ids(Path())) == {"P1"}
+
+
+def test_a_broken_slice_is_named_and_no_other_image(tmp_path: Path, dicom_series: Series) -> None:
+    files = dicom_series(tmp_path / "P1")
+    files[3].write_bytes(b"")
+    assert "03.dcm is empty" in refusal(tmp_path / "P1")
+    files[3].write_bytes(b"text")
+    message = refusal(tmp_path / "P1")
+    assert "03.dcm holds no DICOM" in message
+    assert "other images" not in message
+
+
+def test_reports_and_contours_are_no_channels(
+    tmp_path: Path, dicom_series: Series, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("P1", "P2"):
+        files = dicom_series(tmp_path / name / "ct")
+        label(tmp_path / name / "seg.nii.gz", tmp_path / name / "ct")
+    contours = pydicom.dcmread(files[0])
+    contours.SOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
+    contours.file_meta.MediaStorageSOPClassUID = contours.SOPClassUID
+    contours.save_as(tmp_path / "P2" / "rs.dcm")
+    dataset = find_cases(tmp_path)
+    assert dataset.channel_names == ("ct",)
+    assert [len(case.images) for case in dataset.cases] == [1, 1]
+    assert "1 file (rs.dcm) left out" in caplog.text

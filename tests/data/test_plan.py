@@ -201,9 +201,10 @@ def test_swapped_labels_survive_the_file_and_may_be_written_both_ways(tmp_path: 
         ({"swapped_labels": {3: 7, 20: 7}}, "in more than one pair"),
         ({"mirror_axes": (0, 0)}, "an axis twice"),
         ({"mirror_axes": (3,)}, "mirror_axes"),
+        ({"labels": {0: "background", 3: "a", 7: "a"}}, "gives the name 'a' to two values"),
     ],
 )
-def test_a_wrong_pair_in_an_edited_plan_is_named(edit: dict[str, object], message: str) -> None:
+def test_what_is_wrong_in_an_edited_plan_is_named(edit: dict[str, object], message: str) -> None:
     facts = plan_of([fingerprint()], names=KIDNEYS).model_dump() | edit
     with pytest.raises(ConfigError, match=message):
         validated(Plan, facts, source="plan.yaml")

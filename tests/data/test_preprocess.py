@@ -157,6 +157,15 @@ def test_an_absurd_spacing_is_refused_before_anything_is_allocated() -> None:
         working_shape((100, 100, 100), (1.0, 1.0, 1.0), (1e-6, 1.0, 1.0))
 
 
+def test_a_grid_far_larger_than_what_is_stored_is_refused() -> None:
+    with pytest.raises(DataError, match=r"50 x 50 x 50 mm .* 1 x 1 x 2 mm, 62500 times"):
+        working_shape((24, 28, 20), (50.0, 50.0, 50.0), (1.0, 1.0, 2.0))
+    small = working_shape((10, 10, 10), (50.0, 50.0, 10.0), (1.0, 1.0, 2.0))
+    assert small == (500, 500, 50)  # many times the stored ones, and still few
+    large = working_shape((256, 256, 40), (2.0, 2.0, 5.0), (1.0, 1.0, 0.5))
+    assert large == (512, 512, 400)  # many, but only 40 times the stored ones
+
+
 def test_a_grid_beyond_the_memory_is_refused_with_both_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -146,9 +146,55 @@ def test_a_label_map_elsewhere_can_be_resampled(tmp_path: Path) -> None:
     make(tmp_path / "data", label_affine=moved)
     (change,) = repaired(tmp_path, resample_labels=True)
     assert change.change == "resample to the image"
+    assert change.before.endswith("; 31 voxels, 0.186 mL")  # 27 and 4 voxels of 6 mm3
+    assert change.after == "same grid; 31 voxels, 0.186 mL"
     labels, affine, _ = label_map(tmp_path)
     np.testing.assert_array_equal(labels, np.roll(blocks(), 1, axis=0))
     np.testing.assert_array_equal(affine, AFFINE)
+
+
+def test_a_transposed_label_map_is_not_resampled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path / "data", blocks().transpose(2, 1, 0))
+    assert repaired(tmp_path, resample_labels=True) == ()
+    assert "case a: not repaired" in caplog.text
+    assert "export it again" in caplog.text
+
+
+def test_axes_that_the_header_tells_in_another_order_are_resampled(tmp_path: Path) -> None:
+    """Stored from foot to head first, and half a voxel off: the header accounts for the shape."""
+    moved = AFFINE[:, [2, 1, 0, 3]].copy()
+    moved[1, 3] = 0.6
+    make(tmp_path / "data", blocks().transpose(2, 1, 0), moved)
+    (change,) = repaired(tmp_path, resample_labels=True)
+    assert change.change == "resample to the image"
+    np.testing.assert_array_equal(label_map(tmp_path)[0], blocks())
+
+
+def test_labels_that_resampling_cuts_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = AFFINE.copy()
+    moved[2, 3] = -3 * AFFINE[2, 2]  # three slices down: two of the three slices of label 1 go
+    make(tmp_path / "data", blocks(), moved)
+    (change,) = repaired(tmp_path, resample_labels=True)
+    assert change.before.endswith("; 31 voxels, 0.186 mL")
+    assert change.after == "same grid; 13 voxels, 0.078 mL"
+    assert "case a: " in caplog.text
+    assert "loses 67 % of label 1 (0.162 mL before, 0.054 mL after)" in caplog.text
+    assert "label 2" not in caplog.text
+
+
+@pytest.mark.parametrize(("slices", "label"), [(-4, "label 1"), (-6, "labels 1, 2")])
+def test_a_label_map_of_which_a_label_would_vanish_is_not_resampled(
+    tmp_path: Path, slices: int, label: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = AFFINE.copy()
+    moved[2, 3] = slices * AFFINE[2, 2]
+    make(tmp_path / "data", blocks(), moved)
+    assert repaired(tmp_path, resample_labels=True) == ()
+    assert f"would lose all of {label}" in caplog.text
 
 
 def test_values_are_mapped_whatever_their_sign(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from medseg3d.errors import DataError
+from medseg3d.errors import ConfigError, DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import Volume, read_grid, read_image, voxels, write_image
 
@@ -81,8 +81,62 @@ def test_float64_becomes_float32_and_what_overflows_is_refused(tmp_path: Path) -
     array = np.full(SHAPE, 1e30)
     assert read_image(stored(tmp_path / "a.nii", array)).array.dtype == np.float32
     array[0, 0, 0] = 1e300
-    with pytest.raises(DataError, match="1 voxels that are not finite"):
-        read_image(stored(tmp_path / "a.nii", array))
+    beyond = r"a\.nii has 1 voxels beyond what float32 holds, the first \(1e\+300\) at "
+    for number in (None, 0.0):
+        with pytest.raises(DataError, match=beyond + r"\(0, 0, 0\); check the scaling") as raised:
+            read_image(stored(tmp_path / "a.nii", array), replace_nonfinite=number)
+        assert "finite" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.float32, np.float64])
+def test_a_slope_that_leads_beyond_float32_is_not_called_infinite(
+    tmp_path: Path, kind: type[np.generic]
+) -> None:
+    image = nib.Nifti1Image(np.full(SHAPE, 100, kind), np.eye(4))
+    nib.save(image, tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[112:120] = np.array([1e38, 0], np.float32).tobytes()
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(DataError, match="120 voxels beyond what float32 holds"):
+        read_image(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mgz"])
+def test_voxels_that_are_no_numbers_are_replaced_where_asked(
+    tmp_path: Path, kind: type[np.generic], suffix: str
+) -> None:
+    array = np.arange(np.prod((*SHAPE, 2)), dtype=kind).reshape(*SHAPE, 2)
+    array[3, 2, 1, 1], array[0, 0, 0, 0], array[5, 4, 3, 1] = np.nan, np.inf, -np.inf
+    path = tmp_path / f"a{suffix}"
+    image = nib.MGHImage(array.astype(np.float32), np.eye(4)) if suffix == ".mgz" else None
+    nib.save(image or nib.Nifti1Image(array, np.eye(4)), path)
+    with pytest.raises(DataError, match=r"3 voxels .*replace them with --replace-nonfinite"):
+        read_image(path)
+    volume = read_image(path, replace_nonfinite=-7)
+    expected = np.where(np.isfinite(array), array, -7)
+    np.testing.assert_array_equal(volume.array, np.moveaxis(expected, -1, 0))
+    assert volume.array.dtype == np.float32
+    assert volume.notes[-1] == (
+        f"{path} has 3 voxels that are not finite numbers; they are replaced by -7"
+    )
+
+
+def test_replacement_reaches_every_channel_and_leaves_whole_images_alone(tmp_path: Path) -> None:
+    whole = stored(tmp_path / "a.nii", np.ones(SHAPE, np.float32))
+    holed = stored(tmp_path / "b.nii", np.full(SHAPE, np.nan, np.float32))
+    assert read_image(whole, replace_nonfinite=3.5).notes == read_image(whole).notes
+    volume = read_image([whole, holed], replace_nonfinite=3.5)
+    assert (volume.array[0] == 1).all()
+    assert (volume.array[1] == 3.5).all()
+    assert "b.nii has 120 voxels" in " ".join(volume.notes)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e300])
+def test_a_replacement_must_be_a_number_itself(tmp_path: Path, number: float) -> None:
+    path = stored(tmp_path / "a.nii", np.ones(SHAPE, np.float32))
+    with pytest.raises(ConfigError, match=r"replace_nonfinite is .*; expected a finite number"):
+        read_image(path, replace_nonfinite=number)
 
 
 def test_image_is_float32_whatever_was_stored(tmp_path: Path) -> None:

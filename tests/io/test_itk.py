@@ -220,6 +220,64 @@ def test_the_space_of_an_nrrd_says_which_way_is_right(
     np.testing.assert_allclose((grid.affine @ (3, 4, 5, 1))[:3], far)
 
 
+def placed(path: Path, *lines: str) -> Path:
+    """An NRRD file with these lines in its header."""
+    head = ("NRRD0005", "type: short", "dimension: 3", "sizes: 4 5 6", "encoding: raw")
+    header = "\n".join((*head, "endian: little", *lines))
+    path.write_bytes(f"{header}\n\n".encode() + voxels().tobytes(order="F"))
+    return path
+
+
+@pytest.mark.parametrize("ends", [(), ("axis maxs: 12 23 42",)])
+@pytest.mark.parametrize(
+    ("centers", "first"),
+    [
+        ((), (10.25, 20.3, 31)),
+        (("centers: cell cell cell",), (10.25, 20.3, 31)),
+        (("centers: node node node",), (10, 20, 30)),
+        (("centerings: node ??? cell",), (10, 20.3, 31)),
+    ],
+)
+def test_an_nrrd_with_axis_mins_lies_where_itk_puts_it(
+    tmp_path: Path, ends: tuple[str, ...], centers: tuple[str, ...], first: tuple[float, ...]
+) -> None:
+    path = placed(
+        tmp_path / "a.nrrd", "spacings: 0.5 0.6 2", "axis mins: 10 20 30", *ends, *centers
+    )
+    grid = read_grid(path)[0]
+    np.testing.assert_allclose(grid.affine[:3, 3], TO_RAS * first)
+    np.testing.assert_allclose(grid.affine[:3, 3], TO_RAS * sitk.ReadImage(str(path)).GetOrigin())
+
+
+def test_axis_mins_that_are_no_numbers_say_nothing(tmp_path: Path) -> None:
+    path = placed(tmp_path / "a.nrrd", "spacings: 0.5 0.6 2", "axis mins: nan nan nan")
+    assert not read_grid(path)[0].affine[:3, 3].any()
+    assert sitk.ReadImage(str(path)).GetOrigin() == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (("axis mins: 1 2 3",), "axis mins without spacings"),
+        (("axis mins: 1 2 3", "axis maxs: 5 7 9"), "axis mins without spacings"),
+        (("spacings: 1 1 2", "axis mins: 1 nan 3"), r"axis mins \[1\.0, nan, 3\.0\]"),
+        (("spacings: 1 1 2", "axis mins: 1 2"), "expected 3 numbers"),
+        (("spacings: 1 1 2", "axis mins: 9 9 9", "axis maxs: 5 14 21"), "axis maxs below"),
+        (("spacings: 1 1 2", "axis mins: 1 2 3", "centers: node side node"), "centers"),
+        (("space: LPS", "spacings: 1 1 2", "axis mins: 1 2 3"), "both axis mins and a space"),
+        (
+            ("space: LPS", "space directions: (1,0,0) (0,1,0) (0,0,2)", "axis mins: 1 2 3"),
+            "both axis mins and a space",
+        ),
+    ],
+)
+def test_axis_mins_that_leave_the_place_open_are_refused(
+    tmp_path: Path, lines: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(DataError, match=rf"a\.nrrd .*{message}"):
+        read_grid(placed(tmp_path / "a.nrrd", *lines))
+
+
 @pytest.mark.parametrize("place", ["first", "last"])
 def test_the_axis_that_is_not_in_space_holds_channels(tmp_path: Path, place: str) -> None:
     array = np.random.default_rng(0).integers(0, 99, (2, *SHAPE)).astype(np.uint8)

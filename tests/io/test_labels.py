@@ -80,6 +80,23 @@ def test_interpolated_labels_are_refused(tmp_path: Path) -> None:
         read_labels(path)
 
 
+def test_an_image_in_place_of_labels_is_called_one(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).normal(1, 0.2, (12, 12, 12)).astype(np.float32)
+    image[:8] = 0  # a brain that was cut out
+    with pytest.raises(DataError, match=r"a\.nii .*looks like an image; put the label map"):
+        read_labels(stored(tmp_path / "a.nii", image))
+
+
+def test_a_smooth_transition_between_labels_is_no_image(tmp_path: Path) -> None:
+    distance = np.linalg.norm(
+        np.indices((30, 30, 30)) - np.array([14.317, 14.941, 15.263])[:, *[None] * 3], axis=0
+    )
+    blurred = np.clip(10.5 - distance, 0, 1).astype(np.float32)
+    assert np.unique(blurred).size > 300
+    with pytest.raises(DataError, match="as from interpolation"):
+        read_labels(stored(tmp_path / "a.nii", blurred))
+
+
 def test_at_most_ten_values_are_shown(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(0, 99, SHAPE)
     for array in (noise, noise.astype(np.int16)):
@@ -92,7 +109,8 @@ def test_at_most_ten_values_are_shown(tmp_path: Path) -> None:
     ("value", "message"),
     [
         (np.nan, "1 voxels without a number"),
-        (np.inf, "inf"),
+        (np.inf, "has 1 infinite voxels, expected labels"),
+        (-np.inf, "has 1 infinite voxels, expected labels"),
         (-1, "negative"),
         (2.0**33, "label 8589934592"),
         (1e30, "below"),

@@ -364,6 +364,82 @@ def test_analyze_is_read_and_noted(tmp_path: Path) -> None:
     assert read_labels(tmp_path / "out.nii.gz").grid == volume.grid
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("factor", "told"), [(0.25, "0.25"), (-2.0, "-2"), (0, None), (1, None), (np.nan, None)]
+)
+def test_a_scale_factor_as_of_spm_is_noted_and_ignored(
+    tmp_path: Path, order: str, factor: float, told: str | None
+) -> None:
+    header = nib.AnalyzeHeader(endianness=order)
+    header.set_data_dtype(f"{order}i2")
+    nib.save(nib.AnalyzeImage(voxels(), None, header), tmp_path / "a.img")
+    patched(tmp_path / "a.hdr", 112, np.array([factor], f"{order}f4"))
+    volume = read_image(tmp_path / "a.img")
+    np.testing.assert_array_equal(volume.array[0], voxels())
+    notes = [note for note in volume.notes if "scale factor" in note]
+    expected = f"has the scale factor {told} in the header, as SPM writes it; it is ignored"
+    assert len(notes) == (told is not None)
+    assert all(note.endswith(f"a.img {expected}") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [(0, " 0 "), (1, " 1 "), (255, " 255 "), (1536, " 1536 "), (9999, " 9999")],
+)
+def test_types_that_are_not_read_are_named_with_a_remedy(
+    tmp_path: Path, code: int, name: str
+) -> None:
+    path = patched(saved(tmp_path / "a.nii", voxels()), 70, np.array([code], np.int16))
+    for read in (read_image, read_labels):
+        with pytest.raises(DataError, match=rf"type code{name}.*save it as uint8, int16 or floa"):
+            read(path)
+
+
+def test_colored_labels_come_with_a_remedy(tmp_path: Path) -> None:
+    colors = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(colors, LPS), tmp_path / "a.nii.gz")
+    with pytest.raises(DataError, match=r"save it with one gray value or label per voxel"):
+        read_labels(tmp_path / "a.nii.gz")
+
+
+def test_a_quaternion_that_turns_nothing_is_told_in_plain_words(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.nii", voxels(), qform_only)
+    patched(path, 256, np.array([1, 1, 1], np.float32))
+    with pytest.raises(DataError) as raised:
+        read_image(path)
+    message = f"{path} has an impossible qform: its quaternion is longer than 1; repair the header"
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(("edit", "rest"), [(both, "the qform"), (sform_only, "the spacing alone")])
+def test_an_empty_sform_is_told_with_what_to_do(
+    tmp_path: Path, edit: Callable[[Any], None], rest: str
+) -> None:
+    path = patched(saved(tmp_path / "a.nii", voxels(), edit), 280, np.zeros(12, np.float32))
+    message = rf"sform of zeros .*set its sform_code to 0, so that {rest} counts"
+    with pytest.raises(DataError, match=message):
+        read_image(path)
+
+
+def test_a_spacing_refused_for_its_unit_names_the_unit(tmp_path: Path) -> None:
+    def tiny(image: Any) -> None:
+        image.set_sform(np.diag([0.05, 0.05, 0.05, 1.0]), 1)
+        image.header.set_xyzt_units("micron")
+
+    def small(image: Any) -> None:
+        image.set_sform(np.diag([0.7, 0.7, 3.0, 1.0]), 1)
+        image.header.set_xyzt_units("micron")
+
+    with pytest.raises(DataError, match=r"a\.nii has voxels of .* mm, given in microns; expected"):
+        read_image(saved(tmp_path / "a.nii", voxels(), tiny))
+    note = read_image(saved(tmp_path / "b.nii", voxels(), small)).notes[-1]
+    assert "b.nii gives its lengths in microns, which makes voxels of 0.0007 x 0.0007 x" in note
+    assert not any(
+        "microns" in n for n in read_image(saved(tmp_path / "c.nii", voxels(), in_microns)).notes
+    )
+
+
 @pytest.mark.parametrize(("given", "missing"), [("a.hdr", "a.img"), ("a.img", "a.hdr")])
 def test_half_a_pair_names_the_other_half(tmp_path: Path, given: str, missing: str) -> None:
     saved(tmp_path / "a.img", voxels(), kind=nib.Nifti1Pair)
@@ -383,6 +459,7 @@ def test_half_a_pair_names_the_other_half(tmp_path: Path, given: str, missing: s
         (70, np.array([9999], np.int16), "unknown data type code 9999"),
         (108, np.array([1e7], np.float32), "cut short"),
         (108, np.array([np.nan], np.float32), "at byte nan"),
+        (108, np.array([351], np.float32), "at byte 351; expected 352 or later"),
         (344, np.array([b"xx"]), "no NIfTI signature"),
     ],
 )
@@ -395,6 +472,16 @@ def test_broken_headers_are_refused(
     for file in (path, packed):
         with pytest.raises(DataError, match=message):
             read_image(file)
+
+
+@pytest.mark.parametrize("offset", [540, 543])
+def test_voxels_within_the_header_of_a_second_version_are_refused(
+    tmp_path: Path, offset: int
+) -> None:
+    path = saved(tmp_path / "a.nii", voxels(), kind=nib.Nifti2Image)
+    patched(path, 168, np.array([offset], np.int64))
+    with pytest.raises(DataError, match=rf"at byte {offset}; expected 544 or later"):
+        read_image(path)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import bz2
 import errno
 import gzip
 import os
+import re
 import time
 import zlib
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 
 from medseg3d.errors import DataError
-from medseg3d.io import read_grid, read_image, streams, voxels
+from medseg3d.geometry.grid import Grid
+from medseg3d.io import Volume, read_grid, read_image, streams, voxels, write_image
 from medseg3d.io.streams import CHUNK, open_stream
 
 VOXELS = np.random.default_rng(0).integers(0, 50, (24, 28, 20)).astype(np.int16)
@@ -81,6 +83,24 @@ def test_cut_plain_files_are_refused(tmp_path: Path, plain: bytes, size: int) ->
 def test_whole_gzip_of_a_cut_file_says_how_much_there_is(tmp_path: Path, plain: bytes) -> None:
     content = gzip.compress(plain[:20000])
     refused(tmp_path / "a.nii.gz", content, "holds 20000 of the 27232 bytes")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mgz", ".nrrd"])
+def test_a_cut_gzip_says_how_much_of_what_is_declared_it_holds(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    write_image(path, VOXELS, like=Volume.from_array(VOXELS[None], Grid(VOXELS.shape, np.eye(4))))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"cut short: .* about (\d+) of (\d+) bytes") as raised:
+        read_image(path)
+    held, declared = map(int, re.findall(r"about (\d+) of (\d+)", str(raised.value))[0])
+    offset = {".nii.gz": 352, ".mgz": 284, ".nrrd": 0}[suffix]
+    assert declared == offset + VOXELS.nbytes
+    assert 0.3 < held / declared < 0.7
+
+
+def test_a_gzip_cut_after_its_voxels_says_so(tmp_path: Path, plain: bytes) -> None:
+    refused(tmp_path / "a.nii.gz", cut_footer(gzip.compress(plain)), "after all 27232 bytes")
 
 
 def test_several_gzip_members_are_one_file(tmp_path: Path, plain: bytes) -> None:

@@ -3,21 +3,16 @@
 from collections.abc import Iterator
 from math import log
 
-import numpy as np
-
 from medseg3d.data.doctor import CHECKS
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.outliers import outliers
 from medseg3d.data.doctor.reading import COPY
-from medseg3d.data.doctor.survey import CaseFacts, Survey
+from medseg3d.data.doctor.survey import Survey
 from medseg3d.data.partners import some
 
 MOST_VALUES_SHOWN = 10
 LEAST_MEAN, LEAST_SD = 0.25, 0.15
 """Differences in quartile ranges of the image that may be an outlier."""
-
-MANY_STRANGE = 50
-"""With more values than this that nobody named, it is no label map."""
 
 
 @CHECKS.register("label-undeclared")
@@ -27,13 +22,13 @@ def undeclared_values(survey: Survey) -> Iterator[Finding]:
     if declared is None:
         return
     known = some([str(value) for value in sorted(declared)], most=MOST_VALUES_SHOWN)
-    for facts in survey.facts:
+    for facts in survey.labeled:
         strange = [
             f"{value} ({count} voxel{'' if count == 1 else 's'})"
             for value, count in facts.label_counts.items()
             if value not in declared
         ]
-        if not strange or _is_image(survey, facts):
+        if not strange:
             continue
         file = facts.case.labels
         message = (
@@ -43,10 +38,12 @@ def undeclared_values(survey: Survey) -> Iterator[Finding]:
         if facts.label_counts.keys() <= {0, 255} and 1 in declared:
             remedy = f"map 255 to 1 ({COPY} --map 255=1)"
         else:
-            value = min(set(facts.label_counts) - set(declared))
+            unknown = sorted(facts.label_counts.keys() - declared.keys())
+            missing = sorted(declared.keys() - facts.label_counts.keys() - {0})
+            meant = str(missing[0]) if len(unknown) == len(missing) == 1 else "VALUE"
             remedy = (
                 "declare the values in dataset.json or map them to declared ones "
-                f"({COPY} --map {value}=0)"
+                f"({COPY} --map {unknown[0]}={meant})"
             )
         yield facts.about_labels(Severity.ERROR, "label-undeclared", message, remedy)
 
@@ -55,7 +52,7 @@ def undeclared_values(survey: Survey) -> Iterator[Finding]:
 def images_as_labels(survey: Survey) -> Iterator[Finding]:
     """An image where the label map should be."""
     for facts in survey.facts:
-        if _is_image(survey, facts):
+        if survey.holds_image(facts):
             what = "is a copy of the image" if facts.is_image else "looks like an image"
             values = some([str(value) for value in facts.label_counts], most=MOST_VALUES_SHOWN)
             message = (
@@ -69,24 +66,29 @@ def images_as_labels(survey: Survey) -> Iterator[Finding]:
 
 @CHECKS.register("label-255")
 def masks_of_255(survey: Survey) -> Iterator[Finding]:
-    """Masks of 0 and 255 where nothing says what 255 is, or other masks have 0 and 1."""
+    """Masks of 0 and 255 where nothing says what 255 is, or other label maps have small values."""
     if survey.dataset.label_names is not None:
         return
-    masks = [facts for facts in survey.facts if 255 in facts.label_counts]
-    masks = [facts for facts in masks if facts.label_counts.keys() <= {0, 255}]
-    ones = sum(facts.label_counts.keys() == {0, 1} for facts in survey.facts)
+    masks = [facts for facts in survey.labeled if 255 in facts.label_counts.keys() <= {0, 255}]
+    small = [facts for facts in survey.labeled if 0 < max(facts.label_counts) < 255]
+    values = sorted(set().union(*(facts.label_counts for facts in small)) - {0})
+    severity, others = Severity.WARNING, "; fit would learn the value 255 as it is"
+    remedy = f"map 255 to 1 ({COPY} --map 255=1)"
+    if small:
+        severity = Severity.ERROR
+        shown = some([str(value) for value in values], most=MOST_VALUES_SHOWN)
+        others = f", but other label maps hold {shown}"
+        meant = str(values[0]) if len(values) == 1 else "VALUE"
+        remedy = f"map 255 to the label that it stands for ({COPY} --map 255={meant})"
     for facts in masks:
-        severity = Severity.ERROR if ones else Severity.WARNING
-        others = f", but {ones} other label maps hold 0 and 1" if ones else ""
         message = f"label map {facts.case.labels} holds 0 and 255{others}"
-        remedy = f"map 255 to 1 ({COPY} --map 255=1)"
         yield facts.about_labels(severity, "label-255", message, remedy)
 
 
 @CHECKS.register("label-empty")
 def empty_label_maps(survey: Survey) -> Iterator[Finding]:
     """Label maps without any label."""
-    for facts in survey.facts:
+    for facts in survey.labeled:
         if facts.label_counts.keys() == {0}:
             message = f"label map {facts.case.labels} holds background only"
             yield facts.about_labels(Severity.WARNING, "label-empty", message)
@@ -95,8 +97,8 @@ def empty_label_maps(survey: Survey) -> Iterator[Finding]:
 @CHECKS.register("label-full")
 def full_label_maps(survey: Survey) -> Iterator[Finding]:
     """Label maps without background."""
-    for facts in survey.facts:
-        if facts.label_counts and 0 not in facts.label_counts:
+    for facts in survey.labeled:
+        if 0 not in facts.label_counts:
             message = f"label map {facts.case.labels} holds no background"
             yield facts.about_labels(Severity.WARNING, "label-full", message)
 
@@ -104,7 +106,7 @@ def full_label_maps(survey: Survey) -> Iterator[Finding]:
 @CHECKS.register("label-turned")
 def turned_label_maps(survey: Survey) -> Iterator[Finding]:
     """Label maps stored in another order of axes; they are turned when read."""
-    for facts in survey.facts:
+    for facts in survey.labeled:
         if facts.is_turned:
             message = (
                 f"label map {facts.case.labels} is stored in another order of axes "
@@ -122,13 +124,13 @@ def odd_intensities(survey: Survey) -> Iterator[Finding]:
     """
     for value in _foreground(survey):
         means, sds = {}, {}
-        for facts in survey.facts:
+        for facts in survey.labeled:
             _, lower, middle, upper, _ = facts.channels[0].percentiles
             if value in facts.label_means and upper > lower:
                 means[facts.case_id] = (facts.label_means[value] - middle) / (upper - lower)
                 sds[facts.case_id] = facts.label_sds[value] / (upper - lower)
         odd = outliers(means, least=LEAST_MEAN) | outliers(sds, least=LEAST_SD)
-        for facts in survey.facts:
+        for facts in survey.labeled:
             if facts.case_id in odd:
                 message = (
                     f"the image has a mean of {facts.label_means[value]:.4g} with a standard "
@@ -144,11 +146,11 @@ def odd_volumes(survey: Survey) -> Iterator[Finding]:
     for value in _foreground(survey):
         volumes = {
             facts.case_id: facts.label_counts[value] * facts.grid.voxel_volume_ml
-            for facts in survey.facts
+            for facts in survey.labeled
             if facts.label_counts.get(value)
         }
         odd = outliers({case: log(volume) for case, volume in volumes.items()}, least=log(3))
-        for facts in survey.facts:
+        for facts in survey.labeled:
             if facts.case_id in odd:
                 message = (
                     f"{survey.label(value)} has {volumes[facts.case_id]:.4g} mL, unlike most "
@@ -157,17 +159,5 @@ def odd_volumes(survey: Survey) -> Iterator[Finding]:
                 yield facts.about_labels(Severity.WARNING, "label-volume-outlier", message)
 
 
-def _is_image(survey: Survey, facts: CaseFacts) -> bool:
-    """Whether a label map has far more values than are declared, or than others have."""
-    declared = survey.dataset.label_names
-    if declared is not None:
-        strange = len(facts.label_counts.keys() - declared.keys())
-    else:
-        strange = len(facts.label_counts) - int(
-            np.median([len(one.label_counts) for one in survey.facts])
-        )
-    return facts.is_image or strange > MANY_STRANGE
-
-
 def _foreground(survey: Survey) -> list[int]:
-    return sorted(set().union(*(facts.label_counts for facts in survey.facts)) - {0})
+    return sorted(set().union(*(facts.label_counts for facts in survey.labeled)) - {0})

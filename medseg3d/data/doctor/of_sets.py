@@ -8,6 +8,7 @@ import numpy as np
 
 from medseg3d.data.doctor import CHECKS
 from medseg3d.data.doctor.findings import Finding, Severity
+from medseg3d.data.doctor.outliers import FEWEST
 from medseg3d.data.doctor.salvage import INCOMPLETE
 from medseg3d.data.doctor.structures import Part, erased
 from medseg3d.data.doctor.survey import CaseFacts, Survey
@@ -28,7 +29,7 @@ MOST_PARTS_SHOWN = 3
 @CHECKS.register("no-foreground")
 def no_foreground(survey: Survey) -> Iterator[Finding]:
     """A set without anything to learn."""
-    counts = [facts.label_counts for facts in survey.facts if facts.label_counts]
+    counts = [facts.label_counts for facts in survey.labeled]
     if counts and not any(any(found) for found in counts):
         yield Finding(
             severity=Severity.ERROR,
@@ -40,14 +41,21 @@ def no_foreground(survey: Survey) -> Iterator[Finding]:
 
 @CHECKS.register("label-absent")
 def absent_labels(survey: Survey) -> Iterator[Finding]:
-    """Declared labels that no case has."""
-    occurring = set().union(*(facts.label_counts for facts in survey.facts))
-    for value, name in (survey.dataset.label_names or {}).items():
-        if survey.facts and value not in occurring and value != 0:
+    """Declared labels that no case has; no error while they may be in a label map at fault."""
+    occurring = set().union(*(facts.label_counts for facts in survey.labeled))
+    if occurring <= {0}:  # which another check tells
+        return
+    declared = survey.dataset.label_names or {}
+    is_sure = len(survey.labeled) == len(survey.dataset.cases) and occurring <= declared.keys()
+    for value, name in declared.items():
+        if value not in occurring and value != 0:
             yield Finding(
-                severity=Severity.WARNING,
+                severity=Severity.ERROR if is_sure else Severity.WARNING,
                 code="label-absent",
                 message=f"label {value} ({name}) is declared but in no case",
+                fix="remove it from dataset.json or add cases that have it"
+                if is_sure
+                else "correct the other label maps first",
             )
 
 
@@ -58,7 +66,7 @@ def labels_of_one_fold(survey: Survey) -> Iterator[Finding]:
     declared = survey.dataset.label_names
     labels = {
         facts.case_id: {v for v in facts.label_counts if v and (declared is None or v in declared)}
-        for facts in survey.facts
+        for facts in survey.labeled
     }
     for value in sorted(set().union(*labels.values())):
         homes = {fold for case, fold in folds.items() if value in labels.get(case, ())}
@@ -109,6 +117,19 @@ def few_patients(survey: Survey) -> Iterator[Finding]:
             severity=Severity.WARNING,
             code="few-patients",
             message=f"{survey.dataset.root} holds cases of {count}; {cannot}",
+        )
+
+
+@CHECKS.register("few-cases")
+def few_cases(survey: Survey) -> Iterator[Finding]:
+    """Too few cases to tell what is usual, so that no outlier is looked for."""
+    if 0 < len(survey.facts) < FEWEST:
+        number = len(survey.facts)
+        yield Finding(
+            severity=Severity.NOTE,
+            code="few-cases",
+            message=f"{number} case{'' if number == 1 else 's'} could be read; outliers are looked "
+            f"for from {FEWEST} on",
         )
 
 
@@ -172,6 +193,8 @@ def erased_structures(survey: Survey) -> Iterator[Finding]:
             new = working_shape(shape, facts.grid.spacing, _in_order(target, facts.grid))
         except DataError as error:
             yield facts.about_image(Severity.ERROR, "size-absurd", str(error))
+            continue
+        if survey.holds_image(facts):
             continue
         lost = erased(facts.parts, shape, new)
         for value in sorted({part.label for part in lost}):

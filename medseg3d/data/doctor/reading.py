@@ -75,7 +75,8 @@ def _diagnosis(path: Path) -> tuple[str, str | None]:
         try:
             merge_masks(array)
         except DataError as error:
-            return "label-many-volumes", f"note that {error}"
+            remedy = "export one volume in which every voxel has exactly one label"
+            return "label-many-volumes", f"{error}; {remedy}"
         return "label-one-hot", f"{COPY} --onehot merges them in a copy"
     if not np.isfinite(array).all():
         return "label-not-finite", None

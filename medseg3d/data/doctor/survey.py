@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.reading import COPY, read_channels, read_label_map
 from medseg3d.data.doctor.structures import Part, small_parts
+from medseg3d.data.regrid import is_transposed
 from medseg3d.data.threads import in_threads
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import LabelVolume, Volume
@@ -27,6 +29,9 @@ SAMPLE = 100_000
 
 MANY_VALUES = 20
 """A label map with more values than this is compared with its image."""
+
+MANY_STRANGE = 50
+"""With more values than this that nobody named, it is no label map."""
 
 TABLE = 1 << 16
 """Label values below this are looked up in a table, others are searched."""
@@ -135,6 +140,24 @@ class Survey:
     pictures: dict[str, bytes] = field(default_factory=dict)
     folds: int = FOLDS
 
+    @cached_property
+    def labeled(self) -> tuple[CaseFacts, ...]:
+        """Those of ``facts`` whose label map was read and is none that is an image."""
+        return tuple(one for one in self.facts if one.label_counts and not self.holds_image(one))
+
+    def holds_image(self, facts: CaseFacts) -> bool:
+        """Whether a label map has far more values than are declared, or than others have."""
+        declared = self.dataset.label_names
+        if declared is not None:
+            strange = len(facts.label_counts.keys() - declared.keys())
+        else:
+            strange = len(facts.label_counts) - self._usual_values
+        return facts.is_image or strange > MANY_STRANGE
+
+    @cached_property
+    def _usual_values(self) -> int:
+        return int(np.median([len(facts.label_counts) for facts in self.facts]))
+
     def label(self, value: int) -> str:
         """A label value with its name, if it has one."""
         name = (self.dataset.label_names or {}).get(value)
@@ -195,6 +218,7 @@ def survey_case(
     notes = tuple(note for volume in volumes for note in volume.notes)
     if stored is not None:
         notes += stored.notes
+        stored = stored.filled(grid)
         labels, is_turned = _aligned(stored, grid)
         if labels is None:
             findings.append(_elsewhere(case, stored, volumes[0]))
@@ -240,7 +264,9 @@ def _aligned(stored: LabelVolume, grid: Grid) -> tuple[LabelMap | None, bool]:
 
 def _elsewhere(case: Case, stored: LabelVolume, image: Volume) -> Finding:
     remedy = f"resample the label map to the image ({COPY} --resample-labels)"
-    if stored.grid.shape == image.grid.shape:
+    if is_transposed(stored.grid, image.grid):
+        remedy = "its axes were mixed up, export it again from the tool that made it"
+    elif stored.grid.shape == image.grid.shape:
         remedy += (
             f", or if its header is wrong give it that of the image ({COPY} --ignore-geometry)"
         )

@@ -1,8 +1,9 @@
 """DICOM: a folder of slices, a multi-frame image or a segmentation as one volume.
 
 A folder stands for the one volume that its slices make. Where it holds several, a choice is
-named like a file inside it: ``FOLDER/series=3`` or ``FOLDER/b=800``. pydicom and highdicom
-come with the extra ``medseg3d[dicom]`` and are imported when something is read.
+named like a file inside it: ``FOLDER/series=3`` or ``FOLDER/b=800``; likewise in a multi-frame
+file. pydicom and highdicom come with the extra ``medseg3d[dicom]`` and are imported when
+something is read.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
-from medseg3d.io.dicom.sniff import sop_class
+from medseg3d.io.dicom.sniff import Kind, kind_of, sop_class
 from medseg3d.io.volume import Header, Inspection, Stored
 
 EXTRA = ("pydicom", "highdicom")
@@ -98,12 +99,14 @@ def claims(path: Path) -> bool:
 
 
 def chosen_in(path: Path) -> Path | None:
-    """The folder of which ``path`` names a part, as in ``FOLDER/series=3``."""
+    """The folder or multi-frame file of which ``path`` names a part, as ``FOLDER/series=3``."""
+    whole = path.parent
     try:
-        is_choice = "=" in path.name and not path.exists() and path.parent.is_dir()
+        is_choice = "=" in path.name and not path.exists()
+        is_choice = is_choice and (whole.is_dir() or kind_of(whole) is Kind.FRAMES)
     except OSError:
         return None
-    return path.parent if is_choice else None
+    return whole if is_choice else None
 
 
 @contextmanager

@@ -52,7 +52,11 @@ def _distinct_series(slices: Sequence[Slice]) -> list[Slice]:
     return [
         each
         if each.traits["series"] and len(numbers[each.traits["series"]]) == 1
-        else replace(each, traits=each.traits | {"series": each.series})
+        else replace(
+            each,
+            traits=each.traits
+            | {"series": each.series.replace("/", "-"), "number": each.traits["series"]},
+        )
         for each in slices
     ]
 
@@ -60,7 +64,7 @@ def _distinct_series(slices: Sequence[Slice]) -> list[Slice]:
 def _chosen(name: Path, slices: Sequence[Slice], choice: dict[str, str]) -> list[Slice]:
     for key, value in choice.items():
         known = list(dict.fromkeys(s.traits[key] for s in slices if key in s.traits))
-        slices = [each for each in slices if each.traits.get(key) == value]
+        slices = [each for each in slices if each.traits.get(key, "") == value]
         if not slices:
             there = _list(f"{key}={text}" for text in known) or "none has that property"
             raise DataError(f"{name} chooses no slice; there are: {there}")
@@ -72,6 +76,9 @@ def _one_series(path: Path, slices: Sequence[Slice], notes: list[str]) -> list[S
     with_place = {k: g for k, g in groups.items() if any(_is_placed(each) for each in g)}
     if not with_place:
         raise DataError(f"{path} holds no image that tells its position in the patient")
+    for key, group in groups.items():
+        if key not in with_place and "/" in key and not all(s.is_localizer for s in group):
+            raise _lost(group[0])  # nothing says that it is of another series
     bodies = {k: g for k, g in with_place.items() if not all(s.is_localizer for s in g)}
     kept = bodies or with_place
     dropped = [each for key, group in groups.items() if key not in kept for each in group]
@@ -82,8 +89,16 @@ def _one_series(path: Path, slices: Sequence[Slice], notes: list[str]) -> list[S
     only = next(iter(kept.values()))
     lost = [each for each in only if not _is_placed(each)]
     if lost:
-        raise DataError(f"{lost[0].path} tells no position, unlike others of its series; remove it")
+        raise _lost(lost[0])
     return only
+
+
+def _lost(each: Slice) -> DataError:
+    # without it, one at an end of the series would not be missed
+    return DataError(
+        f"{each.path} tells no position, orientation or pixel size, unlike the slices beside it; "
+        "get the series again"
+    )
 
 
 def _without_copies(slices: Sequence[Slice], notes: list[str]) -> list[Slice]:
@@ -151,12 +166,17 @@ def expect_one_per_place(
         for trait in CONSTANT:
             groups = _grouped(ordered, _by_traits((trait,)))
             if len(groups) > 1:
-                raise _several(path, groups.values(), "volumes between each other", [(trait,)])
+                is_choice = all(len(group) > 1 for group in groups.values())
+                names = [(trait,)] if is_choice else []
+                raise _several(path, groups.values(), "volumes between each other", names)
         return
+    fewest = _fewest(len(ordered) - len(doubled))
     keys = [(key,) for key in TRAITS] + list(combinations(TRAITS, 2))
     for key in keys:
         groups = _grouped(ordered, _by_traits(key))
-        if len(groups) > 1 and not any(
+        if len(groups) < 2 or min(map(len, groups.values())) < fewest:
+            continue  # it differs from slice to slice, as times do
+        if not any(
             _height(normal, b) - _height(normal, a) < tolerance
             for group in groups.values()
             for a, b in pairwise(group)
@@ -169,19 +189,25 @@ def expect_one_per_place(
     )
 
 
+def _fewest(places: int) -> int:
+    """Slices that a volume among others has at least, where they lie in so many places."""
+    return min(places, max(2, places // 2))
+
+
 def _several(
     path: Path, groups: Iterable[Sequence[Slice]], what: str, keys: Sequence[tuple[str, ...]]
 ) -> DataError:
     """Say what there is, and how to choose where the traits tell the groups apart."""
     groups = list(groups)
+    facts = _facts_of_series if what == "series" else _facts
     for key in keys:
         names = [",".join(f"{k}={g[0].traits.get(k, '')}" for k in key) for g in groups]
         if len(set(names)) == len(groups):
-            listed = _list(f"{n} ({_facts(g)})" for n, g in zip(names, groups, strict=True))
+            listed = _list(f"{n} ({facts(g)})" for n, g in zip(names, groups, strict=True))
             choose = f"choose one as {path / names[0]}, or give each its own folder"
             break
     else:
-        listed = _list(_facts(group) for group in groups)
+        listed = _list(facts(group) for group in groups)
         choose = "give each its own folder"
     return DataError(f"{path} holds {len(groups)} {what}: {listed}; {choose}")
 
@@ -190,7 +216,15 @@ def _facts(group: Sequence[Slice]) -> str:
     sizes = Counter(each.traits["size"] for each in group)
     size = next(iter(sizes)) if len(sizes) == 1 else "mixed sizes"
     modality = group[0].traits["modality"]
-    return f"{modality}, {len(group)} slice{'s' if len(group) > 1 else ''} of {size}"
+    number = group[0].traits.get("number")
+    series = f", series number {number}" if number else ""
+    return f"{modality}{series}, {len(group)} slice{'s' if len(group) > 1 else ''} of {size}"
+
+
+def _facts_of_series(group: Sequence[Slice]) -> str:
+    descriptions = {each.description for each in group}
+    (text,) = descriptions if len(descriptions) == 1 else ("",)
+    return _facts(group) + (f", '{text}'" if text else "")
 
 
 def _counted(slices: Sequence[Slice]) -> str:

@@ -1,6 +1,7 @@
 """Headers of DICOM images: one :class:`Slice` per frame, with what stacking needs and no more.
 
-Only the tags listed here are read, so nothing personal is ever in memory.
+Only the tags listed here are read. What names the patient is compared with the description
+of the series and not kept.
 
 References:
     .. [1] DICOM PS3.3, C.7.6.2 (plane), C.7.6.16 (functional groups):
@@ -8,16 +9,25 @@ References:
 """
 
 import math
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pydicom
 
 from medseg3d.errors import DataError, MedSeg3DError
-from medseg3d.io.dicom.sniff import Kind, files_in, kind_of
-from medseg3d.io.dicom.values import Values, expect_inflatable, frames_of, hush, number, numbers
+from medseg3d.io.dicom.sniff import Kind, files_in, kind_of, why_none
+from medseg3d.io.dicom.values import (
+    DEFLATED,
+    Values,
+    expect_inflatable,
+    frames_of,
+    hush,
+    number,
+    numbers,
+)
 from medseg3d.io.streams import regular_size
 
 TRAITS = {
@@ -37,6 +47,13 @@ PRIVATE_B_VALUES = {
 }
 """Private tags of diffusion weightings, with the tag and text of their owner."""
 
+PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "AccessionNumber")
+"""What must not be said."""
+
+SHORTEST_PART = 3
+"""Characters of a name or number that give it away."""
+
+NO_PART_OF_A_CHOICE = re.compile(r"[/,=\\\0]+")
 ROUNDING = 1e-4
 """By how much directions and pixel distances of one volume may differ."""
 
@@ -46,6 +63,7 @@ WANTED = (
     *("PhotometricInterpretation", "ImageOrientationPatient", "ImagePositionPatient"),
     *("PixelSpacing", "SpacingBetweenSlices", "SliceThickness", "RescaleSlope"),
     *("RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("ModalityLUTSequence", "SeriesDescription", *PATIENT),
     *(keyword for keywords in TRAITS.values() for keyword in keywords),
     *PRIVATE_B_VALUES,
     *(owner[:2] for owner in PRIVATE_B_VALUES.values()),
@@ -97,6 +115,7 @@ class Slice:
         slope: Factor of the stored values.
         intercept: Added to them after that.
         bits: Allocated bits of a stored value.
+        description: What the scanner calls its series, empty if that may name the patient.
     """
 
     path: Path
@@ -112,6 +131,7 @@ class Slice:
     slope: float
     intercept: float
     bits: int
+    description: str
 
 
 def slices_in(folder: Path) -> tuple[list[Slice], list[str]]:
@@ -132,9 +152,15 @@ def slices_in(folder: Path) -> tuple[list[Slice], list[str]]:
             slices += slices_of(file)
         elif kind is not None:
             others.append(what_is(file))
-        elif file.name.lower().endswith(".dcm") or regular_size(file) == 0:
+        elif (
+            file.name.lower().endswith(".dcm")
+            or regular_size(file) == 0
+            or why_none(file).startswith("cannot")
+        ):
             # a slice at the end of a series would not be missed otherwise
-            raise DataError(f"{file} holds no DICOM; copy it again, or remove it if it is no slice")
+            raise DataError(
+                f"{file} {why_none(file)}; copy it again, or remove it if it is no slice"
+            )
         else:
             others.append("no DICOM")
     return slices, others
@@ -144,9 +170,11 @@ def slices_of(file: Path) -> list[Slice]:
     """The slices of one file.
 
     Raises:
-        DataError: If its header cannot be understood or it holds colors.
+        DataError: If its header breaks off or cannot be understood, or it holds colors.
     """
-    header = read_header(file, WANTED)
+    header, reaches_pixels = _header(file, WANTED)
+    if not reaches_pixels:
+        raise DataError(f"{file} holds no pixels, or its header breaks off; copy it again")
     try:
         return list(_slices(file, header))
     except MedSeg3DError:
@@ -161,10 +189,18 @@ def read_header(file: Path, tags: Any = None) -> Any:
     Raises:
         DataError: If it cannot be understood.
     """
+    return _header(file, tags)[0]
+
+
+def _header(file: Path, tags: Any) -> tuple[Any, bool]:
+    """The data set, and whether pixels follow it as far as can be told."""
     hush()
     expect_inflatable(file)
     try:
-        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
+        with file.open("rb") as stream:
+            found = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=tags, force=True)
+            has_more = bool(stream.read(1))
+        return found, has_more or found.file_meta.get("TransferSyntaxUID") == DEFLATED.decode()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or 'it breaks off'}") from error
     except Exception as error:  # whatever a damaged file provokes
@@ -197,12 +233,21 @@ def _slices(file: Path, header: Any) -> Iterator[Slice]:
         )
     if own is not None and len(own) != count:
         raise DataError(f"{file} declares {count} frames but describes {len(own)}; copy it again")
+    description = _description(header)
     for place, values in enumerate(frames_of(header)):
         if int(values.get("SamplesPerPixel") or 1) != 1 or "PALETTE" in str(
             values.get("PhotometricInterpretation")
         ):
             raise DataError(f"{file} holds colors, expected one number per voxel")
-        yield _slice(file, place if own is not None else None, values, _b_value(header, values))
+        made = _slice(file, place if own is not None else None, values, _b_value(header, values))
+        if "ModalityLUTSequence" in header and "RescaleSlope" not in values:
+            if made.is_localizer:
+                continue
+            raise DataError(
+                f"{file} maps its values by a table (ModalityLUTSequence), expected a slope and "
+                "an intercept; convert the series"
+            )
+        yield replace(made, description=description)
 
 
 def _slice(file: Path, frame: int | None, values: Values, b_value: str) -> Slice:
@@ -221,7 +266,7 @@ def _slice(file: Path, frame: int | None, values: Values, b_value: str) -> Slice
     for trait, keywords in TRAITS.items():
         texts = [_text(values[keyword]) for keyword in keywords if values.get(keyword) is not None]
         if text := b_value if trait == "b" else next(iter(texts), ""):
-            traits[trait] = text
+            traits[trait] = NO_PART_OF_A_CHOICE.sub("-", text).strip()
     series = str(values.get("SeriesInstanceUID") or "")
     return Slice(
         path=file,
@@ -237,7 +282,22 @@ def _slice(file: Path, frame: int | None, values: Values, b_value: str) -> Slice
         slope=slope,
         intercept=intercept,
         bits=int(values.get("BitsAllocated") or 16),
+        description="",
     )
+
+
+def _description(header: Any) -> str:
+    """What the scanner calls the series, empty where that holds a part of a patient's data."""
+    text = str(header.get("SeriesDescription") or "").strip()
+    said = (text.casefold(), re.sub(r"[\W_]", "", text.casefold()))
+    parts = {
+        part
+        for keyword in PATIENT
+        for part in re.split(r"[\W_]+", str(header.get(keyword) or "").casefold())
+        if len(part) >= SHORTEST_PART
+    }
+    is_safe = text.isprintable() and not any(part in each for part in parts for each in said)
+    return text if is_safe else ""
 
 
 def _b_value(header: Any, values: Values) -> str:

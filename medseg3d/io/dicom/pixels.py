@@ -164,6 +164,8 @@ def _expect_pixels(path: Path, content: Any) -> None:
         raise DataError(
             f"{path} is cut short: it holds {found} of {needed} bytes of pixels; copy it again"
         )
+    if found > needed + 1:  # one byte may make the length even
+        raise DataError(f"{path} holds {found}, expected {needed} bytes of pixels; copy it again")
 
 
 def _is_decodable(syntax: Any) -> bool:

@@ -68,8 +68,12 @@ def _inspection(found: _Found) -> Inspection:
 
 
 def _find(path: Path) -> _Found:
-    folder = path if path.is_dir() else chosen_in(path)
-    return _in_file(path) if folder is None else _in_folder(path, folder)
+    whole = path if path.is_dir() else chosen_in(path)
+    if whole is None:
+        return _in_file(path)
+    if whole.is_file():
+        return _Found(stack(whole, slices_of(whole), _choice(path, whole), path))
+    return _in_folder(path, whole)
 
 
 def _in_file(path: Path) -> _Found:

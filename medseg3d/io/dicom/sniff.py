@@ -69,6 +69,17 @@ def kind_of(path: Path) -> Kind | None:
     return Kind.SLICE if uid == "" else BY_CLASS.get(uid, Kind.OTHER)
 
 
+def why_none(path: Path) -> str:
+    """Why a file that should be DICOM is of no kind, to be said after its name."""
+    try:
+        if path.stat().st_size == 0:
+            return "is empty"
+        with path.open("rb"):
+            return "holds no DICOM"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
 def files_in(folder: Path) -> Iterator[Path]:
     """Regular files directly inside a folder, by name, without hidden ones.
 
@@ -99,6 +110,20 @@ def holds_volume(folder: Path) -> bool:
         return False
     whole = sum(kind in (Kind.FRAMES, Kind.SEGMENTATION) for kind in kinds)
     return Kind.SLICE in kinds or whole == 1
+
+
+def segmentation_in(folder: Path) -> Path | None:
+    """The segmentation that a folder holds, if no image lies beside it."""
+    found = None
+    try:
+        for file in files_in(folder):
+            kind = kind_of(file)
+            if kind in (Kind.SLICE, Kind.FRAMES):
+                return None
+            found = found or (file if kind is Kind.SEGMENTATION else None)
+    except OSError:
+        return None
+    return found
 
 
 def _meta_class(start: bytes) -> str | None:

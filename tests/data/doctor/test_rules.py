@@ -56,6 +56,13 @@ def test_a_set_of_which_nothing_could_be_read_breaks_no_check(code: str) -> None
     assert all(finding.code == "few-patients" for finding in found(code, []))
 
 
+def test_below_the_number_that_outliers_need_one_note_says_so() -> None:
+    (finding,) = found("few-cases", many(7))
+    assert (finding.severity, finding.case) == (Severity.NOTE, None)
+    assert "7 cases could be read; outliers are looked for from 8" in finding.message
+    assert found("few-cases", many(8)) == []
+
+
 def grid(*spacing: float, shape: tuple[int, int, int] = (50, 60, 40)) -> Grid:
     return Grid(shape, np.diag([*spacing, 1.0]))
 
@@ -130,12 +137,51 @@ def test_few_cases_have_no_outliers_and_two_kinds_of_cases_neither() -> None:
     assert set(outliers({f"{n}": n / 100 for n in range(12)} | {"far": -9.0})) == {"far"}
 
 
-def test_masks_of_255_are_an_error_only_beside_masks_of_1() -> None:
+def test_masks_of_255_only_are_a_warning_that_says_what_fit_learns() -> None:
     masks = [facts(f"{n:02d}", label_counts={0: 9, 255: 3}) for n in range(3)]
-    assert {f.severity for f in found("label-255", masks, label_names=None)} == {Severity.WARNING}
-    mixed = [*masks, facts("zz", label_counts={0: 9, 1: 3})]
-    assert [f.severity for f in found("label-255", mixed, label_names=None)] == ["error"] * 3
+    masks.append(facts("empty", label_counts={0: 9}))
+    told = found("label-255", masks, label_names=None)
+    assert [f.severity for f in told] == [Severity.WARNING] * 3
+    assert "fit would learn the value 255 as it is" in told[0].message
     assert found("label-255", masks) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "example"),
+    [({0: 9, 1: 3}, "--map 255=1"), ({0: 9, 2: 1}, "--map 255=2"), ({1: 9, 2: 1}, "255=VALUE")],
+)
+def test_masks_of_255_beside_small_values_are_an_error(other: dict[int, int], example: str) -> None:
+    masks = [facts(f"{n:02d}", label_counts={0: 9, 255: 3}) for n in range(3)]
+    told = found("label-255", [*masks, facts("zz", label_counts=other)], label_names=None)
+    assert [(f.severity, f.case) for f in told] == [("error", one.case_id) for one in masks]
+    assert example in str(told[0])
+
+
+@pytest.mark.parametrize(
+    ("counts", "example"),
+    [
+        ({0: 9, 1: 3, 5: 4}, "--map 5=2)"),
+        ({0: 9, 5: 4}, "--map 5=VALUE)"),
+        ({0: 9, 1: 3, 2: 1, 5: 4}, "--map 5=VALUE)"),
+        ({0: 9, 1: 3, 5: 1, 6: 4}, "--map 5=VALUE)"),
+        ({1: 3, 2: 1, 5: 4}, "--map 5=VALUE)"),
+    ],
+)
+def test_an_undeclared_value_is_mapped_to_the_one_that_is_missing(
+    counts: dict[int, int], example: str
+) -> None:
+    (finding,) = found("label-undeclared", [facts("a", label_counts=counts)])
+    assert example in str(finding)
+
+
+@pytest.mark.parametrize("code", [code for code in CHECKS if code != "label-is-image"])
+@pytest.mark.parametrize("names", [None, NAMES])
+def test_an_image_as_label_map_has_no_other_findings(
+    code: str, names: dict[int, str] | None
+) -> None:
+    values = dict.fromkeys(range(1, 300), 1)
+    image = facts("odd", label_counts=values, label_means=dict.fromkeys(values, 0.0))
+    assert found(code, [*many(), image], label_names=names) == []
 
 
 def test_a_lost_spacing_is_told_when_every_case_has_few_slices() -> None:
@@ -160,7 +206,17 @@ def test_duplicates_matter_when_the_patients_differ() -> None:
 def test_a_label_of_one_fold_and_one_of_no_case_are_named() -> None:
     them = [replace(one, label_counts={0: 9, 1: 1}) for one in many()]
     (absent,) = found("label-absent", them)
+    assert absent.severity is Severity.ERROR
     assert "label 2 (tumor) is declared but in no case" in absent.message
+    assert "remove it from dataset.json or add cases" in str(absent)
+    dataset = Dataset(
+        Path("set"), "test", (*(one.case for one in them), facts("t").case), NAMES, None
+    )
+    (unsure,) = CHECKS["label-absent"](Survey(dataset, tuple(them), ()))
+    assert unsure.severity is Severity.WARNING  # it may be in the one that could not be read
+    (wrong,) = found("label-absent", [*them, facts("odd", label_counts={0: 9, 5: 1})])
+    assert wrong.severity is Severity.WARNING  # it may be what is called 5 there
+    assert "correct the other label maps first" in str(wrong)
     (single,) = found("label-in-one-fold", [*them, facts("zz")])
     assert "label 2 (tumor) is only in 1 case (zz), in fold" in single.message
 
@@ -222,6 +278,11 @@ def test_a_grid_beyond_any_scanner_is_an_error() -> None:
     tiny = [facts(f"{n:02d}", grid=grid(2e-3, 2e-3, 2e-3)) for n in range(11)]
     (finding,) = found("structure-erased", [*tiny, facts("odd", grid=grid(9, 9, 9))])
     assert (finding.code, finding.case) == ("size-absurd", "odd")
+    outlier = facts("odd", grid=grid(50, 50, 50, shape=(24, 28, 20)))
+    (finding,) = found("structure-erased", [*many(11), outlier])
+    assert (finding.code, finding.case, finding.severity) == ("size-absurd", "odd", "error")
+    assert "50 x 50 x 50 mm" in finding.message
+    assert "1 x 1 x 2 mm" in finding.message
     lost = [facts(f"{n:02d}", grid=grid(1e-6, 1e-6, 1e-6)) for n in range(11)]
     assert found("structure-erased", lost) == []
     assert len(found("spacing-unlikely", lost)) == 11

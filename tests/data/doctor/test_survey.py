@@ -1,5 +1,6 @@
 """Every case is read once; what is measured agrees with numpy on the whole array."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.doctor import reading
 from medseg3d.data.doctor.survey import CaseFacts, survey, survey_case
-from medseg3d.io import read_image, read_labels
+from medseg3d.geometry.grid import Grid
+from medseg3d.io import Volume, read_image, read_labels, write_labels
 
 AFFINE = np.diag([2.0, 1.0, 3.0, 1.0])
 SHAPE = (7, 6, 5)
@@ -124,7 +126,11 @@ def masks(*places: int) -> np.ndarray:
     ("labels", "code", "remedy"),
     [
         (masks(1, 2), "label-one-hot", "--onehot"),
-        (masks(1, 1), "label-many-volumes", "overlap in 30 voxels"),
+        (
+            masks(1, 1),
+            "label-many-volumes",
+            "overlap in 30 voxels, which one label map cannot hold; export one",
+        ),
         (some_labels().astype(np.float32) / 4, "label-interpolated", None),
         (np.where(some_labels() == 1, np.nan, 0).astype(np.float32), "label-not-finite", None),
         (-some_labels().astype(np.int16), "label-negative", "--map -2=0"),
@@ -142,6 +148,15 @@ def test_a_label_map_that_cannot_be_used_gets_its_kind_and_remedy(
     assert remedy is None if finding.fix is None else remedy is not None and remedy in finding.fix
 
 
+def test_a_transposed_label_map_is_not_to_be_resampled(tmp_path: Path) -> None:
+    case = case_of(tmp_path, noise(3), labels=some_labels().transpose(2, 1, 0))
+    _, (finding,), _ = survey_case(case)
+    assert finding.code == "label-grid"
+    assert "axes in the order (2, 1, 0)" in finding.message
+    assert "export it again from the tool that made it" in str(finding)
+    assert "--" not in str(finding)
+
+
 def test_channels_on_other_grids_and_bad_voxels_are_told(tmp_path: Path) -> None:
     bad = noise(4).astype(np.float32)
     bad[1, 1, 1] = np.inf
@@ -154,3 +169,16 @@ def test_channels_on_other_grids_and_bad_voxels_are_told(tmp_path: Path) -> None
     assert facts is None
     assert finding.code == "channel-grid"
     assert "--resample-channels" in str(finding)
+
+
+def test_a_label_map_cropped_by_its_viewer_is_measured_where_it_lies(tmp_path: Path) -> None:
+    labels = some_labels()
+    whole = case_of(tmp_path, noise(0), labels=labels)
+    part = labels[1:6]  # every foreground voxel lies there
+    moved = AFFINE.copy()
+    moved[:3, 3] = AFFINE[:3, :3] @ (1, 0, 0)
+    like = Volume.from_array(part[None].astype(np.float32), Grid(part.shape, moved))
+    write_labels(tmp_path / "a.seg.nrrd", part, like)
+    cropped = measured(replace(whole, labels=tmp_path / "a.seg.nrrd"))
+    assert cropped.label_means == measured(whole).label_means
+    assert cropped.label_counts == measured(whole).label_counts

@@ -299,10 +299,10 @@ def test_what_lies_beside_slices_is_counted(tmp_path: Path, dicom_series: Series
 def test_a_broken_slice_is_not_skipped(tmp_path: Path, dicom_series: Series) -> None:
     files = dicom_series(tmp_path / "a")
     files[3].write_bytes(b"")
-    assert "03.dcm holds no DICOM" in refusal(tmp_path / "a")
+    assert "03.dcm is empty" in refusal(tmp_path / "a")
     files = dicom_series(tmp_path / "b", name="im{}".format)
     files[3].write_bytes(b"")
-    assert "im3 holds no DICOM" in refusal(tmp_path / "b")
+    assert "im3 is empty" in refusal(tmp_path / "b")
 
 
 @pytest.mark.parametrize("cut", [1, 17, 60])
@@ -381,6 +381,9 @@ def enhanced(folder: Path, heights: list[float], **options: Any) -> Path:
     frames = []
     for place, height in enumerate(heights):
         position, scale, frame = Dataset(), Dataset(), Dataset()
+        if "b_values" in options:
+            frame.MRDiffusionSequence = [Dataset()]
+            frame.MRDiffusionSequence[0].DiffusionBValue = float(options["b_values"][place])
         position.ImagePositionPatient = [0, 0, height]
         scale.RescaleSlope, scale.RescaleIntercept = 1 + place, 0
         frame.PlanePositionSequence, frame.PixelValueTransformationSequence = [position], [scale]
@@ -544,6 +547,162 @@ def test_nothing_personal_is_said(
     everything = "\n".join([*said, caplog.text, captured.out, captured.err])
     assert len(said) >= 7
     assert "MARK" not in everything
+
+
+def test_a_slice_that_tells_no_place_is_not_left_out(tmp_path: Path, dicom_series: Series) -> None:
+    size = len(dicom_series(tmp_path / "a")[3].read_bytes())
+    for cut in range(140, size - 70, 23):
+        file = dicom_series(tmp_path / "b")[3]
+        file.write_bytes(file.read_bytes()[:cut])
+        message = refusal(tmp_path / "b")
+        assert str(file) in message
+        assert "breaks off" in message or "cannot be understood" in message
+
+
+@pytest.mark.parametrize("tag", ["ImagePositionPatient", "PixelSpacing"])
+@pytest.mark.parametrize("series", [{}, {"SeriesInstanceUID": ""}, {"SeriesInstanceUID": None}])
+def test_a_slice_without_a_position_is_not_left_out(
+    tmp_path: Path, dicom_series: Series, tag: str, series: dict[str, Any]
+) -> None:
+    dicom_series(tmp_path / "c", per_slice=lambda p: {tag: None} | series if p == 3 else {})
+    message = refusal(tmp_path / "c")
+    assert "03.dcm tells no position" in message
+    assert "get the series again" in message
+
+
+def test_pictures_of_other_series_are_left_out(tmp_path: Path, dicom_series: Series) -> None:
+    dicom_series(tmp_path / "a")
+    dicom_series(
+        tmp_path / "a", stored=STORED[:1], name="s{:02d}".format, ImagePositionPatient=None
+    )
+    volume = read_image(tmp_path / "a")
+    assert volume.grid.shape == (6, 5, 4)
+    assert "1 image of other series" in volume.notes[0]
+
+
+@pytest.mark.parametrize("more", [2, 60])
+def test_pixels_too_many_are_refused(tmp_path: Path, dicom_series: Series, more: int) -> None:
+    long = {"PixelData": bytes(60 + more)}
+    dicom_series(tmp_path / "a", per_slice=lambda place: long if place == 2 else {})
+    assert f"02.dcm holds {60 + more}, expected 60 bytes of pixels" in refusal(tmp_path / "a")
+
+
+def test_one_byte_may_make_the_length_even(tmp_path: Path, dicom_series: Series) -> None:
+    dicom_series(tmp_path / "a", stored=np.ones((4, 3, 3), np.uint8))
+    assert read_image(tmp_path / "a").grid.shape == (3, 3, 4)
+
+
+def test_values_behind_a_table_are_refused(tmp_path: Path, dicom_series: Series) -> None:
+    table = Dataset()
+    table.LUTExplanation = "table"
+    tags = {"RescaleSlope": None, "RescaleIntercept": None, "ModalityLUTSequence": [table]}
+    dicom_series(tmp_path / "a", **tags)
+    assert "00.dcm maps its values by a table (ModalityLUTSequence)" in refusal(tmp_path / "a")
+
+
+def test_choices_within_one_file_work(tmp_path: Path) -> None:
+    file = enhanced(tmp_path / "a", [0.0, 2.0, 0.0, 2.0], b_values=[0, 0, 800, 800])
+    for path in (file, file.parent):
+        message = refusal(path)
+        choice = Path(message.split("choose one as ")[1].split(",")[0])
+        assert choice == path / "b=0"
+        assert read_image(choice).grid.shape == (5, 4, 2)
+        assert sources(path / "b=800") == (file,)
+    assert "there are: b=0, b=800" in refusal(file / "b=7")
+
+
+@pytest.mark.parametrize("values", [(None, "a"), ("a/b", "c,d=e")])
+def test_awkward_values_can_be_chosen(tmp_path: Path, dicom_series: Series, values: Any) -> None:
+    def two(place: int) -> dict[str, Any]:
+        kernel = values[place // 4]
+        where = {"ImagePositionPatient": [0, 0, place % 4]}
+        return where | ({"ConvolutionKernel": kernel} if kernel else {})
+
+    dicom_series(tmp_path / "a", stored=np.concatenate([STORED, STORED]), per_slice=two)
+    message = refusal(tmp_path / "a")
+    listed = message.split("place: ")[1].split("; choose")[0].split("), ")
+    assert len(listed) == 2
+    for each in listed:
+        choice = tmp_path / "a" / each.split(" (")[0]
+        assert choice.parent == tmp_path / "a"
+        assert read_image(choice).grid.shape == (6, 5, 4)
+
+
+def test_series_without_identifiers_can_be_chosen(tmp_path: Path, dicom_series: Series) -> None:
+    for number in (0, 1):
+        dicom_series(
+            tmp_path / "a", name=f"{number}{{}}".format, SeriesInstanceUID="", SeriesNumber=3
+        )
+    message = refusal(tmp_path / "a")
+    choice = Path(message.split("choose one as ")[1].split(",")[0])
+    assert read_image(choice).grid.shape == (6, 5, 4)
+
+
+def test_what_differs_from_slice_to_slice_makes_no_volumes(
+    tmp_path: Path, dicom_series: Series
+) -> None:
+    def two(place: int) -> dict[str, Any]:
+        return {"ImagePositionPatient": [0, 0, place % 4], "TriggerTime": 10.0 * place}
+
+    dicom_series(tmp_path / "a", stored=np.concatenate([STORED, STORED]), per_slice=two)
+    assert "4 slices lie in the place of another" in refusal(tmp_path / "a")
+    dicom_series(
+        tmp_path / "b",
+        stored=np.concatenate([STORED, STORED]),
+        per_slice=lambda p: two(p) | {"AcquisitionNumber": 1 + p // 4},
+    )
+    assert "holds 2 volumes in the same place: acquisition=1" in refusal(tmp_path / "b")
+    dicom_series(tmp_path / "c", per_slice=lambda p: {"EchoTime": 10.0 + p})
+    assert "choose one" not in refusal(tmp_path / "c")
+
+
+def test_a_file_that_cannot_be_read_is_not_skipped(
+    tmp_path: Path, dicom_series: Series, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = dicom_series(tmp_path / "a", name="im{}".format)
+    whole = Path.open
+
+    def locked(self: Path, *args: Any, **options: Any) -> Any:
+        if self == files[3]:
+            raise PermissionError(13, "Permission denied")
+        return whole(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", locked)
+    assert "im3 cannot be read: Permission denied" in refusal(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("description", "is_told"),
+    [
+        ("T1 axial post", True),
+        ("T1 of Doe", False),
+        ("scan 4711-x", False),
+        ("born 1950-01-31", False),
+        ("JaneDOE", False),
+    ],
+)
+def test_series_are_described_without_the_patient(
+    tmp_path: Path, dicom_series: Series, description: str, is_told: bool
+) -> None:
+    patient = {"PatientName": "Doe^Jane", "PatientID": "A-4711", "PatientBirthDate": "19500131"}
+    for number in (3, 4):
+        dicom_series(
+            tmp_path / "a",
+            name=f"{number}_{{}}".format,
+            SeriesNumber=number,
+            SeriesDescription=description if number == 4 else "scout",
+            **patient,
+        )
+    message = refusal(tmp_path / "a")
+    assert "series=3 (CT, 4 slices of 6x5, 'scout')" in message
+    assert (f"series=4 (CT, 4 slices of 6x5, '{description}')" in message) == is_told
+    assert (description in message) == is_told
+
+
+def test_series_of_one_number_tell_their_number(tmp_path: Path, dicom_series: Series) -> None:
+    for name in ("a{}", "b{}"):
+        dicom_series(tmp_path / "a", name=name.format)
+    assert refusal(tmp_path / "a").count("(CT, series number 3, 4 slices of 6x5)") == 2
 
 
 def test_the_real_series_with_its_label(shared_data: Path) -> None:
