@@ -62,10 +62,14 @@ class Failures:
             log.debug("case %s", case_id, exc_info=True)
             text = sentence(error)
             prefix = f"case {case_id}: "
-            self.found.append(Failure(case_id, str(file), text.removeprefix(prefix)))
-            if self.num_cases > 1:
-                log.error("%s%s", prefix, text.removeprefix(prefix))
-                self._write()
+            self.add(case_id, file, text.removeprefix(prefix))
+
+    def add(self, case_id: str, file: Path, reason: str) -> None:
+        """Put a case on record that could not be done."""
+        self.found.append(Failure(case_id, str(file), str(reason)))
+        if self.num_cases > 1:
+            log.error("case %s: %s", case_id, reason)
+            self._write()
 
     def end(self, told: str) -> None:
         """End the batch.

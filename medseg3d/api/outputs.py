@@ -12,6 +12,7 @@ from medseg3d.data.cases import Case
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.io import OUTPUTS, READ_ONLY, SUFFIXES, case_stem
 from medseg3d.io.atomic import atomic, reason_of
+from medseg3d.io.dicom import chosen_in
 from medseg3d.io.formats import format_of
 from medseg3d.machine import free_disk, in_words
 
@@ -197,6 +198,8 @@ def _suffixes_of(image: Path) -> tuple[str, ...]:
 def _default_path(case: Case, folders: set[Path], suffix: str) -> Path:
     """Beside the image, or in a folder beside the folder that was given."""
     image = case.images[0]
+    if whole := chosen_in(image):
+        image = whole.absolute()
     folder = _real(image.parent)
     if folder in folders:
         return folder.with_name(f"{folder.name}_seg") / f"{case.id}{suffix}"

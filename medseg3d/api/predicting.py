@@ -19,6 +19,7 @@ from medseg3d.config import PredictConfig, validated
 from medseg3d.data.canonical import CanonicalCase, canonical, nonzero_box
 from medseg3d.data.cases import Case, find_inputs
 from medseg3d.data.familiar import case_warnings
+from medseg3d.data.partners import Fault
 from medseg3d.data.plan import Plan
 from medseg3d.device import Precision, resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, DataError, MedSeg3DError, RunError
@@ -113,12 +114,15 @@ def _precision(wanted: str, bundle: Bundle, device: Device) -> Precision:
 
 
 def _predict_files(config: PredictConfig) -> list[Prediction]:
-    cases = find_inputs(config.inputs)
+    unusable: list[Fault] = []
+    cases = find_inputs(config.inputs, unusable=unusable)
     targets = find_targets(cases, config)
     path = find_bundle(config.model)
     plan = read_bundle(path).plan
     folder = config.out if config.out and targets[0].labels != config.out else None
-    failures = Failures(len(cases), folder or targets[0].labels.parent)
+    failures = Failures(len(cases) + len(unusable), folder or targets[0].labels.parent)
+    for fault in unusable:
+        failures.add(", ".join(fault.cases), fault.file, fault)
     jobs = _jobs(cases, targets, failures, plan, path, config)
     results: list[Prediction] = []
     if jobs:

@@ -24,6 +24,7 @@ from medseg3d.data.files import (
     without_reports,
 )
 from medseg3d.data.partners import (
+    Fault,
     by_id,
     common_keys,
     count,
@@ -115,13 +116,18 @@ def find_cases(root: Path | str, *, skip_unpaired: bool = False) -> Dataset:
     return _patient_folders(root, description, skip_unpaired)
 
 
-def find_inputs(paths: Sequence[Path | str]) -> list[Case]:
+def find_inputs(paths: Sequence[Path | str], *, unusable: list[Fault] | None = None) -> list[Case]:
     """Find the unlabelled cases that a list of files and folders stands for.
 
     Of a folder, the images directly inside count, and the DICOM series further below; a folder
     of DICOM slices is one image. Label maps that lie there are left out, with a warning.
     ``case_0000.nii.gz``, ``case_0001.nii.gz`` ... are the channels of one case, when one of
     them is ``_0000``.
+
+    Args:
+        paths: Files and folders.
+        unusable: Takes up the faults of single cases, as long as there are others; by default
+            these are refused too.
 
     Returns:
         Cases sorted by id, without labels.
@@ -133,8 +139,10 @@ def find_inputs(paths: Sequence[Path | str]) -> list[Case]:
     files: dict[Path, Path] = {}
     stems: dict[Path, str] = {}
     for path in map(Path, paths):
-        for file, stem in input_files(path, faults, to_predict=True).items():
+        of_path: list[str] = []
+        for file, stem in input_files(path, of_path, to_predict=True).items():
             stems[files.setdefault(file.absolute(), file)] = stem
+        faults += [Fault(fault, [path.name], path) for fault in of_path]
     by_folder: dict[Path, list[Path]] = {}
     for file in files.values():
         by_folder.setdefault(file.parent, []).append(file)
@@ -142,11 +150,21 @@ def find_inputs(paths: Sequence[Path | str]) -> list[Case]:
     for members in by_folder.values():
         for case_id, channels in _group(members, faults, stems=stems).items():
             if case_id in found:
-                twice = [str(next(iter(both.values()))) for both in (found[case_id], channels)]
-                faults.append(f"case {case_id} is there twice ({' and '.join(twice)}), rename one")
+                files_of_both = [next(iter(both.values())) for both in (found[case_id], channels)]
+                told = f"case {case_id} is there twice ({' and '.join(map(str, files_of_both))})"
+                faults.append(Fault(f"{told}, rename one", [case_id], files_of_both[1]))
             found.setdefault(case_id, channels)
-    _expect_all_channels(found, None, faults)
-    refuse(None, faults)
+    if unusable is None:
+        _expect_all_channels(found, None, faults)
+    else:  # how many there must be is for the model to say
+        for case_id, channels in found.items():
+            _expect_all_channels({case_id: channels}, None, faults)
+    alone = [fault for fault in faults if unusable is not None and isinstance(fault, Fault)]
+    spoiled = {case_id for fault in alone for case_id in fault.cases}
+    found = {case_id: files for case_id, files in found.items() if case_id not in spoiled}
+    refuse(None, faults if not found else [fault for fault in faults if fault not in alone])
+    if unusable is not None:
+        unusable += alone
     if not found:
         raise DataError(f"no images given; name files ({', '.join(SUFFIXES)}) or folders of them")
     return [_case(case_id, channels, None) for case_id, channels in sorted(found.items())]
@@ -402,7 +420,8 @@ def _group(
         case_id, channel = (match[1], int(match[2])) if numbered and match else (stems[file], 0)
         channels = groups.setdefault(case_id, {})
         if channel in channels:
-            faults.append(f"{case_id} is there twice ({channels[channel]} and {file}), keep one")
+            told = f"{case_id} is there twice ({channels[channel]} and {file}), keep one"
+            faults.append(Fault(told, [case_id], file))
         channels[channel] = file
     if unnumbered:
         faults.append(
@@ -421,16 +440,18 @@ def _expect_all_channels(
         return
     present = set().union(*groups.values())
     highest = max(max(present), len(names or ()) - 1 if present != {0} else 0)
-    lacking = [
-        f"{case_id} lacks {', '.join(f'{case_id}_{channel:04d}' for channel in absent[:3])}"
+    lacking = {
+        case_id: f"{case_id} lacks "
+        + ", ".join(f"{case_id}_{channel:04d}" for channel in absent[:3])
         for case_id, channels in groups.items()
         if (absent := [channel for channel in range(highest + 1) if channel not in channels])
-    ]
+    }
     if lacking:
-        faults.append(
-            f"channels are missing: {some(lacking, '; ')}; every case needs channels 0000 to "
-            f"{highest:04d}"
+        told = (
+            f"channels are missing: {some([*lacking.values()], '; ')}; every case needs channels "
+            f"0000 to {highest:04d}"
         )
+        faults.append(Fault(told, lacking, _firsts(groups)[min(lacking)]))
     if names and highest + 1 > len(names):
         faults.append(
             f"{FILE_NAME} names {len(names)} channels ({', '.join(names)}), but there are files of "

@@ -175,7 +175,7 @@ def _inside(folder: Path, faults: list[str], *, to_predict: bool) -> dict[Path, 
         return {folder: _stem(folder)}
     if found and not to_predict:
         return {path: case_stem(path) for path in found}
-    below = [path for path in series_below(folder) if path not in found]
+    below = [path for path in series_below(folder) if path not in (folder, *found)]
     named = {path: case_stem(path) for path in found} | {
         path: "_".join(path.relative_to(folder).parts) for path in below
     }

@@ -19,6 +19,26 @@ ROLE = re.compile(
 )
 
 
+class Fault(str):
+    """A sentence about single cases of a set; without them the others can be used.
+
+    Args:
+        sentence: What is wrong.
+        cases: Their ids.
+        file: Where to look.
+    """
+
+    __slots__ = ("cases", "file")
+    cases: tuple[str, ...]
+    file: Path
+
+    def __new__(cls, sentence: str, cases: Iterable[str], file: Path) -> "Fault":
+        """Make one; a text cannot be changed later."""
+        fault = super().__new__(cls, sentence)
+        fault.cases, fault.file = tuple(cases), file
+        return fault
+
+
 def by_id(files: Iterable[Path], faults: list[str]) -> dict[str, Path]:
     """Files by case id; two files of one id are a fault."""
     found: dict[str, Path] = {}
@@ -43,7 +63,8 @@ def expect_distinct(files: Mapping[str, Path], faults: list[str]) -> None:
         if other != case_id:
             is_case = other.casefold() == case_id.casefold()
             how = "letter case" if is_case else "the coding of accents"
-            faults.append(f"{files[other]} and {file} differ by {how} only, rename one")
+            told = f"{files[other]} and {file} differ by {how} only, rename one"
+            faults.append(Fault(told, (other, case_id), file))
 
 
 def expect_partners(

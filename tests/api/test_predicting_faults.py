@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import gzip
 import io
 import json
 import logging
@@ -629,3 +630,29 @@ def test_values_that_never_meet_are_warned_of(
     caplog.clear()
     medseg3d.score(tmp_path / "ours.nii", tmp_path / "ours.nii", out=tmp_path / "b.csv")
     assert caplog.messages == []
+
+
+def test_ids_and_paths_that_cannot_be_used_leave_the_others_alone(
+    images: Path, tiny_model: Path
+) -> None:
+    (images / "case1.nii.gz").write_bytes(gzip.compress((images / "case1.nii").read_bytes()))
+    write_image(images / "CASE2.nii")
+    out = images.parent / "out"
+    with pytest.raises(RunError, match=r"^3 of 5 cases failed, 2 were written"):
+        medseg3d.predict([images, images.parent / "gone.nii"], model=tiny_model, out=out)
+    assert in_folder(out) == ["case0.nii.gz", "case3.nii.gz", "failed.csv"]
+    told = {row["case"]: row["error"] for row in failures(out)}
+    assert told.keys() == {"case1", "CASE2, case2", "gone.nii"}
+    assert "is there twice" in told["case1"]
+    assert "differ by letter case" in told["CASE2, case2"]
+    assert "does not exist" in told["gone.nii"]
+
+
+def test_a_hole_in_the_channels_of_one_case_leaves_the_others_alone(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    for name in ("a_0000", "b_0000", "b_0002", "c_0000"):
+        write_image(tmp_path / "in" / f"{name}.nii")
+    with pytest.raises(RunError, match=r"1 of 3 cases failed.* case b: .* b lacks b_0001"):
+        medseg3d.predict(tmp_path / "in", model=tiny_model, out=tmp_path / "out")
+    assert in_folder(tmp_path / "out") == ["a.nii.gz", "c.nii.gz", "failed.csv"]

@@ -9,6 +9,8 @@ import numpy as np
 import pydicom
 import pytest
 
+from medseg3d.api.outputs import find_targets
+from medseg3d.config import PredictConfig
 from medseg3d.data.cases import find_cases, find_inputs, pair_by_id
 from medseg3d.errors import DataError
 from medseg3d.io import read_image, write_labels
@@ -187,7 +189,7 @@ def test_a_segmentation_alone_is_refused(tmp_path: Path, dicom_series: Series) -
     dicom_series(tmp_path / "ct")
     label(tmp_path / "in" / "a.dcm", tmp_path / "ct")
     for path in (tmp_path / "in", tmp_path / "in" / "a.dcm"):
-        assert f"{path} is a DICOM segmentation, not an image" in refusal(path)
+        assert "a.dcm is a DICOM segmentation, not an image" in refusal(path)
     label(tmp_path / "in" / "b.dcm", tmp_path / "ct")
     assert "holds 2 label maps (a.dcm, b.dcm) and no image" in refusal(tmp_path / "in")
 
@@ -202,7 +204,7 @@ def test_label_maps_that_predict_wrote_are_no_images(
         (tmp_path / "P1" / name).touch()
     (tmp_path / "P1" / "c.mha").touch()
     assert set(ids(tmp_path / "P1")) == {"ct", "a", "c", "x_seg", "my_a_seg"}
-    assert f"6 label maps (P1_ct_seg.mha, a_seg.nrrd" in caplog.text
+    assert "6 label maps (P1_ct_seg.mha, a_seg.nrrd" in caplog.text
     assert set(ids(tmp_path / "P1" / "a_seg.nrrd")) == {"a_seg"}
 
 
@@ -218,6 +220,9 @@ def test_choices_are_named_after_their_folder_or_file(
     dicom_series(tmp_path / "P1")
     monkeypatch.chdir(tmp_path / "P1")
     assert set(ids(Path("series=3"))) == {"P1_series=3"}
+    (case,) = find_inputs([Path("series=3")])
+    (target,) = find_targets([case], PredictConfig(model=Path("m"), inputs=case.images))
+    assert target.labels == tmp_path / "P1_series=3_seg.nii.gz"
     assert set(ids(Path())) == {"P1"}
 
 

@@ -204,7 +204,8 @@ def _several(
         names = [",".join(f"{k}={g[0].traits.get(k, '')}" for k in key) for g in groups]
         if len(set(names)) == len(groups):
             listed = _list(f"{n} ({facts(g)})" for n, g in zip(names, groups, strict=True))
-            choose = f"choose one as {path / names[0]}, or give each its own folder"
+            choose = f"choose one as {path / names[0]}"
+            choose += "" if path.is_file() else ", or give each its own folder"
             break
     else:
         listed = _list(facts(group) for group in groups)

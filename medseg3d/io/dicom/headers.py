@@ -21,7 +21,9 @@ from medseg3d.errors import DataError, MedSeg3DError
 from medseg3d.io.dicom.sniff import Kind, files_in, kind_of, why_none
 from medseg3d.io.dicom.values import (
     DEFLATED,
+    PATIENT,
     Values,
+    description_of,
     expect_inflatable,
     frames_of,
     hush,
@@ -46,12 +48,6 @@ PRIVATE_B_VALUES = {
     (0x0043, 0x1039): (0x0043, 0x0010, "GEMS_PARM_01"),
 }
 """Private tags of diffusion weightings, with the tag and text of their owner."""
-
-PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "AccessionNumber")
-"""What must not be said."""
-
-SHORTEST_PART = 3
-"""Characters of a name or number that give it away."""
 
 NO_PART_OF_A_CHOICE = re.compile(r"[/,=\\\0]+")
 ROUNDING = 1e-4
@@ -233,7 +229,7 @@ def _slices(file: Path, header: Any) -> Iterator[Slice]:
         )
     if own is not None and len(own) != count:
         raise DataError(f"{file} declares {count} frames but describes {len(own)}; copy it again")
-    description = _description(header)
+    description = description_of(header)
     for place, values in enumerate(frames_of(header)):
         if int(values.get("SamplesPerPixel") or 1) != 1 or "PALETTE" in str(
             values.get("PhotometricInterpretation")
@@ -284,20 +280,6 @@ def _slice(file: Path, frame: int | None, values: Values, b_value: str) -> Slice
         bits=int(values.get("BitsAllocated") or 16),
         description="",
     )
-
-
-def _description(header: Any) -> str:
-    """What the scanner calls the series, empty where that holds a part of a patient's data."""
-    text = str(header.get("SeriesDescription") or "").strip()
-    said = (text.casefold(), re.sub(r"[\W_]", "", text.casefold()))
-    parts = {
-        part
-        for keyword in PATIENT
-        for part in re.split(r"[\W_]+", str(header.get(keyword) or "").casefold())
-        if len(part) >= SHORTEST_PART
-    }
-    is_safe = text.isprintable() and not any(part in each for part in parts for each in said)
-    return text if is_safe else ""
 
 
 def _b_value(header: Any, values: Values) -> str:

@@ -1,6 +1,7 @@
 """Values of DICOM data sets: numbers that may be absent, functional groups, quiet reading."""
 
 import math
+import re
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,11 @@ DEFLATED = b"1.2.840.10008.1.2.1.99"
 LONGEST_META = 1024
 META_LENGTH_AT = 140
 CHUNK = 1 << 20
+PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "AccessionNumber")
+"""What must not be said."""
+
+SHORTEST_PART = 3
+"""Characters of a name or number that give it away."""
 
 
 def hush() -> None:
@@ -83,6 +89,20 @@ def frames_of(header: Any) -> Iterator[Values]:
         return
     for item in own:
         yield top | shared | _groups([item])
+
+
+def description_of(header: Any) -> str:
+    """What the scanner calls the series, empty where that holds a part of a patient's data."""
+    text = str(header.get("SeriesDescription") or "").strip()
+    said = (text.casefold(), re.sub(r"[\W_]", "", text.casefold()))
+    parts = {
+        part
+        for keyword in PATIENT
+        for part in re.split(r"[\W_]+", str(header.get(keyword) or "").casefold())
+        if len(part) >= SHORTEST_PART
+    }
+    is_safe = text.isprintable() and not any(part in each for part in parts for each in said)
+    return text if is_safe else ""
 
 
 def _flat(item: Any) -> dict[str, Any]:
