@@ -13,7 +13,7 @@ from medseg3d.data.partners import count
 from medseg3d.errors import DataError
 from medseg3d.io import OUTPUTS, SUFFIXES, case_stem
 from medseg3d.io.dicom import chosen_in
-from medseg3d.io.dicom.sniff import Kind, holds_volume, kind_of, segmentation_in, why_none
+from medseg3d.io.dicom.sniff import Kind, files_in, holds_volume, kind_of, segmentation_in, why_none
 from medseg3d.io.formats import FORMATS, format_of
 
 LOGGER = logging.getLogger("medseg3d")
@@ -22,6 +22,9 @@ DEEPEST = 8
 """Folders between the one that was given and a DICOM series, as patient, study and series."""
 
 NO_IMAGE = "is a DICOM segmentation, not an image; give the series that it was made from"
+WHOLE = (Kind.FRAMES, Kind.SEGMENTATION)
+"""Kinds of which one file is a volume."""
+
 RESULT = re.compile(r"(.+)_seg(?:_probabilities)?")
 CHOICE = re.compile(r"_[a-z]+=.*")
 """How the results of prediction are named after the image beside them."""
@@ -101,7 +104,7 @@ def volumes_in(folder: Path, faults: list[str], *, broken_too: bool = False) -> 
             found.append(entry)  # reading it says what is wrong with it
     has_slices = Kind.SLICE in unnamed.values()
     for entry, kind in unnamed.items():
-        is_whole = kind in (Kind.FRAMES, Kind.SEGMENTATION)
+        is_whole = kind in WHOLE
         if is_whole or (kind is Kind.OTHER and not has_slices and _is_named_dicom(entry)):
             found.append(entry)
     return sorted([*found, folder] if has_slices else found)
@@ -177,7 +180,10 @@ def _inside(folder: Path, faults: list[str], *, to_predict: bool) -> dict[Path, 
         return {path: case_stem(path) for path in found}
     below = [path for path in series_below(folder) if path not in (folder, *found)]
     named = {path: case_stem(path) for path in found} | {
-        path: "_".join(path.relative_to(folder).parts) for path in below
+        path: "_".join((*path.relative_to(folder).parts[:-1], case_stem(path)))
+        if path.is_file()
+        else "_".join(path.relative_to(folder).parts)
+        for path in below
     }
     if to_predict and named:
         return _images_of(folder, named, faults)
@@ -239,7 +245,10 @@ def warn_of(folder: Path, deeper: Sequence[Path]) -> None:
 
 
 def series_below(root: Path) -> list[Path]:
-    """Folders below ``root`` that hold a DICOM volume; a link that leads back is not followed."""
+    """DICOM volumes below ``root``: folders, or files where a folder holds several.
+
+    A link that leads back is not followed.
+    """
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
     waiting = [(root, 0)]
@@ -256,6 +265,8 @@ def series_below(root: Path) -> list[Path]:
         seen.add((status.st_dev, status.st_ino))
         if holds_volume(folder):
             found.append(folder)
+        elif folder != root:
+            found += [file for file in files_in(folder) if kind_of(file) in WHOLE]
         waiting += [(sub, depth + 1) for sub in reversed(inside)]
     return sorted(found)
 

@@ -163,6 +163,18 @@ def test_series_further_below_count_beside_others(
     assert f"1 folder (more/mr) left out of {tmp_path / 'A'}" in caplog.text
 
 
+def test_several_files_of_frames_below_are_a_case_each(
+    tmp_path: Path, dicom_series: Series
+) -> None:
+    dicom_series(tmp_path / "A")
+    for file in dicom_series(tmp_path / "B", stored=np.zeros((2, 5, 6), np.int16)):
+        frames = pydicom.dcmread(file)
+        frames.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+        frames.file_meta.MediaStorageSOPClassUID = frames.SOPClassUID
+        frames.save_as(file)
+    assert ids(tmp_path) == {"A": ["A"], "B_00": ["00.dcm"], "B_01": ["01.dcm"]}
+
+
 def test_series_too_deep_in_a_data_set_are_told(
     tmp_path: Path, dicom_series: Series, caplog: pytest.LogCaptureFixture
 ) -> None:
