@@ -4,8 +4,9 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 CHECKED := medseg3d tests sample_data
+PEERS := build/bench-predict/peers
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test bench bench-predict lint format clean
 
 demo: $(RUNTIME)
 	$(BIN)/medseg3d demo
@@ -21,6 +22,17 @@ lint: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python -m pytest -s tests/benchmarks
+
+# against nnU-Net and MONAI; BENCH= gives options, such as BENCH="--parts compare"
+bench-predict: $(DEV) $(PEERS)/.installed
+	$(BIN)/python -m tests.benchmarks.predict $(BENCH)
+
+$(PEERS)/.installed: tests/benchmarks/predict/requirements-peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install "$(TORCH)"
+	$(PEERS)/bin/python -m pip install "$(TORCH)" -r $<
+	$(PEERS)/bin/python -m pip install --no-deps nnunetv2==2.8.1
+	touch $@
 
 format: $(DEV)
 	$(BIN)/ruff check --fix $(CHECKED)

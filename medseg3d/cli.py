@@ -242,7 +242,8 @@ def export(config: ExportConfig) -> None:
     """Write the model of a run as one file that is all predict needs.
 
     It is loaded before and compared after. Of a run that is not finished, these are the best
-    weights so far.
+    weights so far. With --format it is written for other programs, with a JSON file of what
+    they must do before and after, and compared with torch.
     """
     from medseg3d import api
 
@@ -254,6 +255,7 @@ app.command(
     epilog=_examples(
         "medseg3d export runs/liver",
         "medseg3d export runs/liver -o models/liver.medseg3d --overwrite",
+        "medseg3d export runs/liver --format onnx",
     ),
 )(command(ExportConfig, export))
 
@@ -289,6 +291,7 @@ class Kind(StrEnum):
     NETWORKS = "networks"
     LOSSES = "losses"
     METRICS = "metrics"
+    BACKENDS = "backends"
     OPTIONS = "options"
 
 
@@ -302,7 +305,7 @@ def list_parts(
     kind: Annotated[Kind, typer.Argument(metavar="KIND", help="What to list.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the networks, losses, metrics or options that exist.
+    """List the networks, losses, metrics, backends or options that exist.
 
     A table on a terminal, else one line per row with tabs between the columns.
     """
@@ -320,7 +323,8 @@ def _rows(kind: Kind) -> list[dict[str, Any]]:
             for name, model in COMMANDS.items()
             for row in option_rows(model)
         ]
-    registry: Registry[Any] = getattr(import_module(f"medseg3d.{kind}"), kind.upper())
+    module = "inference.backends" if kind is Kind.BACKENDS else kind
+    registry: Registry[Any] = getattr(import_module(f"medseg3d.{module}"), kind.upper())
     return [{"name": name, **registry.facts(name)} for name in registry]
 
 

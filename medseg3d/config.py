@@ -207,6 +207,12 @@ class FitConfig(Options):
     overlap: float = Field(
         0.5, ge=0, lt=1, description="Overlap of neighboring windows in validation."
     )
+    evidence_cases: int = Field(
+        10,
+        ge=0,
+        description="Held-out cases on which bf16 (or fp16) must reach the Dice of fp32 to be used "
+        "by predict; 0 leaves that out, and predict compares on its first windows.",
+    )
     stages: tuple[StageConfig, ...] = Field(
         (), description="Training stages for networks that have them (hdenseunet)."
     )
@@ -236,14 +242,21 @@ class StageConfig(Options):
 class PredictConfig(Options):
     """Options of ``medseg3d predict``."""
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "fast": {"overlap": 0.25, "mirror": False},
+        "accurate": {"overlap": 0.5, "mirror": True},
+    }
+    """What a preset puts in place of defaults; an option that is given stays."""
+
     inputs: tuple[Path, ...] = Field(
         min_length=1,
         description="Images or folders of images; CASE_0000, CASE_0001 ... are channels.",
         json_schema_extra=ARGUMENT,
     )
-    model: Path | None = Field(
-        None,
-        description="Run folder or bundle; default the newest finished run under ./runs.",
+    model: tuple[Path, ...] = Field(
+        (),
+        description="Run folder or bundle; repeatable, then their probabilities are averaged; "
+        "default the newest finished run under ./runs.",
         json_schema_extra=_flag("-m"),
     )
     out: Path | None = Field(
@@ -258,6 +271,59 @@ class PredictConfig(Options):
         description="Fraction of a window shared with its neighbor.",
         json_schema_extra=FLAG,
     )
+    fast: bool = Field(
+        False,
+        description="Larger steps between windows (overlap 0.25) and no mirrored copies.",
+        json_schema_extra=FLAG,
+    )
+    accurate: bool = Field(
+        False,
+        description="Mirrored copies if the model was trained with --mirror, overlap 0.5.",
+        json_schema_extra=FLAG,
+    )
+    crop: bool = Field(
+        True,
+        description="Look only at the box around the body; air far from it is background.",
+        json_schema_extra=FLAG,
+    )
+    roi: str | None = Field(
+        None,
+        pattern=r"^\s*\d*:\d*\s*,\s*\d*:\d*\s*,\s*\d*:\d*\s*$",
+        description="Predict only voxels x0:x1,y0:y1,z0:z1 in the order of the file, ends left "
+        "out; the rest is background.",
+        json_schema_extra=FLAG,
+    )
+    roi_mask: Path | None = Field(
+        None,
+        description="Predict only where this label map, or <case id> in this folder of them, is "
+        "not 0.",
+        json_schema_extra=FLAG,
+    )
+    backend: str = Field(
+        "auto",
+        description="What computes the network: auto takes the fastest that is installed and "
+        "valid here (medseg3d list backends).",
+        json_schema_extra=FLAG,
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto",
+        description="Arithmetic of the network; auto takes bf16 where it is fast and leaves the "
+        "labels as they are.",
+        json_schema_extra=FLAG,
+    )
+    threads: int | None = Field(
+        None,
+        gt=0,
+        description="Processors to use; default all that this process is allowed.",
+        json_schema_extra=FLAG,
+    )
+    max_memory: str | None = Field(
+        None,
+        pattern=r"^\s*\d+(\.\d+)?\s*[KMGT]?(i?B)?\s*$",
+        description="Memory to stay below, such as 4G or 900M; default what the machine, its "
+        "container and other programs leave.",
+        json_schema_extra=FLAG,
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
@@ -267,6 +333,23 @@ class PredictConfig(Options):
     probabilities: bool = Field(
         False,
         description="Also write the probabilities of all labels as <name>_probabilities.nii.gz.",
+        json_schema_extra=FLAG,
+    )
+    uncertainty: bool = Field(
+        False,
+        description="Also write the entropy of the probabilities, from 0 (sure) to 1, as "
+        "<name>_uncertainty.nii.gz.",
+        json_schema_extra=FLAG,
+    )
+    shard: str | None = Field(
+        None,
+        description="Do the i-th of n parts of the cases, as i/n, or as the job array says: slurm.",
+        json_schema_extra=FLAG,
+    )
+    cluster: str | None = Field(
+        None,
+        description="Predict in the workers of a Dask scheduler at this address, or of local:N "
+        "worker processes.",
         json_schema_extra=FLAG,
     )
     overwrite: bool = Field(False, description="Replace existing files.", json_schema_extra=FLAG)
@@ -293,9 +376,39 @@ class PredictConfig(Options):
         "slower, a little better.",
         json_schema_extra=FLAG,
     )
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        "auto", description="Arithmetic of the network; auto as the bundle was validated."
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        chosen = [name for name in cls.presets if values.get(name)]
+        if len(chosen) > 1:
+            raise ValueError("fast and accurate exclude each other; give one of them")
+        preset = cls.presets[chosen[0]] if chosen else {}
+        return {**preset, **values}
+
+    @model_validator(mode="after")
+    def _one_region(self) -> PredictConfig:
+        if self.roi is not None and self.roi_mask is not None:
+            raise ValueError("roi and roi_mask exclude each other; give one of them")
+        return self
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        if value is None:
+            return ()
+        return (value,) if isinstance(value, str | Path) else value
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes of ``max_memory``."""
+        if self.max_memory is None:
+            return None
+        text = self.max_memory.strip().removesuffix("B").removesuffix("i").strip()
+        power = " KMGT".find(text[-1]) if text[-1] in "KMGT" else 0
+        return int(float(text.rstrip("KMGT ")) * 1024**power)
 
 
 class ScoreConfig(Options):
@@ -325,6 +438,18 @@ class ScoreConfig(Options):
         json_schema_extra=FLAG,
     )
     overwrite: bool = Field(False, description="Replace existing files.", json_schema_extra=FLAG)
+    shard: str | None = Field(
+        None,
+        description="Do the i-th of n parts of the cases, as i/n, or as the job array says: slurm; "
+        "the table is then named as scores-2of4.csv.",
+        json_schema_extra=FLAG,
+    )
+    cluster: str | None = Field(
+        None,
+        description="Score in the workers of a Dask scheduler at this address, or of local:N "
+        "worker processes.",
+        json_schema_extra=FLAG,
+    )
     border_is_surface: bool = Field(
         True,
         description="Count voxels at the image border as surface, as MONAI and MedPy do; "
@@ -352,6 +477,12 @@ class ExportConfig(Options):
         None,
         description="File or folder to write; default <run>.medseg3d in the current folder.",
         json_schema_extra=_flag("-o"),
+    )
+    format: str | None = Field(
+        None,
+        description="onnx or openvino, for other programs, with a JSON file of what they must do "
+        "before and after; default a bundle for predict.",
+        json_schema_extra=FLAG,
     )
     overwrite: bool = Field(False, description="Replace an existing file.", json_schema_extra=FLAG)
 

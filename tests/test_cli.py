@@ -106,17 +106,20 @@ def test_flags_are_these() -> None:
             *("fold", "device", "seed", "workers", "mirror", "resume", "skip_unpaired"),
         ],
         "predict": [
-            *("inputs", "model", "out", "overlap", "device", "probabilities"),
-            *("overwrite", "skip_existing", "format", "replace_nonfinite", "mirror"),
+            *("inputs", "model", "out", "overlap", "fast", "accurate", "crop", "roi", "roi_mask"),
+            *("backend", "precision", "threads", "max_memory", "device", "probabilities"),
+            *("uncertainty", "shard", "cluster", "overwrite", "skip_existing", "format"),
+            *("replace_nonfinite", "mirror"),
         ],
         "score": [
-            *("predictions", "references", "out", "skip_unpaired", "tolerance_mm", "overwrite")
+            *("predictions", "references", "out", "skip_unpaired", "tolerance_mm", "overwrite"),
+            *("shard", "cluster"),
         ],
         "check": [
             *("data", "as_json", "html", "overwrite", "fix", "dry_run", "resample_labels"),
             *("ignore_geometry", "resample_channels", "map", "onehot", "replace_nonfinite"),
         ],
-        "export": ["run", "out", "overwrite"],
+        "export": ["run", "out", "format", "overwrite"],
     }
 
 
@@ -159,7 +162,7 @@ def test_predict_takes_several_inputs_and_prints_volumes(api: Recorder) -> None:
     assert api.calls == [
         PredictConfig(
             inputs=(Path("a.nii.gz"), Path("b")),
-            model=Path("runs/a"),
+            model=(Path("runs/a"),),
             overlap=0.25,
             probabilities=True,
         )
@@ -411,7 +414,7 @@ def test_demo_fits_predicts_and_scores_in_one_run_folder(api: Recorder) -> None:
     fit, predict, score = api.calls
     sample = ROOT / "sample_data"
     assert (fit.data, fit.out) == (sample, api.folder)
-    assert (predict.inputs, predict.model) == ((sample / "imagesTs",), api.folder)
+    assert (predict.inputs, predict.model) == ((sample / "imagesTs",), (api.folder,))
     assert (score.predictions, score.references) == (predict.out, sample / "labelsTs")
     assert f"scores      {api.folder / 'scores.csv'}" in result.stdout
 

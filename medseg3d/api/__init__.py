@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from medseg3d.api.checking import CheckReport, check
     from medseg3d.api.fitting import Run, fit
     from medseg3d.api.models import export, info, info_rows
-    from medseg3d.api.predicting import Prediction, predict
+    from medseg3d.api.predicting import predict
+    from medseg3d.api.prediction_batch import Prediction
     from medseg3d.api.scores import ScoreResult, score
 
 __all__ = [
@@ -36,7 +37,7 @@ _HOMES = {
     "export": "models",
     "info": "models",
     "info_rows": "models",
-    "Prediction": "predicting",
+    "Prediction": "prediction_batch",
     "predict": "predicting",
     "ScoreResult": "scores",
     "score": "scores",

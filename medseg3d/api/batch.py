@@ -37,11 +37,12 @@ class Failures:
     Args:
         num_cases: How many cases there are; a single one gets no table.
         folder: Where the table goes.
+        name: What it is called there.
     """
 
-    def __init__(self, num_cases: int, folder: Path) -> None:
+    def __init__(self, num_cases: int, folder: Path, *, name: str = FAILED_CSV) -> None:
         self.num_cases = num_cases
-        self.path = folder / FAILED_CSV
+        self.path = folder / name
         self.found: list[Failure] = []
         if num_cases > 1 and _is_ours(self.path):
             self.path.unlink()

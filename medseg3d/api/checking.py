@@ -8,9 +8,10 @@ from typing import Any
 from medseg3d.api.outputs import expect_writable
 from medseg3d.config import CheckConfig, validated
 from medseg3d.data.checks import Examination, examine
+from medseg3d.data.doctor.facts import CaseFacts
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.salvage import find_whole_cases
-from medseg3d.data.doctor.survey import CaseFacts, Draw
+from medseg3d.data.doctor.survey import Draw
 from medseg3d.data.remedies import Change, Remedies
 from medseg3d.data.repair import expect_fresh, repair
 from medseg3d.errors import DataError, RunError

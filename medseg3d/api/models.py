@@ -14,6 +14,7 @@ from medseg3d.bundle import (
     load_bundle,
     read_bundle,
 )
+from medseg3d.bundle.description import MOST_DICE_CHANGE
 from medseg3d.config import ExportConfig, validated
 from medseg3d.errors import ConfigError, ModelError, RunError
 from medseg3d.io import atomic
@@ -28,8 +29,10 @@ TOLD_OF_TRAINING = ("fold", "seed", "steps", "minutes", "versions")
 def export(run: Path | str | ExportConfig, **options: Any) -> Path:
     """Write the model of a run as one file that is all ``predict`` needs.
 
-    Of a run that is not finished, these are the best weights so far. The model is loaded
-    once before, and the copy is compared with it before it appears.
+    With ``format`` it is written for other programs instead, with a JSON file of what they
+    must do before and after (:mod:`medseg3d.api.portable`). Of a run that is not finished,
+    these are the best weights so far. The model is loaded once before, and the copy is compared
+    with it before it appears.
 
     Args:
         run: Run folder or bundle, or all options.
@@ -39,13 +42,32 @@ def export(run: Path | str | ExportConfig, **options: Any) -> Path:
         The file.
 
     Raises:
-        ConfigError: If the file has another suffix.
+        ConfigError: If the file has another suffix, or the format is unknown or not installed.
         ModelError: If there is no usable model.
-        RunError: If the file exists or cannot be written.
+        RunError: If the file exists or cannot be written, or a conversion does not compute the
+            same.
     """
     given = run if isinstance(run, ExportConfig) else None
     config = given or validated(ExportConfig, {"run": run} | options)
     source = _model_in(config.run)
+    if config.format is None:
+        target = _copied(source, config)
+    else:
+        from medseg3d.api.portable import export_portable
+
+        target = export_portable(source, config)
+    if source.name == BEST.name:
+        score = read_bundle(source).scores.get("mean")
+        log.warning(
+            "%s is not finished: these are its best weights so far%s",
+            config.run,
+            "" if score is None else f" (mean Dice {score:.4f})",
+        )
+    return target
+
+
+def _copied(source: Path, config: ExportConfig) -> Path:
+    """A copy of the bundle that is compared with it."""
     target = _target(config)
     if os.path.lexists(target):
         if target.exists() and target.samefile(source):
@@ -58,13 +80,6 @@ def export(run: Path | str | ExportConfig, **options: Any) -> Path:
         shutil.copyfile(source, partial)
         if inspect_bundle(partial).sha256 != expected:
             raise RunError(f"{target}: the copy differs from {source}; check the disk")
-    if source.name == BEST.name:
-        score = read_bundle(target).scores.get("mean")
-        log.warning(
-            "%s is not finished: these are its best weights so far%s",
-            config.run,
-            "" if score is None else f" (mean Dice {score:.4f})",
-        )
     return target
 
 
@@ -76,7 +91,8 @@ def info(model: Path | str) -> dict[str, Any]:
 
     Returns:
         File, size and digest, versions, network and options, parameters, plan, precision,
-        scores and training, ready for JSON. Case ids are counted, not told.
+        changes of the mean Dice by others, scores and training, ready for JSON. Case ids are
+        counted, not told.
 
     Raises:
         ModelError: If there is none, or it is damaged.
@@ -91,7 +107,7 @@ def info(model: Path | str) -> dict[str, Any]:
         **bundle.model_dump(mode="json", include={"format", "medseg3d", "network", "options"}),
         "parameters": contents.num_parameters,
         "tensors": contents.num_weights,
-        **bundle.model_dump(mode="json", include={"plan", "precision", "scores"}),
+        **bundle.model_dump(mode="json", include={"plan", "precision", "dice_changes", "scores"}),
         "training": {
             name: bundle.training[name] for name in TOLD_OF_TRAINING if name in bundle.training
         },
@@ -116,7 +132,7 @@ def info_rows(facts: dict[str, Any]) -> list[dict[str, str]]:
         "channels": ", ".join(_channel(channel) for channel in plan["channels"]),
         "spacing": f"{_times(plan['spacing'])} mm",
         "patch": f"{_times(plan['patch_size'])} voxels",
-        "precision": facts["precision"],
+        "precision": ", ".join([facts["precision"], *map(_change, facts["dice_changes"].items())]),
         "Dice": ", ".join(f"{name} {score:.4f}" for name, score in facts["scores"].items()),
         "training": _listed({"cases": facts["cases"]} | told),
         "versions": _listed(versions),
@@ -149,6 +165,13 @@ def _target(config: ExportConfig) -> Path:
 
 def _listed(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _change(item: tuple[str, float]) -> str:
+    """The verdict of ``fit`` on an arithmetic."""
+    precision, change = item
+    told = "accepted" if abs(change) < MOST_DICE_CHANGE else "refused"
+    return f"{precision} changes the mean Dice by {change:+.4f}: {told}"
 
 
 def _channel(channel: dict[str, Any]) -> str:

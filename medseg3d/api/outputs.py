@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from medseg3d.machine import free_disk, in_words
 
 DEFAULT = "nii.gz"
 DICOM = "dicom-seg"
-PROBABILITIES = "_probabilities.nii.gz"
+PROBABILITIES, UNCERTAINTY = "_probabilities.nii.gz", "_uncertainty.nii.gz"
 MOST_NAMED = 3
 RESERVE = 1 << 20
 """Bytes beside the outputs: tables, folders."""
@@ -31,15 +31,23 @@ class Target:
     Attributes:
         labels: The label map.
         probabilities: The probabilities, None if they are not asked for.
+        uncertainty: Their entropy, likewise.
     """
 
     labels: Path
     probabilities: Path | None = None
+    uncertainty: Path | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files of the case."""
-        return (self.labels,) if self.probabilities is None else (self.labels, self.probabilities)
+        every = (self.labels, self.probabilities, self.uncertainty)
+        return tuple(file for file in every if file is not None)
+
+    def absolute(self) -> "Target":
+        """The same files, wherever the current folder is."""
+        every = (self.labels, self.probabilities, self.uncertainty)
+        return Target(*(file and file.absolute() for file in every))  # type: ignore[arg-type]
 
     @property
     def is_there(self) -> bool:
@@ -48,24 +56,26 @@ class Target:
 
 
 def find_targets(cases: Sequence[Case], config: PredictConfig) -> list[Target]:
-    """Where the outputs of each case go; nothing is written yet.
+    """Where the outputs of each case go; nothing is written yet, nor need it be absent.
 
     Raises:
         ConfigError: If a file, its suffix and ``--format`` contradict each other.
-        RunError: If an output would replace an input or the output of another case, exists
-            already, or cannot be written there.
+        RunError: If an output would replace an input or the output of another case, or cannot
+            be written there.
     """
     if config.overwrite and config.skip_existing:
         raise ConfigError("--overwrite and --skip-existing exclude each other; give one of them")
     suffix = _suffix(config)
     targets = [
-        Target(path, _probabilities(path) if config.probabilities else None)
+        Target(
+            path,
+            _beside(path, PROBABILITIES) if config.probabilities else None,
+            _beside(path, UNCERTAINTY) if config.uncertainty else None,
+        )
         for path in _label_paths(cases, config, suffix)
     ]
     _expect_short_names(targets)
     _expect_apart(cases, targets, config)
-    if not config.overwrite:
-        _expect_new(targets, config.skip_existing)
     expect_writable(file.parent for target in targets for file in target.files)
     return targets
 
@@ -206,8 +216,8 @@ def _default_path(case: Case, folders: set[Path], suffix: str) -> Path:
     return image.parent / f"{case.id}_seg{suffix}"
 
 
-def _probabilities(labels: Path) -> Path:
-    return labels.with_name(case_stem(labels) + PROBABILITIES)
+def _beside(labels: Path, suffix: str) -> Path:
+    return labels.with_name(case_stem(labels) + suffix)
 
 
 def _expect_short_names(targets: Sequence[Target]) -> None:
@@ -261,9 +271,25 @@ def _expect_apart(cases: Sequence[Case], targets: Sequence[Target], config: Pred
         )
 
 
-def _expect_new(targets: Sequence[Target], skip_existing: bool) -> None:
+def expect_new(
+    targets: Sequence[Target], *, skip_existing: bool, ours: Collection[str] = ()
+) -> None:
+    """Refuse outputs that are there already and would be replaced.
+
+    Args:
+        targets: Where outputs go.
+        skip_existing: Whether the outputs of a case that has not all of them are replaced.
+        ours: Paths of outputs that may be replaced without asking.
+
+    Raises:
+        RunError: Naming some of them.
+    """
     existing = [file for target in targets for file in target.files if os.path.lexists(file)]
-    in_the_way = [file for file in existing if not (skip_existing and file.is_file())]
+    in_the_way = [
+        file
+        for file in existing
+        if not file.is_file() or not (skip_existing or str(file.absolute()) in ours)
+    ]
     if not in_the_way:
         return
     named = ", ".join(map(str, in_the_way[:MOST_NAMED]))

@@ -2,32 +2,31 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medseg3d.api.batch import Failures
+from medseg3d.api.batch import FAILED_CSV, Failures
 from medseg3d.api.outputs import expect_writable
+from medseg3d.api.pairs import SHOWN, Pair, Rules, score_pair
+from medseg3d.cluster.runner import Cluster
+from medseg3d.cluster.shard import Shard, parse_shard
 from medseg3d.config import ScoreConfig, validated
-from medseg3d.data.canonical import labels_on
 from medseg3d.data.cases import label_names_near, pair_by_id
 from medseg3d.errors import DataError, RunError
 from medseg3d.geometry.grid import Grid
-from medseg3d.io import LabelVolume, read_labels
 from medseg3d.io.atomic import sweep
-from medseg3d.progress import track
+from medseg3d.progress import Progress, track
 from medseg3d.scoring import Row, Summary, score_case, summarize, write_csv, write_json
-from medseg3d.types import LabelMap
 
 log = logging.getLogger("medseg3d")
 
-MOST_LABELS = 1000
-"""Without names for them, more labels in a case than any atlas has mean that it is an image."""
-
-SHOWN = 10
+Scored = dict[str, list[Row]]
+"""The rows of each case."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ def score(
         **options: See :class:`medseg3d.config.ScoreConfig`.
 
     Raises:
+        ConfigError: If ``shard`` or ``cluster`` cannot be understood.
         DataError: If partners are missing or the label maps of a case lie on different grids.
         RunError: If some cases could not be scored; the others are in the table.
     """
@@ -68,34 +68,83 @@ def score(
             ScoreConfig, {"predictions": predictions, "references": references} | options
         )
     )
-    pairs = pair_by_id(config.predictions, config.references, skip_unpaired=config.skip_unpaired)
-    _expect_free(config)
-    failures = Failures(len(pairs), config.out.parent)
-    names = config.labels or _known_names(config.references)
-    options = {
-        "tolerance_mm": config.tolerance_mm,
-        "border_is_surface": config.border_is_surface,
-    }
-    scored: dict[str, list[Row]] = {}
-    for case_id, prediction_path, reference_path in track(pairs, "Scoring", unit="case"):
-        with failures.of(case_id, prediction_path):
-            prediction, reference = _pair(prediction_path, reference_path)
-            found = names if config.labels else _named(names, prediction, reference.labels)
-            scored[case_id] = score_case(
-                case_id, prediction, reference.labels, reference.grid, labels=found, **options
-            )
+    shard = parse_shard(config.shard) if config.shard else Shard(1, 1)
+    found = pair_by_id(config.predictions, config.references, skip_unpaired=config.skip_unpaired)
+    pairs = shard.of((Pair(*one) for one in found), key=lambda pair: pair.case)
+    if shard.count > 1:
+        log.info("part %s: %d of %d cases", shard, len(pairs), len(found))
+    csv = config.out.with_name(shard.name(config.out.name))
+    _expect_free(csv, overwrite=config.overwrite)
+    failures = Failures(len(pairs), csv.parent, name=shard.name(FAILED_CSV))
+    rules = Rules(
+        names=config.labels or _known_names(config.references),
+        all_named=bool(config.labels),
+        tolerance_mm=config.tolerance_mm,
+        border_is_surface=config.border_is_surface,
+    )
+    scored = _score(partial(score_pair, rules), pairs, failures, config.cluster)
     if not scored:
         failures.end("cases could not be scored")
-    rows = list(_completed(scored))
-    if not rows:
+    rows = list(_completed({pair.case: scored[pair.case] for pair in pairs if pair.case in scored}))
+    if not rows and shard.count == 1:
         raise DataError(
             "the label maps hold background only, so there is no label to score; name the labels "
             "that are meant: --set 'labels={1: liver}'"
         )
     _warn_of_other_values(rows)
-    result = write_scores(rows, config.out, **options)
-    failures.end(f"cases could not be scored, the others are in {config.out}")
+    result = write_scores(
+        rows,
+        csv,
+        tolerance_mm=config.tolerance_mm,
+        border_is_surface=config.border_is_surface,
+    )
+    failures.end(f"cases could not be scored, the others are in {csv}")
     return result
+
+
+def _score(
+    score_one: Callable[[Pair], list[Row]],
+    pairs: Sequence[Pair],
+    failures: Failures,
+    cluster: str | None,
+) -> Scored:
+    """The rows of each case that can be scored, in any order."""
+    if cluster is not None:
+        return _score_in_workers(score_one, pairs, failures, cluster)
+    scored: Scored = {}
+    for pair in track(pairs, "Scoring", unit="case"):
+        with failures.of(pair.case, pair.prediction):
+            scored[pair.case] = score_one(pair)
+    return scored
+
+
+def _score_in_workers(
+    score_one: Callable[[Pair], list[Row]],
+    pairs: Sequence[Pair],
+    failures: Failures,
+    address: str,
+) -> Scored:
+    """The same in the workers of a cluster, to which paths are sent and nothing else."""
+    if not pairs:
+        return {}
+    scored: Scored = {}
+    jobs = [Pair(one.case, one.prediction.absolute(), one.reference.absolute()) for one in pairs]
+    with (
+        Progress("Scoring", total=len(jobs), unit="case") as bar,
+        Cluster(address, at_most=len(jobs)) as cluster,
+    ):
+
+        def on_result(pair: Pair, rows: list[Row]) -> None:
+            scored[pair.case] = rows
+            bar.advance()
+
+        def on_failure(pair: Pair, error: RunError) -> None:
+            bar.advance()
+            with failures.of(pair.case, pair.prediction):
+                raise error
+
+        cluster.run(score_one, jobs, on_result=on_result, on_failure=on_failure)
+    return scored
 
 
 def write_scores(
@@ -108,33 +157,17 @@ def write_scores(
     return ScoreResult(tuple(rows), summary, csv, csv.with_suffix(".json"))
 
 
-def _expect_free(config: ScoreConfig) -> None:
+def _expect_free(csv: Path, *, overwrite: bool) -> None:
     """Refuse to replace files or to write where that is impossible, before the work."""
-    files = (config.out, config.out.with_suffix(".json"))
+    files = (csv, csv.with_suffix(".json"))
     existing = [str(file) for file in files if os.path.lexists(file)]
-    if existing and not config.overwrite:
+    if existing and not overwrite:
         raise RunError(
             f"{' and '.join(existing)} exist already; give --overwrite to replace them, or choose "
             "another -o"
         )
-    expect_writable([config.out.parent])
-    sweep(config.out.parent)
-
-
-def _pair(prediction_path: Path, reference_path: Path) -> tuple[LabelMap, LabelVolume]:
-    """Predicted labels in the voxel order of the reference, and the reference."""
-    prediction, reference = read_labels(prediction_path), read_labels(reference_path)
-    for volume in (prediction, reference):
-        for note in volume.notes:
-            log.warning("%s", note)
-    try:
-        return labels_on(prediction, reference.grid), reference
-    except DataError:
-        raise DataError(
-            f"{prediction_path} and {reference_path} lie on different grids: "
-            f"{reference.grid.difference(prediction.grid)}; predict again on the image that the "
-            "reference was drawn on"
-        ) from None
+    expect_writable([csv.parent])
+    sweep(csv.parent)
 
 
 def _warn_of_other_values(rows: Sequence[Row]) -> None:
@@ -156,18 +189,6 @@ def _listed(values: Iterable[int]) -> str:
 
 def _known_names(references: Path) -> dict[int, str]:
     return {value: name for value, name in label_names_near(references).items() if value != 0}
-
-
-def _named(known: Mapping[int, str], *label_maps: LabelMap) -> dict[int, str]:
-    """Names of the labels that are known or found, in ascending order."""
-    values = set(known).union(*(np.unique(labels).tolist() for labels in label_maps)) - {0}
-    if len(values) > MOST_LABELS:
-        some = ", ".join(map(str, sorted(values)[:SHOWN]))
-        raise DataError(
-            f"{len(values)} different labels found ({some}, ...), as many as in an image; name "
-            "the label map, or the labels with --set labels="
-        )
-    return {value: known.get(value, f"label {value}") for value in sorted(values)}
 
 
 def _completed(scored: Mapping[str, Sequence[Row]]) -> Iterator[Row]:

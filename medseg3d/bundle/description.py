@@ -19,6 +19,8 @@ LARGEST_DESCRIPTION = 1 << 24
 MOST_ENTRIES = 20_000
 LARGEST_OPTION = 1 << 20
 LARGEST_PATCH = 1 << 31
+MOST_DICE_CHANGE = 0.001
+"""An arithmetic that changes the mean Dice by less than this is as good as fp32."""
 
 
 class Bundle(Options):
@@ -36,12 +38,23 @@ class Bundle(Options):
     scores: dict[str, FiniteFloat] = Field(
         default_factory=dict, description="Validation Dice per label name, and their mean."
     )
+    dice_changes: dict[Literal["bf16", "fp16"], FiniteFloat] = Field(
+        default_factory=dict,
+        description="Change of the mean Dice against fp32, on held-out cases, per arithmetic.",
+    )
     training: dict[str, Any] = Field(
         default_factory=dict, description="Data set, fold, steps, minutes and versions."
     )
     cases: dict[str, str] = Field(
         default_factory=dict, description="SHA-256 of the files of each case, without its id."
     )
+
+    def accepts(self, precision: Literal["bf16", "fp16", "fp32"]) -> bool | None:
+        """Whether that arithmetic was found as good as fp32; None if it was not compared."""
+        if precision == "fp32":
+            return True
+        change = self.dice_changes.get(precision)
+        return None if change is None else abs(change) < MOST_DICE_CHANGE
 
     @model_validator(mode="after")
     def _channels_of_the_plan(self) -> "Bundle":

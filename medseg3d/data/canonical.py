@@ -1,15 +1,17 @@
 """A case read from disk and turned to canonical orientation (RAS+)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from medseg3d.data.cases import Case
 from medseg3d.errors import DataError, about_case
 from medseg3d.geometry.grid import Grid
 from medseg3d.geometry.orientation import Reorientation
 from medseg3d.io import LabelVolume, Volume, read_image, read_labels
-from medseg3d.types import Image, LabelMap
+from medseg3d.types import LabelMap
 
 Box = tuple[slice, slice, slice]
 
@@ -19,13 +21,13 @@ class CanonicalCase:
     """Arrays of one case in RAS+ order.
 
     Attributes:
-        image: ``(C, I, J, K)`` float32.
+        image: ``(C, I, J, K)``, the stored integers where there are such, else float32.
         labels: ``(I, J, K)`` label values as stored, or None for an unlabelled case.
         grid: The RAS+ grid.
         reorientation: Way back to the native order.
     """
 
-    image: Image
+    image: npt.NDArray[Any]
     labels: LabelMap | None
     grid: Grid
     reorientation: Reorientation
@@ -108,18 +110,20 @@ def turn_between(source: Grid, target: Grid) -> Reorientation | None:
 def canonical(volume: Volume, labels: LabelMap | None = None) -> CanonicalCase:
     """Turn a volume, and labels on its grid, to RAS+ order."""
     reorientation = Reorientation.to_canonical(volume.grid)
+    image = volume.array if volume.array.dtype.kind in "iu" else volume.image
     return CanonicalCase(
-        image=reorientation.apply(volume.image),
+        image=reorientation.apply(image),
         labels=None if labels is None else reorientation.apply(labels),
         grid=reorientation.grid,
         reorientation=reorientation,
     )
 
 
-def nonzero_box(image: Image) -> Box:
+def nonzero_box(image: npt.NDArray[Any]) -> Box:
     """Smallest box that holds every voxel in which any channel is not zero.
 
-    An all-zero image keeps its whole extent.
+    An all-zero image keeps its whole extent. Planes are looked at from outside inwards, so most
+    of the image is not looked at.
 
     Examples:
         >>> image = np.zeros((1, 4, 4, 4), dtype=np.float32)
@@ -127,12 +131,12 @@ def nonzero_box(image: Image) -> Box:
         >>> nonzero_box(image)
         (slice(1, 3, None), slice(2, 3, None), slice(0, 2, None))
     """
-    occupied = (image != 0).any(axis=0)
-    box = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        places = np.flatnonzero(occupied.any(axis=others))
-        if places.size == 0:
+    box = [slice(None)] * 3
+    for axis in sorted(range(3), key=lambda axis: -abs(image.strides[1 + axis])):
+        planes = np.moveaxis(image[(slice(None), *box)], 1 + axis, 0)
+        first = next((n for n, plane in enumerate(planes) if plane.any()), None)
+        if first is None:
             return (slice(None), slice(None), slice(None))
-        box.append(slice(int(places[0]), int(places[-1]) + 1))
+        last = next(n for n in range(len(planes), 0, -1) if planes[n - 1].any())
+        box[axis] = slice(first, last)
     return box[0], box[1], box[2]

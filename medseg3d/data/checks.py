@@ -7,8 +7,9 @@ from itertools import chain
 
 from medseg3d.data.cases import Dataset
 from medseg3d.data.doctor import CHECKS
+from medseg3d.data.doctor.facts import FOLDS, CaseFacts, Survey
 from medseg3d.data.doctor.findings import Finding, Severity, condensed, ranked, summary
-from medseg3d.data.doctor.survey import FOLDS, CaseFacts, Draw, Survey, survey
+from medseg3d.data.doctor.survey import Draw, survey
 from medseg3d.data.partners import some
 from medseg3d.errors import DataError
 

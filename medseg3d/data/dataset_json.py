@@ -36,6 +36,16 @@ class Description:
     training: tuple[tuple[tuple[Path, ...], Path], ...] = ()
 
 
+def description_in(folder: Path) -> Description:
+    """What ``dataset.json`` in a folder says; nothing if there is none.
+
+    Raises:
+        DataError: If it cannot be understood.
+    """
+    path = folder / FILE_NAME
+    return read_description(path) if path.is_file() else Description(path)
+
+
 def read_description(path: Path) -> Description:
     """Read a ``dataset.json``.
 

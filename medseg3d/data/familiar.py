@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from medseg3d.data.canonical import CanonicalCase, nonzero_box
-from medseg3d.data.fingerprint import intensity_extent
+from medseg3d.data.fingerprint import EXTENT, intensity_extent, subsample
+from medseg3d.data.intensities import moments
 from medseg3d.data.plan import PADDING_HU, Plan
 
 DIRECTIONS = ("left to right", "back to front", "foot to head")
@@ -78,7 +81,7 @@ def _extent(lengths: tuple[float, ...], plan: Plan) -> list[str]:
     ]
 
 
-def _intensities(channel: npt.NDArray[np.float32], number: int, plan: Plan) -> list[str]:
+def _intensities(channel: npt.NDArray[Any], number: int, plan: Plan) -> list[str]:
     """Doubts about one channel ``(I, J, K)``."""
     rule = plan.channels[number]
     name = f"channel {rule.name.removeprefix('channel ')}"
@@ -92,7 +95,7 @@ def _intensities(channel: npt.NDArray[np.float32], number: int, plan: Plan) -> l
             "stores; check its scale"
         )
     if rule.scheme != "ct":
-        if (usual := _extent_of_most(channel)) is not None:
+        if (usual := _extent_of_most(channel, lowest, highest)) is not None:
             found.append(
                 f"{name} lies between {usual[0]:.4g} and {usual[1]:.4g} but for a few voxels, "
                 f"which reach from {lowest:.4g} to {highest:.4g} and leave the rest without "
@@ -114,13 +117,17 @@ def _intensities(channel: npt.NDArray[np.float32], number: int, plan: Plan) -> l
     return found
 
 
-def _extent_of_most(channel: npt.NDArray[np.float32]) -> tuple[float, float] | None:
+def _extent_of_most(
+    channel: npt.NDArray[Any], lowest: float, highest: float
+) -> tuple[float, float] | None:
     """Where all voxels but a few lie, if these few give the channel its standard deviation."""
     low, high = intensity_extent(channel)
-    farthest = max(float(channel.max()) - low, high - float(channel.min()))
+    farthest = max(highest - low, high - lowest)
     if farthest * SPREAD < high - low:  # the standard deviation is smaller still
         return None
-    inside = channel[channel != 0]
-    low, high = intensity_extent(inside[:, None, None])
-    sd = float(inside.std(dtype=np.float64))
-    return (low, high) if high - low < SPREAD * sd else None
+    sample = subsample(channel)
+    inside = sample[sample != 0]
+    if not inside.size:  # too few voxels to be met
+        inside = channel[channel != 0]
+    low, high = np.percentile(inside.astype(np.float64), EXTENT).tolist()
+    return (low, high) if high - low < SPREAD * moments(channel).sd else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,19 +73,24 @@ def measure(case: Case) -> CaseFingerprint:
     )
 
 
-def intensity_extent(channel: npt.NDArray[np.float32]) -> tuple[float, float]:
+def intensity_extent(channel: npt.NDArray[Any]) -> tuple[float, float]:
     """Intensities ``(I, J, K)`` between which all but 0.5 % at either end lie.
 
     Examples:
         >>> intensity_extent(np.arange(1001, dtype=np.float32).reshape(7, 11, 13))
         (5.0, 995.0)
     """
-    step = max(1, round((channel.size / EXTENT_VOXELS) ** (1 / 3)))
-    low, high = np.percentile(channel[::step, ::step, ::step].astype(np.float64), EXTENT)
+    low, high = np.percentile(subsample(channel).astype(np.float64), EXTENT)
     return float(low), float(high)
 
 
-def measure_sides(channel: npt.NDArray[np.float32], labels: LabelMap) -> dict[int, float]:
+def subsample(channel: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """About as many voxels of ``(I, J, K)`` as tell where its intensities lie."""
+    step = max(1, round((channel.size / EXTENT_VOXELS) ** (1 / 3)))
+    return channel[::step, ::step, ::step]
+
+
+def measure_sides(channel: npt.NDArray[Any], labels: LabelMap) -> dict[int, float]:
     """How far each label's center lies to the right of the middle.
 
     The middle is that of the body: between the outermost voxels brighter than the mean, but
@@ -124,6 +130,6 @@ def measure_sides(channel: npt.NDArray[np.float32], labels: LabelMap) -> dict[in
     }
 
 
-def _looks_like_ct(channel: npt.NDArray[np.float32]) -> bool:
+def _looks_like_ct(channel: npt.NDArray[Any]) -> bool:
     sample = channel[::2, ::2, ::2]
     return bool(sample.min() <= AIR_HU and np.array_equal(sample, np.rint(sample)))

@@ -6,23 +6,22 @@ The working grid is RAS+, cropped to the non-zero box and resampled to the plan'
 import hashlib
 import json
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
-import numpy.typing as npt
 
 from medseg3d.data.canonical import Box, CanonicalCase, nonzero_box
-from medseg3d.data.plan import Normalization, Plan
+from medseg3d.data.intensities import scaling_of
+from medseg3d.data.placement import Placement, place, within
+from medseg3d.data.plan import Plan
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import coarse_axis
-from medseg3d.geometry.orientation import Reorientation
-from medseg3d.geometry.resampling import (
-    resample_image,
-    resample_labels,
-    restore_labels,
-    restore_probabilities,
-)
-from medseg3d.machine import in_words, memory_limit
+from medseg3d.geometry.resampling import resample_labels
+from medseg3d.geometry.splines import resample_channel
+from medseg3d.machine import in_words, memory_limit, num_processors
 from medseg3d.types import Image, LabelMap, Size3, Spacing
+
+__all__ = ["Placement", "WorkingCase", "preprocess", "preprocessing_key", "working_shape"]
 
 MAX_WORKING_VOXELS = 1 << 31
 """A working grid beyond this is a wrong spacing in the header rather than a scan."""
@@ -34,59 +33,10 @@ LARGEST_GAIN, ALWAYS_AFFORDABLE = 64, 1 << 26
 scan of another kind or a wrong spacing. Up to 2^26 voxels (256 MiB) it costs little to go on.
 """
 
+MOST_THREADS = 8
+
 LARGEST_FACTOR = 100
 """Voxels this many times longer or shorter than the plan's are a wrong spacing too."""
-
-LARGEST = float(np.finfo(np.float16).max)
-"""Normalized intensities end here, in the cache and in half precision."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a working grid lies in the native one.
-
-    Attributes:
-        canonical_shape: Voxels of the whole case in RAS+ order.
-        box: Part of it that was kept.
-        reorientation: Way back to the native order.
-    """
-
-    canonical_shape: Size3
-    box: Box
-    reorientation: Reorientation
-
-    def restore_labels(
-        self, logits: npt.NDArray[np.float32], label_values: tuple[int, ...]
-    ) -> LabelMap:
-        """Label map on the native grid: logits are interpolated, then the largest one wins.
-
-        Args:
-            logits: ``(L, i, j, k)`` on the working grid.
-            label_values: Value to write for each of the ``L`` logit channels.
-
-        Returns:
-            ``(I, J, K)`` in the smallest unsigned type that holds the values.
-        """
-        found = restore_labels(logits, self._box_shape())
-        values = np.asarray(label_values)
-        whole = np.zeros(self.canonical_shape, dtype=np.min_scalar_type(int(values.max())))
-        whole[self.box] = values.astype(whole.dtype)[found]
-        return self.reorientation.invert(whole)
-
-    def restore_probabilities(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Softmax probabilities ``(L, I, J, K)`` on the native grid; background outside the box."""
-        inside = restore_probabilities(logits, self._box_shape())
-        whole = np.zeros((len(inside), *self.canonical_shape), dtype=np.float32)
-        whole[0] = 1
-        whole[(slice(None), *self.box)] = inside
-        return self.reorientation.invert(whole)
-
-    def _box_shape(self) -> Size3:
-        edges = [
-            part.indices(whole)[1] - part.indices(whole)[0]
-            for part, whole in zip(self.box, self.canonical_shape, strict=True)
-        ]
-        return edges[0], edges[1], edges[2]
 
 
 @dataclass(frozen=True)
@@ -104,8 +54,17 @@ class WorkingCase:
     placement: Placement
 
 
-def preprocess(case: CanonicalCase, plan: Plan) -> WorkingCase:
+def preprocess(
+    case: CanonicalCase, plan: Plan, *, part: Box | None = None, threads: int | None = None
+) -> WorkingCase:
     """Crop, resample and normalize one case as the plan says.
+
+    Args:
+        case: The case in RAS+ order.
+        plan: Spacing and normalization.
+        part: Voxels of the case that are of interest; only the working voxels that they touch
+            are made. Their values are those of the whole case.
+        threads: How many share the work, by default as many as there are processors.
 
     Raises:
         DataError: If the number of channels is not the plan's, a label value is not in the plan
@@ -116,25 +75,48 @@ def preprocess(case: CanonicalCase, plan: Plan) -> WorkingCase:
             f"{case.image.shape[0]} channels found where the plan has {len(plan.channels)} "
             f"({', '.join(channel.name for channel in plan.channels)})"
         )
+    threads = threads or min(MOST_THREADS, num_processors())
     box = nonzero_box(case.image)
     image = case.image[(slice(None), *box)]
-    shape = working_shape(image.shape[1:], case.grid.spacing, plan.spacing, num_channels=len(image))
-    normalized = np.stack(
-        [normalize(channel, rule) for channel, rule in zip(image, plan.channels, strict=True)]
+    inside = within(part or box, box, case.grid.shape)
+    share = prod(edge.stop - edge.start for edge in inside) / prod(image.shape[1:])
+    shape = working_shape(
+        image.shape[1:], case.grid.spacing, plan.spacing, num_channels=len(image), share=share
     )
-    resampled = resample_image(normalized, shape, coarse_axis=_separate_axis(case, plan))
+    placement = place(case, box, shape, inside)
+    working = np.empty((len(image), *placement.held_shape), np.float32)
+    for channel, rule, out in zip(image, plan.channels, working, strict=True):
+        resample_channel(
+            channel,
+            out,
+            shape,
+            coarse_axis=_separate_axis(case, plan),
+            held=placement.held,
+            scale=scaling_of(channel, rule, threads=threads),
+            threads=threads,
+        )
     labels = None
     if case.labels is not None:
-        labels = resample_labels(_channel_indices(case.labels[box], plan), shape)
-    whole = case.image.shape
-    placement = Placement((whole[1], whole[2], whole[3]), box, case.reorientation)
-    return WorkingCase(resampled, labels, placement)
+        labels = resample_labels(_channel_indices(case.labels[box], plan), shape)[placement.held]
+    return WorkingCase(working, labels, placement)
 
 
 def working_shape(
-    shape: tuple[int, ...], spacing: Spacing, target: Spacing, *, num_channels: int = 1
+    shape: tuple[int, ...],
+    spacing: Spacing,
+    target: Spacing,
+    *,
+    num_channels: int = 1,
+    share: float = 1.0,
 ) -> Size3:
     """Voxels of the working grid that covers the same millimeters.
+
+    Args:
+        shape: Voxels of the grid that it covers.
+        spacing: Their size in mm.
+        target: Size of the working voxels in mm.
+        num_channels: Channels of the working image.
+        share: Part of the grid that is to be held in memory.
 
     Raises:
         DataError: If that is more than any scanner makes, far more than is stored, or more than
@@ -159,34 +141,12 @@ def working_shape(
             f"{becomes}, {voxels // stored} times as many; check the spacing in the header, or "
             "leave out the case"
         )
-    if (needed := 4 * voxels * num_channels) > memory_limit():
+    if (needed := 4 * voxels * num_channels * share) > memory_limit():
         raise DataError(
             f"{becomes}, {in_words(needed)} where this machine allows {in_words(memory_limit())}; "
             "check the spacing in the header, or cut the image"
         )
     return edges[0], edges[1], edges[2]
-
-
-def normalize(channel: npt.NDArray[np.float32], rule: Normalization) -> npt.NDArray[np.float32]:
-    """Scale one channel ``(i, j, k)``; a constant image becomes 0.
-
-    Statistics are taken in float64 and z-scores end at what half precision holds, so that no
-    intensity overflows.
-    """
-    if rule.scheme == "ct":
-        clipped = channel.clip(rule.lower, rule.upper)
-        return np.asarray((clipped - rule.mean) / rule.sd, dtype=np.float32)
-    inside = channel[channel != 0]
-    lowest, highest = (inside.min(), inside.max()) if inside.size else (0, 0)
-    if lowest == highest:
-        return np.zeros_like(channel)
-    exponent = int(np.frexp(max(-lowest, highest))[1])
-    if abs(exponent) > 100:  # differences may leave float32; a z-score knows no unit
-        channel, inside = np.ldexp(channel, -exponent), np.ldexp(inside, -exponent)
-    mean = float(inside.mean(dtype=np.float64))
-    sd = float(inside.std(dtype=np.float64))
-    scores = (channel - np.float32(mean)) / np.float32(sd)
-    return np.clip(scores, -LARGEST, LARGEST, out=scores)
 
 
 def preprocessing_key(plan: Plan) -> str:

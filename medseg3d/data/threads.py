@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 PATIENCE = 5.0
 """Seconds that threads are given to end in, when they are no longer needed."""
@@ -67,6 +67,48 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], *, threads: int =
         deadline = time.monotonic() + PATIENCE
         for thread in at_work:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+
+class Task(Generic[R]):
+    """A call under way in a thread of its own.
+
+    Args:
+        function: What to call.
+        *arguments: With what.
+
+    Examples:
+        >>> Task(abs, -3).result()
+        3
+    """
+
+    def __init__(self, function: Callable[..., R], *arguments: Any) -> None:
+        self._done: SimpleQueue[Callable[[], R]] = SimpleQueue()
+
+        def work() -> None:
+            self._done.put(_outcome(lambda given: function(*given), arguments)[0])
+
+        self._thread = threading.Thread(target=work, daemon=True)
+        self._thread.start()
+
+    def result(self) -> R:
+        """Wait for the end; call it once.
+
+        Raises:
+            Exception: Whatever the call raised.
+        """
+        outcome = self._done.get()
+        self._thread.join()
+        return outcome()
+
+    def finish(self) -> None:
+        """Let it come to its end, but do not wait long; what it returns or raises is lost."""
+        self._thread.join(PATIENCE)
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop it between two steps of Python and wait for that, but not for long."""
+        _stop([self._thread])
+        self._thread.join(PATIENCE)
 
 
 def _stop(threads: Sequence[threading.Thread]) -> None:

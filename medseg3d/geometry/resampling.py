@@ -6,17 +6,33 @@ two weights per axis do the work.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
 from torch.nn.functional import interpolate
 
 from medseg3d.errors import DataError
+from medseg3d.geometry.splines import places, resample_channel
 from medseg3d.types import Image, LabelMap, Size3
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """Where voxels along one axis of a target grid lie in an array.
+
+    Attributes:
+        first: First voxel of the target grid that is written.
+        positions: For it and those that follow, where they lie in the array, in its voxels,
+            each within ``0 .. n - 1`` and ascending.
+    """
+
+    first: int
+    positions: npt.NDArray[np.float64]
+
 
 Labels = TypeVar("Labels", bound=np.integer[Any])
 
@@ -53,12 +69,7 @@ def resample_image(image: Image, shape: Size3, *, coarse_axis: int | None = None
         return image
     out = np.empty((image.shape[0], *shape), np.float32)
     for channel, into in zip(image, out, strict=True):
-        if channel.flags.f_contiguous and not channel.flags.c_contiguous:
-            # as files store it: work on the mirrored order of axes rather than copy
-            coarse = None if coarse_axis is None else 2 - coarse_axis
-            into.T[...] = _resample_channel(channel.T, (shape[2], shape[1], shape[0]), coarse)
-        else:
-            into[...] = _resample_channel(channel, shape, coarse_axis)
+        resample_channel(channel, into, shape, coarse_axis=coarse_axis)
     return out
 
 
@@ -151,49 +162,10 @@ def restore_probabilities(logits: npt.NDArray[np.float32], shape: Size3) -> npt.
     return out
 
 
-def _resample_channel(
-    channel: npt.NDArray[np.float32], shape: Size3, coarse_axis: int | None
-) -> npt.NDArray[np.float32]:
-    slices = None
-    if coarse_axis is not None:
-        slices = _nearest(channel.shape[coarse_axis], shape[coarse_axis])
-        if shape[coarse_axis] < channel.shape[coarse_axis]:
-            channel, slices = channel.take(slices, coarse_axis), None
-    keep = () if coarse_axis is None else (coarse_axis,)
-    across = tuple(axis for axis in range(3) if axis not in keep)
-    low = channel.min(axis=across, keepdims=True)
-    high = channel.max(axis=across, keepdims=True)
-    axes = [axis for axis in across if channel.shape[axis] != shape[axis]]
-    axes.sort(key=lambda axis: shape[axis] / channel.shape[axis])  # shrink first
-    for axis in axes:
-        channel = _along(channel, _cubic(channel.shape[axis], shape[axis]), axis)
-    channel = np.clip(channel, low, high)
-    return channel if slices is None else channel.take(slices, coarse_axis)
-
-
-@lru_cache(maxsize=32)
-def _cubic(before: int, after: int) -> npt.NDArray[np.float32]:
-    """The matrix ``(after, before)`` of cubic spline resampling."""
-    if before == 1:
-        return np.ones((after, 1), np.float32)
-    ratio = (after / before, 1)
-    steps = ndimage.zoom(np.eye(before), ratio, order=3, mode="nearest", grid_mode=True)
-    return np.asarray(steps, dtype=np.float32)
-
-
-def _positions(before: int, after: int) -> npt.NDArray[np.float64]:
-    """Where the new voxel centers lie, in old voxels."""
-    return np.asarray(before / after * (np.arange(after) + 0.5) - 0.5)
-
-
-def _nearest(before: int, after: int) -> npt.NDArray[np.intp]:
-    return np.floor(_positions(before, after) + 0.5).astype(np.intp).clip(0, before - 1)
-
-
 @lru_cache(maxsize=32)
 def _linear(before: int, after: int) -> npt.NDArray[np.float32]:
     """The matrix ``(after, before)`` of linear resampling, at most two weights per row."""
-    place = _positions(before, after).clip(0, before - 1)
+    place = places(before, after).clip(0, before - 1)
     below = np.floor(place).astype(np.intp)
     rows = np.arange(after)
     matrix = np.zeros((after, before), np.float32)
@@ -244,7 +216,7 @@ def _slices(logits: npt.NDArray[np.float32], shape: Size3) -> Iterator[npt.NDArr
     before, after = logits.shape[1], shape[0]
     planes: dict[int, npt.NDArray[np.float32]] = {}
     mixed = np.empty((logits.shape[0], *shape[1:]), np.float32)
-    for place in _positions(before, after).clip(0, before - 1).tolist():
+    for place in places(before, after).clip(0, before - 1).tolist():
         low = int(place)
         high = min(low + 1, before - 1)
         planes = {i: planes[i] if i in planes else _plane(logits[:, i], shape) for i in {low, high}}

@@ -1,46 +1,42 @@
 """A bundle ready to label volumes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from torch import device as Device  # noqa: N812
-from torch import nn
 
-from medseg3d.bundle import Bundle, load_bundle, load_weights
-from medseg3d.data.canonical import CanonicalCase
-from medseg3d.data.preprocess import Placement, preprocess
-from medseg3d.device import Precision
-from medseg3d.errors import ConfigError, DataError
-from medseg3d.inference.sliding_window import Advance, predict_logits
-from medseg3d.machine import in_words, memory_limit
-from medseg3d.networks import build_network
+from medseg3d.bundle import Bundle, read_bundle
+from medseg3d.data.body import body_box
+from medseg3d.data.canonical import Box, CanonicalCase
+from medseg3d.data.plan import Plan
+from medseg3d.data.preprocess import WorkingCase, preprocess, preprocessing_key
+from medseg3d.errors import ConfigError
+from medseg3d.inference.backends import open_network
+from medseg3d.inference.ensemble import Ensemble
+from medseg3d.inference.network import WindowNetwork
+from medseg3d.inference.planes import PlaneSink
+from medseg3d.inference.stream import Timing, stream
+from medseg3d.inference.windows import Advance
+from medseg3d.machine import num_processors
 from medseg3d.types import LabelMap
+
+GPU_BATCH = 2
+"""Windows at once; a CPU gains nothing from more than one."""
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Logits of one case with the way back to its native grid.
+    """What became of one case.
 
     Attributes:
-        logits: ``(L, i, j, k)`` on the working grid.
-        placement: Where that grid lies in the native one.
-        label_values: Value of each logit channel in the label map.
+        labels: ``(I, J, K)`` in the order of the file.
+        timing: Where the time went.
     """
 
-    logits: npt.NDArray[np.float32]
-    placement: Placement
-    label_values: tuple[int, ...]
-
-    def labels(self) -> LabelMap:
-        """Label map ``(I, J, K)`` on the native grid."""
-        return self.placement.restore_labels(self.logits, self.label_values)
-
-    def probabilities(self) -> npt.NDArray[np.float32]:
-        """Probabilities ``(L, I, J, K)`` on the native grid."""
-        return self.placement.restore_probabilities(self.logits)
+    labels: LabelMap
+    timing: Timing
 
 
 class Predictor:
@@ -49,10 +45,11 @@ class Predictor:
     Args:
         bundle: The model file's description.
         network: The network with the bundle's weights.
-        device: Where to compute.
-        precision: Arithmetic of the network.
+        device: Where it computes.
         overlap: Fraction of a window shared with its neighbor.
         mirror: Whether to average over copies mirrored along the axes of the training.
+        crop: Whether to look only at the box around the body.
+        threads: Processors to use beside the network; None for all that are allowed.
 
     Raises:
         ConfigError: If copies are wanted of a model that was trained without mirroring.
@@ -61,18 +58,21 @@ class Predictor:
     def __init__(
         self,
         bundle: Bundle,
-        network: nn.Module,
+        network: WindowNetwork,
         *,
         device: Device,
-        precision: Precision,
         overlap: float = 0.5,
         mirror: bool = False,
+        crop: bool = True,
+        threads: int | None = None,
     ) -> None:
         self.bundle = bundle
-        self.network = network.to(device).eval()
+        self.network = network
         self.device = device
-        self.precision = precision
         self.overlap = overlap
+        self.crop = crop
+        self.threads = threads or num_processors()
+        self.batch_size = 1 if device.type == "cpu" else GPU_BATCH
         self.mirror_axes: tuple[int, ...] = bundle.plan.mirror_axes if mirror else ()
         if mirror and not self.mirror_axes:
             raise ConfigError(
@@ -83,52 +83,120 @@ class Predictor:
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: Path | Sequence[Path],
         *,
         device: Device,
-        precision: Precision,
+        precision: str = "auto",
+        backend: str = "auto",
         overlap: float = 0.5,
         mirror: bool = False,
+        crop: bool = True,
+        threads: int | None = None,
     ) -> "Predictor":
-        """Load a bundle.
+        """Load a bundle, or several whose probabilities are averaged.
 
         Raises:
-            ModelError: If the file is damaged or its weights do not fit its network.
-            ConfigError: If copies are wanted of a model that was trained without mirroring.
+            ModelError: If a file is damaged or its weights do not fit its network.
+            ConfigError: If a backend or precision cannot be had, copies are wanted of a model
+                that was trained without mirroring, or several models do not go together.
         """
-        bundle, weights = load_bundle(path)
-        network = build_network(
-            bundle.network, bundle.channels, bundle.plan.num_labels, options=bundle.options
-        )
-        load_weights(network, weights, source=str(path))
+        paths = [path] if isinstance(path, Path) else list(path)
+        bundles = [read_bundle(each) for each in paths]
+        _expect_alike([bundle.plan for bundle in bundles], paths)
+        networks = [
+            open_network(
+                each,
+                bundle,
+                backend=backend,
+                precision=precision,
+                device=device,
+                threads=threads,
+            )
+            for each, bundle in zip(paths, bundles, strict=True)
+        ]
         return cls(
-            bundle, network, device=device, precision=precision, overlap=overlap, mirror=mirror
+            bundles[0],
+            networks[0] if len(networks) == 1 else Ensemble(networks),
+            device=device,
+            overlap=overlap,
+            mirror=mirror,
+            crop=crop,
+            threads=threads,
         )
 
-    def segment(self, case: CanonicalCase, *, advance: Advance | None = None) -> Segmentation:
-        """Preprocess one case as in training and predict its logits.
+    def prepare(self, case: CanonicalCase, *, part: Box | None = None) -> WorkingCase:
+        """Preprocess one case, or a part of it, as in training.
+
+        Args:
+            case: The case in RAS+ order.
+            part: Box of voxels that matter; None for the body, or for everything if the
+                predictor does not crop.
 
         Raises:
-            DataError: If the case does not fit the plan, or its logits not the memory.
+            DataError: If the case does not fit the plan.
+        """
+        if part is None and self.crop:
+            part = body_box(case, self.bundle.plan)
+        return preprocess(case, self.bundle.plan, part=part, threads=self.threads)
+
+    def label(
+        self,
+        working: WorkingCase,
+        *,
+        planes: Sequence[PlaneSink] = (),
+        max_slab_bytes: int | None = None,
+        advance: Advance | None = None,
+    ) -> Segmentation:
+        """Labels of a prepared case on its native grid.
+
+        Args:
+            working: The prepared case.
+            planes: Take the logits of each native plane.
+            max_slab_bytes: Memory that half-finished logits may take.
+            advance: Told of each window.
         """
         plan = self.bundle.plan
-        working = preprocess(case, plan)
-        needed = 4 * plan.num_labels * prod(working.image.shape[1:])
-        if needed > memory_limit():
-            raise DataError(
-                f"the logits of {plan.num_labels} labels on {working.image.shape[1:]} voxels take "
-                f"{in_words(needed)} where this machine allows {in_words(memory_limit())}; cut the "
-                "image, or use a larger machine"
-            )
-        logits = predict_logits(
+        values = np.asarray(sorted(plan.labels))
+        native, canonical = working.placement.empty_labels(values)
+        timing = stream(
             self.network,
             working.image,
+            working.placement.maps(),
+            canonical,
+            values.astype(canonical.dtype),
             window=plan.patch_size,
             overlap=self.overlap,
             mirror_axes=self.mirror_axes,
             mirrored_labels=plan.mirrored_labels,
-            device=self.device,
-            precision=self.precision,
+            batch_size=self.batch_size,
+            max_slab_bytes=max_slab_bytes,
+            threads=self.threads,
+            planes=planes,
             advance=advance,
         )
-        return Segmentation(logits, working.placement, tuple(sorted(plan.labels)))
+        return Segmentation(native, timing)
+
+    def segment(self, case: CanonicalCase, *, advance: Advance | None = None) -> LabelMap:
+        """Label map ``(I, J, K)`` of one case, in the order of its file.
+
+        Raises:
+            DataError: If the case does not fit the plan.
+        """
+        return self.label(self.prepare(case), advance=advance).labels
+
+
+def _expect_alike(plans: Sequence[Plan], paths: Sequence[Path]) -> None:
+    """Models are averaged window by window, so they must see the same windows."""
+    for plan, path in zip(plans[1:], paths[1:], strict=True):
+        first = plans[0]
+        same = (
+            preprocessing_key(plan) == preprocessing_key(first)
+            and plan.patch_size == first.patch_size
+            and plan.labels == first.labels
+            and plan.mirror_axes == first.mirror_axes
+        )
+        if not same:
+            raise ConfigError(
+                f"{path} was trained by another plan than {paths[0]}, so they cannot be averaged; "
+                "train them with the same plan (fit --set plan=RUN/plan.yaml)"
+            )

@@ -2,7 +2,7 @@
 
 from medseg3d.io.atomic import atomic
 from medseg3d.io.formats import OUTPUTS, READ_ONLY, SUFFIXES, case_stem, sources
-from medseg3d.io.images import read_grid, read_image, write_image
+from medseg3d.io.images import read_grid, read_image, write_image, write_scaled
 from medseg3d.io.labels import read_labels, write_labels
 from medseg3d.io.volume import Header, LabelVolume, Volume
 
@@ -21,4 +21,5 @@ __all__ = [
     "sources",
     "write_image",
     "write_labels",
+    "write_scaled",
 ]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from medseg3d.errors import ConfigError, DataError
 from medseg3d.geometry.grid import Grid
+from medseg3d.io import nifti
 from medseg3d.io.formats import format_of
 from medseg3d.io.volume import LabelVolume, Volume
 from medseg3d.io.voxels import enough_memory, expect_memory
@@ -103,6 +104,36 @@ def write_image(path: AnyPath, array: npt.NDArray[Any], like: Volume | LabelVolu
     if volume.dtype.newbyteorder("=").str[1:] not in WRITABLE:
         volume = volume.astype(np.uint8 if volume.dtype == np.bool_ else np.float32)
     format_of(file).write(file, volume, like.grid, like.header, labels=False)
+
+
+def write_scaled(
+    path: AnyPath, array: npt.NDArray[Any], like: Volume | LabelVolume, *, slope: float
+) -> None:
+    """Write integers that readers multiply by ``slope``; the file appears whole or not at all.
+
+    Args:
+        path: Target; NIfTI, since no other format here stores a scale.
+        array: ``(C, I, J, K)`` or ``(I, J, K)`` of uint8, int16, uint16 or int32; of one on the
+            disk only small parts are held.
+        like: Whose grid, orientation codes and units to take over.
+        slope: Value of the integer 1.
+
+    Raises:
+        DataError: If the array does not have the shape of the grid, or the format or the number
+            type is another.
+        RunError: If the target cannot be written.
+    """
+    file = Path(path)
+    volume = array[None] if array.ndim == 3 else array
+    if volume.ndim != 4 or volume.shape[1:] != like.grid.shape:
+        raise DataError(
+            f"image of shape {array.shape} does not fit the grid {like.grid.shape} of {like.path}"
+        )
+    if volume.dtype.kind not in "iu" or volume.dtype.newbyteorder("=").str[1:] not in WRITABLE:
+        raise DataError(f"numbers of type {volume.dtype} given for {file}; expected integers")
+    if not file.name.lower().endswith((".nii", ".nii.gz")):
+        raise DataError(f"{file} cannot hold a scale; write a NIfTI file (.nii.gz)")
+    nifti.write(file, volume, like.grid, like.header, labels=False, slope=slope)
 
 
 def _read_one(path: Path, replacement: float | None) -> Volume:

@@ -5,15 +5,15 @@ References:
     .. [2] https://nifti.nimh.nih.gov/pub/dist/doc/nifti2.h
 """
 
+import mmap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from isal import igzip
 from nibabel.analyze import AnalyzeHeader
 from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
 from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
@@ -23,6 +23,7 @@ from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io.atomic import atomic
 from medseg3d.io.layout import REMEDY_FOR_TYPES, channels_first, grid_of, plain_dtype, spatial
+from medseg3d.io.packing import Sink, gzipped
 from medseg3d.io.signatures import NUM_BYTES, looks_like
 from medseg3d.io.streams import Packing, Stamp, expect_unchanged, open_stream
 from medseg3d.io.volume import Header, Inspection, Stored
@@ -57,10 +58,11 @@ GEOMETRY = (
 )
 """Header fields that travel from a source to its outputs, with ``pixdim[:4]``."""
 
-COMPRESS_LEVEL = 2
 EXACT_FLOAT32 = 2**24
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 PART = 1 << 20
+WRITTEN_AT_ONCE = 16 << 20
+"""Bytes of voxels that are put in the order of the file at a time."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,17 @@ def write(
     *,
     labels: bool,
     names: Mapping[int, str] | None = None,
+    slope: float = 1.0,
 ) -> None:
     """Write ``(C, I, J, K)`` with the geometry of ``header`` if it is NIfTI, else of ``grid``.
 
-    The target appears whole or not at all; equal voxels give equal bytes.
+    The target appears whole or not at all; equal voxels give equal bytes. Readers multiply the
+    voxels by ``slope``.
     """
     del names  # a label map in this format has values only
     single = path.suffix.lower() not in (".hdr", ".img")
     fields = _output_fields(array, grid, header, single=single, labels=labels)
+    fields["scl_slope"] = slope
     block = bytes(fields.binaryblock)
     if single:
         with atomic(path) as beside, _sink(beside) as file:
@@ -122,8 +127,8 @@ def write(
         return
     header_path, data_path = _pair(path)
     with atomic(data_path) as data_beside, atomic(header_path) as header_beside:
-        with data_beside.open("wb") as file:
-            _write_voxels(file, array)
+        with data_beside.open("wb") as data:
+            _write_voxels(data, array)
         header_beside.write_bytes(block + bytes(4))
 
 
@@ -391,19 +396,30 @@ def _source_geometry(header: Header, grid: Grid) -> Any:
 
 
 @contextmanager
-def _sink(path: Path) -> Iterator[BinaryIO]:
+def _sink(path: Path) -> Iterator[Sink]:
     with path.open("wb") as file:
         if not _is_gzip(path):
             yield file
             return
-        with igzip.IGzipFile(  # type: ignore[no-untyped-call]
-            filename="", mode="wb", compresslevel=COMPRESS_LEVEL, fileobj=file, mtime=0
-        ) as packed:
-            yield cast(BinaryIO, packed)
+        with gzipped(file) as packed:
+            yield packed
 
 
-def _write_voxels(file: BinaryIO, array: npt.NDArray[Any]) -> None:
+def _write_voxels(file: Sink, array: npt.NDArray[Any]) -> None:
     little = array.dtype.newbyteorder("<")
     for channel in array:
-        for k in range(channel.shape[-1]):
-            file.write(channel[..., k].astype(little, copy=False).tobytes(order="F"))
+        planes = channel.shape[-1]
+        step = max(1, WRITTEN_AT_ONCE * planes // channel.nbytes)
+        for k in range(0, planes, step):
+            part = np.asarray(channel[..., k : k + step], little)
+            file.write(part.ravel(order="F").data)  # a view, as files store it
+            _forget(array)
+
+
+def _forget(array: npt.NDArray[Any]) -> None:
+    """Let go of the memory that shows parts of a file on the disk."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    if isinstance(owner, mmap.mmap) and not array.flags.writeable and hasattr(owner, "madvise"):
+        owner.madvise(mmap.MADV_DONTNEED)  # what was changed in memory alone would be lost

@@ -15,7 +15,7 @@ from medseg3d.errors import DataError
 from medseg3d.io.signatures import GZIP_MAGIC, NUM_BYTES, looks_like
 from medseg3d.machine import in_words
 
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 FEED = 1 << 17
 MOST_MEMBERS = 200_000
 """Parts of one packed file; each costs time even where it holds nothing."""

@@ -165,7 +165,7 @@ def count_findings(examination: Examination) -> str:
 
     Examples:
         >>> from medseg3d.data.cases import Dataset
-        >>> from medseg3d.data.doctor.survey import Survey
+        >>> from medseg3d.data.doctor.facts import Survey
         >>> from pathlib import Path
         >>> nothing = Dataset(Path(), "none", (), None, None)
         >>> count_findings(Examination(Survey(nothing, (), ()), ()))

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 import medseg3d
-from medseg3d.api import fitting
+from medseg3d.api import final_validation, fitting, planning, preparing, validating
 from medseg3d.bundle import load_bundle, read_bundle
 from medseg3d.data.cache import CachedCase, content_digest
 from medseg3d.errors import ConfigError, MedSeg3DError, RunError
 from medseg3d.training.checkpoint import LAST
 
+HOMES = (fitting, planning, preparing, validating, final_validation)
 SHAPE = (14, 12, 10)
 SMALL: dict[str, Any] = {
     "epochs": 3,
@@ -82,7 +83,8 @@ def assert_same_model(run: medseg3d.Run, whole: medseg3d.Run) -> None:
 def struck(place: str, at: int, act: Callable[[], object]) -> Iterator[None]:
     """Do something at the so-many-th call of a function that fit uses."""
     calls = 0
-    plain = getattr(fitting, place)
+    home = next(module for module in HOMES if hasattr(module, place))
+    plain = getattr(home, place)
 
     def wrapped(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
@@ -92,7 +94,7 @@ def struck(place: str, at: int, act: Callable[[], object]) -> Iterator[None]:
         return plain(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, place, wrapped)
+        patch.setattr(home, place, wrapped)
         yield
 
 
@@ -111,7 +113,7 @@ def interrupt() -> None:
         ("measure", 2),
         ("_plan", 1),
         ("preprocess", 3),
-        ("predict_logits", 3),
+        ("predict_labels", 3),
         ("save_bundle", 1),
         ("write_labels", 2),
         ("write_scores", 1),
@@ -181,7 +183,7 @@ def readable(folder: Path) -> list[str]:
 def test_a_disk_that_fills_up_leaves_nothing_torn_and_resume_goes_on(
     cases: Path, whole: medseg3d.Run, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "require_room", lambda _: None)  # it fills up after the look
+    monkeypatch.setattr(preparing, "require_room", lambda _: None)  # it fills up after the look
     places = {"out": small_disk / "run", "cache": small_disk / "cache"}
     failed = 0
     for kilobytes in (*range(12, 700, 36), 4000):
@@ -206,7 +208,7 @@ def test_folders_that_cannot_be_written_are_refused_before_the_work(
 ) -> None:
     places[place].parent.joinpath("file").touch()
     places[place] = places[place].parent / "file" / "below"
-    monkeypatch.setattr(fitting, "check_cases", None)
+    monkeypatch.setattr(planning, "check_cases", None)
     with pytest.raises(RunError, match="cannot be written"):
         medseg3d.fit(cases, **places, **SMALL)
 
@@ -215,7 +217,7 @@ def test_too_little_room_is_told_before_preprocessing(
     cases: Path, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("medseg3d.runs.free_disk", lambda _: 1000)
-    monkeypatch.setattr(fitting, "preprocess", None)
+    monkeypatch.setattr(preparing, "preprocess", None)
     with pytest.raises(RunError, match=r"has 1000 bytes free, but about .* KiB are needed; free"):
         medseg3d.fit(cases, **places, **SMALL)
     assert not list(places["cache"].iterdir())

@@ -69,6 +69,8 @@ def check_readable(run: Path, cache: Path) -> None:
     for path in run.rglob("*"):
         if path.is_dir() or path.name.startswith(".medseg3d-"):
             continue
+        if any(parent.suffix == ".cache" for parent in path.parents):
+            continue  # what cannot be read there is made anew
         match path.suffix:
             case ".medseg3d":
                 load_bundle(path)

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from medseg3d.api.outputs import Target, expect_disk, expect_writable, find_targets
+from medseg3d.api.outputs import Target, expect_disk, expect_new, expect_writable, find_targets
 from medseg3d.config import PredictConfig
 from medseg3d.data.cases import Case
 from medseg3d.errors import ConfigError, RunError
@@ -140,15 +140,17 @@ def test_existing_files_are_kept_unless_told_otherwise(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "b.nii.gz").write_bytes(b"mine")
+    wanted = targets(found, out=out)
+    assert [target.is_there for target in wanted] == [False, True]
     with pytest.raises(RunError, match=r"1 outputs exist already .*--overwrite.*--skip-existing"):
-        targets(found, out=out)
-    assert targets(found, out=out, overwrite=True) == targets(found, out=out, skip_existing=True)
-    assert [target.is_there for target in targets(found, out=out, overwrite=True)] == [False, True]
+        expect_new(wanted, skip_existing=False)
+    expect_new(wanted, skip_existing=True)
+    expect_new(wanted, skip_existing=False, ours={str(out / "b.nii.gz")})
     (out / "b.nii.gz").unlink()
     (out / "b.nii.gz").symlink_to("nowhere")
-    for options in ({}, {"skip_existing": True}):
+    for skip_existing in (False, True):
         with pytest.raises(RunError, match="exist already"):
-            targets(found, out=out, **options)
+            expect_new(wanted, skip_existing=skip_existing, ours={str(out / "b.nii.gz")})
 
 
 def test_a_folder_in_the_place_of_an_output_is_refused(tmp_path: Path) -> None:

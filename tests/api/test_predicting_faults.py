@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -23,9 +22,14 @@ import pytest
 import torch
 
 import medseg3d
-from medseg3d.api import predicting
+from medseg3d.api import prediction_batch, worker
+from medseg3d.api.needs import Needs, needs_of
+from medseg3d.bundle import read_bundle
+from medseg3d.config import PredictConfig, validated
+from medseg3d.data.cases import find_inputs
 from medseg3d.errors import DataError, RunError
 from medseg3d.io import read_labels
+from medseg3d.runs import find_bundle
 
 ODD_NAMES = (
     "-leading.dash",
@@ -57,19 +61,22 @@ def images(tmp_path: Path) -> Path:
 def fails_on_case2(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
     """The error in this list is raised when case2 is read."""
     errors: list[Exception] = []
-    real = predicting.read_image
+    real = worker.read_image
 
     def read(paths: tuple[Path, ...], **options: Any) -> Any:
         if errors and paths[0].stem == "case2":
             raise errors[0]
         return real(paths, **options)
 
-    monkeypatch.setattr(predicting, "read_image", read)
+    monkeypatch.setattr(worker, "read_image", read)
     return errors
 
 
+REPORT = "predictions.json"
+
+
 def in_folder(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != REPORT)
 
 
 def failures(folder: Path) -> list[dict[str, str]]:
@@ -100,7 +107,7 @@ def test_files_that_are_none_fail_alone(images: Path, tiny_model: Path) -> None:
         (DataError("broken"), "broken"),
         (RunError("case case2: odd"), "odd"),
         (ZeroDivisionError("division by zero"), "unexpected ZeroDivisionError: division by zero;"),
-        (MemoryError(), "the memory ran out; predicting it takes about 4"),
+        (MemoryError(), "the memory ran out; predicting it takes about 5"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 TB"),
             "the memory ran out",
@@ -177,79 +184,90 @@ def test_too_large_a_case_is_refused_before_it_is_read(
         file.write(header.binaryblock + bytes(4))
         file.truncate(352 + 2 * 1500 * 1500 * 1000)  # a sparse file, as large as it says
     read: list[Path] = []
-    real = predicting.read_image
+    real = worker.read_image
 
     def reading(paths: tuple[Path, ...], **options: Any) -> Any:
         read.extend(paths)
         return real(paths, **options)
 
-    monkeypatch.setattr(predicting, "read_image", reading)
-    monkeypatch.setattr("medseg3d.api.needs.memory_in_reach", lambda: 8 << 30)
+    monkeypatch.setattr(worker, "read_image", reading)
+    monkeypatch.setattr("medseg3d.api.needs.memory_in_reach", lambda: 2 << 30)
     with pytest.raises(
-        RunError, match=r"case huge: .* takes about 15\.\d GiB .* may use 8\.0 GiB at present; crop"
+        RunError, match=r"case huge: .* takes about \d\.\d GiB .* may use at present 2\.0 GiB; crop"
     ):
         medseg3d.predict(images, model=tiny_model, out=images.parent / "out")
     assert [path.stem for path in read] == ["case0", "case1", "case2", "case3"]
 
 
-def test_empty_borders_do_not_count_for_the_memory(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    array = np.zeros((100, 100, 100), np.int16)
-    for name, size in (("small", 20), ("large", 100)):
-        array[:size, :size, :size] = np.arange(size)
+def test_empty_borders_do_not_count_for_the_memory(tmp_path: Path, tiny_model: Path) -> None:
+    array = np.zeros((60, 60, 60), np.int16)
+    for name, size in (("small", 20), ("large", 60)):
+        array[:size, :size, :size] = 1 + np.arange(size)
         nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii")
-    limit = (412 << 20) + 3 * 10**6
-    for place in ("medseg3d.api.needs.memory_in_reach", "medseg3d.api.predicting.memory_in_reach"):
-        monkeypatch.setattr(place, lambda: limit)
-    options = {"model": tiny_model, "out": tmp_path / "out"}
+    needs = needs_of_file(tmp_path / "large.nii", tiny_model)
+    assert needs.reading < needs.least
+    options = {"model": tiny_model, "out": tmp_path / "out", "max_memory": str(needs.least - 1)}
     medseg3d.predict(tmp_path / "small.nii", **options)
-    with pytest.raises(RunError, match="case large: predicting it takes about 42"):
+    with pytest.raises(
+        RunError, match=r"case large: predicting it takes about 50\d\.\d MiB .* allows 50\d\.\d MiB"
+    ):
         medseg3d.predict(tmp_path / "large.nii", **options)
+
+
+def needs_of_file(path: Path, model: Path) -> Needs:
+    plan = read_bundle(find_bundle(model)).plan
+    [case] = find_inputs([path])
+    return needs_of(case, plan, model=model, overlap=0.5, planes=0)
+
+
+def test_less_memory_gives_the_same_labels(tmp_path: Path, tiny_model: Path) -> None:
+    rng = np.random.default_rng(1)
+    array = rng.normal(100, 40, (90, 80, 70)).astype(np.int16)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "a.nii")
+    [usual] = medseg3d.predict(tmp_path / "a.nii", model=tiny_model, out=tmp_path / "1.nii")
+    needs = needs_of_file(tmp_path / "a.nii", tiny_model)
+    least = needs.computing + needs.least_slab
+    assert least < needs.memory
+    [tight] = medseg3d.predict(
+        tmp_path / "a.nii", model=tiny_model, out=tmp_path / "2.nii", max_memory=str(least + 1000)
+    )
+    assert tight.path.read_bytes() == usual.path.read_bytes()
 
 
 def test_a_full_gpu_hands_the_case_to_the_cpu(
     images: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    moved: list[str] = []
-    real = predicting.open_predictor
+    real = worker.open_predictor
+    devices: list[str] = []
 
     def on_gpu(config: Any) -> Any:
+        devices.append(config.device)
         predictor = real(config)
+        if config.device != "cpu":
+            predictor.device = torch.device("cuda")
 
-        def full(case: Any, *, advance: Any) -> Any:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            def full(*_: Any, **__: Any) -> Any:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-        class Network(torch.nn.Module):
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return predictor.network(x)
-
-            def to(self, device: torch.device) -> "Network":
-                moved.append(device.type)
-                return self
-
-        return SimpleNamespace(
-            bundle=predictor.bundle,
-            network=Network().eval(),
-            device=torch.device("cuda"),
-            segment=full,
-        )
+            predictor.label = full  # type: ignore[method-assign]
+        return predictor
 
     [usual] = medseg3d.predict(images / "case0.nii", model=tiny_model, out=images.parent / "a.nii")
-    monkeypatch.setattr(predicting, "open_predictor", on_gpu)
+    for module in (prediction_batch, worker):
+        monkeypatch.setattr(module, "open_predictor", on_gpu)
     with caplog.at_level(logging.WARNING, "medseg3d"):
         [other] = medseg3d.predict(
             images / "case0.nii", model=tiny_model, out=images.parent / "b.nii", precision="fp32"
         )
     assert "case case0: the memory of cuda is too small for it" in caplog.text
-    assert moved == ["cpu", "cuda"], "the next case is on the GPU again"
+    assert devices == ["auto", "cpu"]
     assert other.path.read_bytes() == usual.path.read_bytes()
 
 
 def test_doubts_about_a_case_are_logged(
     images: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    monkeypatch.setattr(predicting, "case_warnings", lambda *_: ["the spacing is odd"])
+    monkeypatch.setattr(worker, "case_warnings", lambda *_: ["the spacing is odd"])
     with caplog.at_level(logging.WARNING, "medseg3d"):
         medseg3d.predict(images / "case1.nii", model=tiny_model, out=images.parent / "out")
     assert "case case1: the spacing is odd" in caplog.text
@@ -275,15 +293,49 @@ def test_finished_cases_are_left_out_and_the_rest_is_made(images: Path, tiny_mod
     options = {"model": tiny_model, "out": images.parent / "out", "probabilities": True}
     medseg3d.predict(images, **options)
     out = images.parent / "out"
-    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert medseg3d.predict(images, **options) == []
+    whole = outputs(out)
     (out / "case1.nii.gz").unlink()
     (out / "case3_probabilities.nii.gz").unlink()
-    with pytest.raises(RunError, match="6 outputs exist already"):
-        medseg3d.predict(images, **options)
     redone = medseg3d.predict(images, **options, skip_existing=True)
     assert [prediction.case_id for prediction in redone] == ["case1", "case3"]
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
-    assert medseg3d.predict(images, **options, skip_existing=True) == []
+    assert outputs(out) == whole
+    (out / "case1.nii.gz").unlink()
+    redone = medseg3d.predict(images, **options)
+    assert [prediction.case_id for prediction in redone] == ["case1"]
+    assert outputs(out) == whole
+    report = json.loads((out / REPORT).read_text())
+    assert [record["case"] for record in report["cases"].values()] == [
+        *("case0", "case2", "case3", "case1")
+    ]
+
+
+def test_what_another_model_or_person_made_is_kept(images: Path, tiny_model: Path) -> None:
+    out = images.parent / "out"
+    medseg3d.predict(images, model=tiny_model, out=out)
+    (out / "case2.nii.gz").write_bytes(b"corrected by hand")
+    with pytest.raises(RunError, match=r"1 outputs exist already .*case2"):
+        medseg3d.predict(images, model=tiny_model, out=out)
+    with pytest.raises(RunError, match="4 outputs exist already"):
+        medseg3d.predict(images, model=tiny_model, out=out, overlap=0.1)
+    assert (out / "case2.nii.gz").read_bytes() == b"corrected by hand"
+
+
+def test_an_image_that_changed_is_predicted_again_when_its_output_is_gone(
+    images: Path, tiny_model: Path
+) -> None:
+    out = images.parent / "out"
+    medseg3d.predict(images, model=tiny_model, out=out)
+    write_image(images / "case1.nii", seed=77)
+    with pytest.raises(RunError, match=r"1 outputs exist already .*case1"):
+        medseg3d.predict(images, model=tiny_model, out=out)
+    (out / "case1.nii.gz").unlink()
+    [redone] = medseg3d.predict(images, model=tiny_model, out=out)
+    assert redone.case_id == "case1"
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in in_folder(folder)}
 
 
 class Disk:
@@ -325,13 +377,13 @@ def test_a_disk_that_fills_up_at_any_write_leaves_whole_files_only(
 ) -> None:
     for number in (2, 3):
         (images / f"case{number}.nii").unlink()
-    predictor = predicting.open_predictor(
-        medseg3d.config.PredictConfig(inputs=(images,), model=tiny_model)
+    predictor = prediction_batch.open_predictor(
+        validated(PredictConfig, {"inputs": [images], "model": tiny_model})
     )
-    monkeypatch.setattr(predicting, "open_predictor", lambda _: predictor)
+    monkeypatch.setattr(prediction_batch, "open_predictor", lambda _: predictor)
     options = {"model": tiny_model, "probabilities": True, "format": "nii"}
     medseg3d.predict(images, **options, out=images.parent / "whole")
-    whole = {path.name: path.read_bytes() for path in (images.parent / "whole").iterdir()}
+    whole = outputs(images.parent / "whole")
     disk = Disk(monkeypatch)
     medseg3d.predict(images, **options, out=images.parent / "all")
     num_writes = disk.writes
@@ -344,12 +396,12 @@ def test_a_disk_that_fills_up_at_any_write_leaves_whole_files_only(
             medseg3d.predict(images, **options, out=out)
         except RunError as error:
             assert "the disk is full" in str(error)  # noqa: PT017
-        there = {path.name: path.read_bytes() for path in out.glob("*")}
+        there = outputs(out) if out.exists() else {}
         assert there.items() <= whole.items()
         kept.add(len(there))
         disk.fails_at = None
-        medseg3d.predict(images, **options, out=out, skip_existing=True)
-        assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+        medseg3d.predict(images, **options, out=out)
+        assert outputs(out) == whole
     assert kept == {0, 1, 2, 3, 4}
 
 
@@ -357,7 +409,7 @@ def test_a_full_disk_stops_the_batch_and_says_how_to_go_on(
     images: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[Path] = []
-    real = predicting.write_labels
+    real = worker.write_labels
 
     def writing(path: Path, *args: Any, **options: Any) -> None:
         tried.append(path)
@@ -366,9 +418,9 @@ def test_a_full_disk_stops_the_batch_and_says_how_to_go_on(
             raise RunError(f"{path} cannot be written: the disk is full") from error
         real(path, *args, **options)
 
-    monkeypatch.setattr(predicting, "write_labels", writing)
+    monkeypatch.setattr(worker, "write_labels", writing)
     with pytest.raises(
-        RunError, match=r"case1\.nii\.gz cannot be written: .* 1 of 4 cases .*--skip-existing"
+        RunError, match=r"case1\.nii\.gz cannot be written: .* 1 of 4 cases .*repeat the command"
     ):
         medseg3d.predict(images, model=tiny_model, out=images.parent / "out")
     assert len(tried) == 2
@@ -403,7 +455,7 @@ def test_a_disk_that_is_full_after_all_holds_whole_files_only(
     format_name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(predicting, "expect_disk", list)
+    monkeypatch.setattr(prediction_batch, "expect_disk", list)
     rng = np.random.default_rng(3)
     for number in range(4):
         array = rng.normal(100, 30, (40, 36, 32)).astype(np.int16)
@@ -419,7 +471,7 @@ def test_a_disk_that_is_full_after_all_holds_whole_files_only(
     with pytest.raises(RunError, match="the disk is full"):
         medseg3d.predict(tmp_path / "in", out=small_disk / "out", **options)
     (small_disk / "filler").unlink()
-    there = {path.name: path.read_bytes() for path in (small_disk / "out").glob("*")}
+    there = outputs(small_disk / "out")
     assert there.items() <= whole.items()
 
 
@@ -496,12 +548,12 @@ def test_a_name_with_a_leading_dash_and_bytes_outside_utf8_on_the_command_line(
 SLOW = """
 import time
 from medseg3d.inference.predictor import Predictor
-real = Predictor.segment
-def segment(self, case, *, advance=None):
+real = Predictor.label
+def label(self, working, **options):
     print("at work", flush=True)
     time.sleep(0.4)
-    return real(self, case, advance=advance)
-Predictor.segment = segment
+    return real(self, working, **options)
+Predictor.label = label
 """
 
 
@@ -595,7 +647,7 @@ def test_a_series_that_no_segmentation_can_refer_to_is_refused_before_the_work(
     tmp_path: Path, tiny_model: Path, dicom_series: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dicom_series(tmp_path / "nameless", FrameOfReferenceUID=None)
-    monkeypatch.setattr(predicting, "open_predictor", lambda _: pytest.fail("too late"))
+    monkeypatch.setattr(prediction_batch, "open_predictor", lambda _: pytest.fail("too late"))
     with pytest.raises(RunError, match=r"must refer to its series, but .* no FrameOfReferenceUID"):
         medseg3d.predict(
             tmp_path / "nameless", model=tiny_model, out=tmp_path / "out", format="dicom-seg"

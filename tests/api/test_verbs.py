@@ -78,6 +78,7 @@ def run(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> medseg3d.Run:
 
 def test_a_run_folder_explains_itself(run: medseg3d.Run) -> None:
     names = {path.name for path in run.folder.iterdir()}
+    names.discard("model.medseg3d.cache")  # only some backends keep one
     assert names == {
         "checkpoints",
         "config.yaml",
@@ -112,7 +113,7 @@ def test_a_second_fit_reuses_the_preprocessed_cases(
     def fail(*args: object, **kwargs: object) -> None:
         raise AssertionError("preprocessed again")
 
-    monkeypatch.setattr("medseg3d.api.fitting.preprocess", fail)
+    monkeypatch.setattr("medseg3d.api.preparing.preprocess", fail)
     again = medseg3d.fit(cases, out=run.folder.parent / "again", **SMALL)
     first = load_bundle(run.bundle)[1]
     second = load_bundle(again.bundle)[1]
@@ -225,7 +226,7 @@ def test_in_a_batch_the_good_cases_are_written_and_the_bad_one_is_named(
     with pytest.raises(RunError, match=r"1 of 2 cases failed, 1 were written: case torn: "):
         medseg3d.predict(folder, model=run.bundle, out=tmp_path / "out")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["failed.csv", "good.nii.gz"]
+    assert names == ["failed.csv", "good.nii.gz", "predictions.json"]
 
 
 def test_probabilities_sum_to_one_and_agree_with_the_labels(
@@ -285,7 +286,7 @@ def test_resume_goes_on_with_the_stored_options(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("medseg3d.api.fitting._Fit._score_held_out", interrupt)
+        patch.setattr("medseg3d.api.fitting.FinalValidation.scores", interrupt)
         with pytest.raises(KeyboardInterrupt):
             medseg3d.fit(cases, out=cut, **SMALL)
     with pytest.raises(ModelError, match="not finished"):

@@ -65,9 +65,9 @@ def predict(images: Path, model: Path, out: Path, *flags: str) -> subprocess.Pop
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files that one sees in a folder."""
-    files = folder.iterdir() if folder.is_dir() else ()
-    return {file.name: file.read_bytes() for file in files if not file.name.startswith(".")}
+    """The outputs that one sees in a folder."""
+    files = folder.glob("[!.]*.nii.gz") if folder.is_dir() else ()
+    return {file.name: file.read_bytes() for file in files}
 
 
 def kill_and_go_on(folder: Path, model: Path, num_kills: int, seed: int) -> Iterator[str]:
@@ -87,7 +87,7 @@ def kill_and_go_on(folder: Path, model: Path, num_kills: int, seed: int) -> Iter
         rounds += 1
         out = folder / f"out{rounds}"
         for _ in range(min(3, num_kills - kills)):
-            with predict(images, model, out, "--skip-existing") as process:
+            with predict(images, model, out) as process:
                 assert process.stderr is not None
                 for line in process.stderr:
                     if line.startswith("model "):  # everything is imported, the work begins
@@ -100,7 +100,7 @@ def kill_and_go_on(folder: Path, model: Path, num_kills: int, seed: int) -> Iter
                 kills += 1
                 hidden = len(list(out.glob(".*"))) if out.is_dir() else 0
                 yield f"kill {kills}: {len(there)} of {len(whole)} files, {hidden} half made"
-        medseg3d.predict(images, model=model, out=out, probabilities=True, skip_existing=True)
+        medseg3d.predict(images, model=model, out=out, probabilities=True)
         assert contents(out) == whole, "the repeated command makes what was lacking"
         assert not list(out.glob(".*")), "what was half made is swept"
 

@@ -7,11 +7,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg3d.data.canonical import labels_on, load_case
+from medseg3d.data.canonical import canonical, labels_on, load_case
 from medseg3d.data.cases import Case
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
-from medseg3d.io import LabelVolume
+from medseg3d.io import LabelVolume, Volume
 
 SHAPE = (3, 4, 5)
 OBLIQUE = np.array(  # a turn of about 37 degrees, voxels of 2 x 1 x 3 mm
@@ -77,3 +77,13 @@ def test_a_mirrored_label_file_is_loaded_onto_its_image(tmp_path: Path) -> None:
     nib.Nifti1Image(label_map.labels, label_map.grid.affine).to_filename(tmp_path / "b.nii.gz")
     case = load_case(Case("a", (tmp_path / "a.nii.gz",), tmp_path / "b.nii.gz", "a"))
     np.testing.assert_array_equal(case.labels, case.image[0] / 10)
+
+
+def test_stored_integers_are_neither_copied_nor_widened() -> None:
+    array = np.arange(-30, 30, dtype=np.int16).reshape(1, *SHAPE)
+    case = canonical(Volume.from_array(array, Grid(SHAPE, np.diag([-1.0, -1.0, 2.0, 1.0]))))
+    assert case.image.dtype == np.int16
+    assert np.shares_memory(case.image, array)
+    np.testing.assert_array_equal(case.image, array[:, ::-1, ::-1])
+    wide = Volume.from_array(array.astype(np.float64), Grid(SHAPE, np.eye(4)))
+    assert canonical(wide).image.dtype == np.float32

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from medseg3d.data.cases import (
     Dataset,
-    find_cases,
     find_inputs,
     label_names_near,
     pair_by_id,
     patient_of,
 )
+from medseg3d.data.layouts import find_cases
 from medseg3d.errors import DataError
 
 SAMPLE = Path(__file__).parents[2] / "sample_data"

@@ -8,8 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg3d.data.cases import Dataset, find_cases
+from medseg3d.data.cases import Dataset
 from medseg3d.data.checks import check_cases, examine
+from medseg3d.data.layouts import find_cases
 from medseg3d.errors import DataError
 
 SHAPE = (6, 5, 4)

@@ -11,7 +11,8 @@ import pytest
 
 from medseg3d.api.outputs import find_targets
 from medseg3d.config import PredictConfig
-from medseg3d.data.cases import find_cases, find_inputs, pair_by_id
+from medseg3d.data.cases import find_inputs, pair_by_id
+from medseg3d.data.layouts import find_cases
 from medseg3d.errors import DataError
 from medseg3d.io import read_image, write_labels
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from medseg3d.data.canonical import CanonicalCase, canonical
-from medseg3d.data.cases import find_cases
 from medseg3d.data.familiar import case_warnings
 from medseg3d.data.fingerprint import CaseFingerprint, intensity_extent, measure
+from medseg3d.data.layouts import find_cases
 from medseg3d.data.plan import Plan, make_plan
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import Volume, read_image

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from medseg3d.data.canonical import CanonicalCase, canonical, nonzero_box
+from medseg3d.data.intensities import normalize
 from medseg3d.data.plan import Normalization, Plan
-from medseg3d.data.preprocess import normalize, preprocess, preprocessing_key, working_shape
+from medseg3d.data.preprocess import preprocess, preprocessing_key, working_shape
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import Volume
@@ -138,6 +140,22 @@ def test_ct_is_clipped_and_scaled_by_the_set() -> None:
     rule = Normalization(name="CT", scheme="ct", lower=-100, upper=200, mean=50, sd=25)
     channel = np.array([-1000, -100, 50, 75, 3000], dtype=np.float32).reshape(5, 1, 1)
     np.testing.assert_allclose(normalize(channel, rule).ravel(), [-6, -6, 0, 1, 6])
+
+
+@pytest.mark.parametrize("scheme", ["ct", "zscore"])
+@pytest.mark.parametrize("affine", [LPS, SIDEWAYS])
+def test_intensities_are_normalized_then_resampled_by_splines(scheme: str, affine: Affine) -> None:
+    stored = np.random.default_rng(0).integers(1, 900, (1, 23, 34, 19)).astype(np.int16)
+    case = canonical(Volume.from_array(stored, Grid((23, 34, 19), affine)))
+    rule = Normalization(name="a", scheme=scheme, lower=100, upper=700, mean=350, sd=80)
+    found = preprocess(case, plan(channels=(rule,), spacing=(1.4, 0.7, 1.2))).image[0]
+    wide = case.image[0].astype(np.float64)
+    clipped = (wide.clip(100, 700) - 350) / 80
+    wide = clipped if scheme == "ct" else (wide - wide.mean()) / wide.std()
+    zoomed = ndimage.zoom(
+        wide, np.divide(found.shape, wide.shape), order=3, mode="nearest", grid_mode=True
+    )
+    np.testing.assert_allclose(found, zoomed.clip(wide.min(), wide.max()), atol=1e-5)
 
 
 def test_undeclared_values_are_named_with_their_voxels() -> None:

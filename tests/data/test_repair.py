@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medseg3d.data import repair as module
-from medseg3d.data.cases import find_cases
+from medseg3d.data.layouts import find_cases
 from medseg3d.data.regrid import image_onto, labels_onto
 from medseg3d.data.remedies import Change, Remedies
 from medseg3d.data.repair import repair

@@ -21,6 +21,7 @@ from medseg3d.bundle import Bundle, save_bundle
 from medseg3d.data.canonical import canonical
 from medseg3d.data.plan import Normalization, Plan
 from medseg3d.geometry.grid import Grid
+from medseg3d.inference.backends.eager import Eager
 from medseg3d.inference.predictor import Predictor
 from medseg3d.io import Volume, read_image, read_labels, write_image, write_labels
 from medseg3d.networks import NETWORKS
@@ -260,9 +261,10 @@ def bundle_of(spacing: tuple[float, ...]) -> Bundle:
 def predict_file(path: Path, out: Path, spacing: tuple[float, ...]) -> npt.NDArray[Any]:
     """Read, predict with the threshold, write, and read by nibabel what was written."""
     device = torch.device("cpu")
-    predictor = Predictor(bundle_of(spacing), Threshold(), device=device, precision="fp32")
+    network = Eager(Threshold(), device=device)
+    predictor = Predictor(bundle_of(spacing), network, device=device)
     volume = read_image(path)
-    write_labels(out, predictor.segment(canonical(volume)).labels(), like=volume)
+    write_labels(out, predictor.segment(canonical(volume)), like=volume)
     written = nib.load(out)
     np.testing.assert_allclose(written.affine, volume.grid.affine, atol=2e-4)
     return np.asarray(written.dataobj)

@@ -11,8 +11,8 @@ from matplotlib.image import imread
 
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.checks import Examination
+from medseg3d.data.doctor.facts import CaseFacts, ChannelFacts, Survey
 from medseg3d.data.doctor.findings import Finding, Severity, ranked
-from medseg3d.data.doctor.survey import CaseFacts, ChannelFacts, Survey
 from medseg3d.data.remedies import Change
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import LabelVolume, Volume

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from math import log
 
 from medseg3d.data.doctor import CHECKS
+from medseg3d.data.doctor.facts import CaseFacts, Survey
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.outliers import outliers
-from medseg3d.data.doctor.survey import CaseFacts, Survey
 
 HUGE = 1e6
 """Intensities beyond this are rarely meant."""

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from math import log
 
 from medseg3d.data.doctor import CHECKS
+from medseg3d.data.doctor.facts import Survey
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.outliers import outliers
 from medseg3d.data.doctor.reading import COPY
-from medseg3d.data.doctor.survey import Survey
 from medseg3d.data.partners import some
 
 MOST_VALUES_SHOWN = 10

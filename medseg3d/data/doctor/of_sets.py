@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from medseg3d.data.doctor import CHECKS
+from medseg3d.data.doctor.facts import CaseFacts, Survey
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.outliers import FEWEST
 from medseg3d.data.doctor.salvage import INCOMPLETE
 from medseg3d.data.doctor.structures import Part, erased
-from medseg3d.data.doctor.survey import CaseFacts, Survey
 from medseg3d.data.files import volumes_in
 from medseg3d.data.partners import count, some
 from medseg3d.data.plan import target_spacing

@@ -4,19 +4,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from medseg3d.data.cases import (
-    CHANNEL,
-    IMAGE_FOLDERS,
-    LABEL_FILE,
-    LABEL_FOLDERS,
-    Case,
-    Dataset,
-    find_cases,
-    patient_of,
-)
+from medseg3d.data.cases import Case, Dataset, patient_of
+from medseg3d.data.channels import CHANNEL
 from medseg3d.data.dataset_json import FILE_NAME, Description, read_description
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.files import expect_folder, subfolders, volumes_in
+from medseg3d.data.layouts import IMAGE_FOLDERS, LABEL_FILE, LABEL_FOLDERS, find_cases
 from medseg3d.data.partners import by_id, common_keys
 from medseg3d.errors import DataError
 from medseg3d.io import case_stem
@@ -28,7 +21,7 @@ INCOMPLETE = "incomplete"
 def find_whole_cases(root: Path) -> tuple[Dataset, tuple[Finding, ...]]:
     """The cases of a folder, and what is wrong with its structure.
 
-    Where :func:`~medseg3d.data.cases.find_cases` refuses the folder, the cases that have all
+    Where :func:`~medseg3d.data.layouts.find_cases` refuses the folder, the cases that have all
     their files are found nevertheless.
 
     Raises:

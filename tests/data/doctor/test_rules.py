@@ -10,10 +10,10 @@ import pytest
 
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.doctor import CHECKS
+from medseg3d.data.doctor.facts import CaseFacts, ChannelFacts, Survey
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.outliers import outliers
 from medseg3d.data.doctor.structures import small_parts
-from medseg3d.data.doctor.survey import CaseFacts, ChannelFacts, Survey
 from medseg3d.geometry.grid import Grid
 
 NAMES = {0: "background", 1: "organ", 2: "tumor"}

@@ -10,7 +10,8 @@ import pytest
 
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.doctor import reading
-from medseg3d.data.doctor.survey import CaseFacts, survey, survey_case
+from medseg3d.data.doctor.facts import CaseFacts
+from medseg3d.data.doctor.survey import survey, survey_case
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import Volume, read_image, read_labels, write_labels
 

@@ -1,0 +1,160 @@
+"""The end of a run: held-out cases labeled as ``predict`` would label them, and scored."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from medseg3d.api.scores import ScoreResult, write_scores
+from medseg3d.api.validating import dice_by_label
+from medseg3d.api.verdict import Verdict, evenly, is_comparable, judged
+from medseg3d.config import FitConfig
+from medseg3d.data.canonical import canonical, labels_on
+from medseg3d.data.cases import Case
+from medseg3d.data.plan import Plan
+from medseg3d.data.threads import in_threads
+from medseg3d.device import Precision
+from medseg3d.errors import ModelError, about_case
+from medseg3d.geometry.grid import Grid
+from medseg3d.inference.predictor import Predictor
+from medseg3d.io import read_image, read_labels, write_labels
+from medseg3d.progress import track
+from medseg3d.scoring import Row, score_case
+from medseg3d.training.faults import enough_memory
+from medseg3d.types import LabelMap
+
+VERDICT = "arithmetic.json"
+SMALLER_CASE = "resume on a machine with more memory"
+
+
+@dataclass(frozen=True)
+class FinalValidation:
+    """The held-out cases of a run, labeled on their native grids as ``predict`` labels them.
+
+    What is found is kept, so that a run that was stopped need not find it again.
+
+    Attributes:
+        config: Options of the run.
+        plan: Of the run.
+        cases: All that are held out.
+        model: Bundle with the weights.
+        folder: Gets label maps, the verdict and the scores.
+        device: Where to compute.
+    """
+
+    config: FitConfig
+    plan: Plan
+    cases: Sequence[Case]
+    model: Path
+    folder: Path
+    device: torch.device
+
+    def verdict(self, precision: Precision, with_foreground: Sequence[Case]) -> Verdict:
+        """In which arithmetic to validate, found out on some of the cases.
+
+        Args:
+            precision: Arithmetic that the run was trained in.
+            with_foreground: Cases that can tell.
+        """
+        kept = self.folder / VERDICT
+        found = Verdict.read(kept)
+        if found is None or found.tried != precision:  # begun on another processor
+            self._forget_labels(found)
+            found = self._compared(precision, with_foreground)
+            found.write(kept)
+        return found
+
+    def scores(self, precision: Precision) -> ScoreResult:
+        """Label all cases in that arithmetic and compare them with their references."""
+        predictor = cache(lambda: self._open(precision))
+
+        def score(case: Case) -> list[Row]:
+            path = self._path(case)
+            compared = self._path(case, precision)
+            if compared.is_file():
+                compared.replace(path)
+            labels, reference, grid = self._labels(case, path, predictor)
+            return score_case(case.id, labels, reference, grid, labels=self._names)
+
+        # in another thread, so that an interrupt need not wait for a large case
+        scored = in_threads(score, self.cases, threads=1)
+        found = track(scored, "Validating", total=len(self.cases), unit="case")
+        rows = [row for rows in found for row in rows]
+        result = write_scores(rows, self.folder / "scores.csv")
+        self._forget_compared()
+        return result
+
+    @property
+    def _names(self) -> dict[int, str]:
+        return {value: name for value, name in self.plan.labels.items() if value != 0}
+
+    def _compared(self, precision: Precision, with_foreground: Sequence[Case]) -> Verdict:
+        cases = evenly(with_foreground, self.config.evidence_cases)
+        if not cases or not is_comparable(precision, self.device):
+            return Verdict(precision, precision)
+        dice, backend = self._dice(cases, precision, backend="auto")
+        dice_fp32, _ = self._dice(cases, "fp32", backend=backend)
+        return judged(precision, dice, dice_fp32)
+
+    def _dice(
+        self, cases: Sequence[Case], precision: Precision, *, backend: str
+    ) -> tuple[list[list[float]], str]:
+        """Dice per label of each case, and the backend that computed them."""
+        predictor = self._open(precision, backend=backend)
+
+        def dice(case: Case) -> list[float]:
+            path = self._path(case, precision)
+            try:
+                labels, reference, _ = self._labels(case, path, lambda: predictor)
+            except ModelError:  # not finite
+                if precision == "fp32":
+                    raise
+                return [0.0] * len(self._names)
+            return dice_by_label(labels, reference, sorted(self._names))
+
+        found = in_threads(dice, cases, threads=1)
+        found = track(found, f"Validating in {precision}", total=len(cases), unit="case")
+        return list(found), predictor.network.backend
+
+    def _labels(
+        self, case: Case, path: Path, predictor: Callable[[], Predictor]
+    ) -> tuple[LabelMap, LabelMap, Grid]:
+        """Labels that are kept or predicted now, the reference, and the grid of both."""
+        assert case.labels is not None
+        with about_case(case.id), enough_memory(f"validating case {case.id}", SMALLER_CASE):
+            volume = read_image(case.images)
+            if path.is_file():
+                labels = read_labels(path).labels
+            else:
+                labels = predictor().segment(canonical(volume))
+                write_labels(path, labels, volume)
+            return labels, labels_on(read_labels(case.labels), volume.grid), volume.grid
+
+    def _open(self, precision: Precision, *, backend: str = "auto") -> Predictor:
+        return Predictor.open(
+            self.model,
+            device=self.device,
+            precision=precision,
+            backend=backend,
+            overlap=self.config.overlap,
+        )
+
+    def _path(self, case: Case, precision: Precision | None = None) -> Path:
+        """Where a label map lies: the final one, or one that is compared."""
+        folder = self.folder / precision if precision else self.folder
+        return folder / f"{case.id}.nii.gz"
+
+    def _forget_labels(self, verdict: Verdict | None) -> None:
+        """Remove labels whose arithmetic is not known, or another one."""
+        for case in self.cases:
+            self._path(case).unlink(missing_ok=True)
+        if verdict is not None:
+            self._forget_compared()
+
+    def _forget_compared(self) -> None:
+        for precision in get_args(Precision):
+            shutil.rmtree(self.folder / precision, ignore_errors=True)

@@ -1,0 +1,235 @@
+"""Before a run: whether its options can work, its cases are sound, and how it is to go."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medseg3d.api.provenance import write_text
+from medseg3d.config import FitConfig, to_yaml
+from medseg3d.data.augment import Augmentation
+from medseg3d.data.cases import Dataset
+from medseg3d.data.checks import check_cases
+from medseg3d.data.fingerprint import measure
+from medseg3d.data.layouts import find_cases
+from medseg3d.data.plan import Plan, make_plan
+from medseg3d.data.split import Split, split
+from medseg3d.data.threads import in_threads
+from medseg3d.device import resolve_device, resolve_precision
+from medseg3d.errors import ConfigError, RunError
+from medseg3d.losses import LOSSES
+from medseg3d.machine import memory_limit
+from medseg3d.networks import NETWORKS, build_network, planned_options
+from medseg3d.networks.topology import Topology
+from medseg3d.progress import Progress, track
+from medseg3d.training.budget import Budget
+from medseg3d.training.callbacks import Stage
+from medseg3d.training.module import OptimizerSettings
+from medseg3d.training.train import TrainingSettings
+
+log = logging.getLogger("medseg3d")
+
+DEFAULT_MINUTES = 60.0
+PLANNED_GPU_GB = 10.0
+PLANNED = ("spacing", "patch_size", "batch_size", "width", "mirror")
+PLAN, SPLIT = "plan.yaml", "split.json"
+
+
+def refuse_what_cannot_be_built(config: FitConfig) -> None:
+    """Find wrong names and options before the hours of work, not after them.
+
+    Raises:
+        ConfigError: Saying which.
+    """
+    network = NETWORKS[config.network.name]
+    if config.stages and not hasattr(network, "set_stage"):
+        raise ConfigError(
+            f"network {config.network.name!r} has no training stages; leave out stages, or set "
+            "stages=[] if they come from a file"
+        )
+    LOSSES.build(config.loss.name, **config.loss.options)
+    Augmentation(**config.augmentation.model_dump())
+    resolve_precision(config.precision, resolve_device(config.device))
+
+
+def planned(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
+    """Cases, plan and split of a run, as its folder holds them or made now.
+
+    Raises:
+        DataError: If the cases cannot be trusted; all faulty ones are listed.
+        RunError: If cases of a run that is resumed are gone.
+    """
+    if all((folder / name).is_file() for name in (PLAN, SPLIT)):
+        return _planned_before(config, folder)
+    return _planned_now(config, folder)
+
+
+def _planned_before(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
+    dataset = find_cases(config.data, skip_unpaired=config.skip_unpaired)
+    plan = Plan.load(folder / PLAN).mirrored_along(config.augmentation.mirror_axes)
+    parts = Split(**json.loads((folder / SPLIT).read_text(encoding="utf-8")))
+    absent = {*parts.training, *parts.validation} - {case.id for case in dataset.cases}
+    if absent:
+        raise RunError(
+            f"{config.data} lacks {len(absent)} cases of the run in {folder}, such as "
+            f"{min(absent)}; give the folder that the run was begun with"
+        )
+    return dataset, plan, parts
+
+
+def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
+    """Check and measure the cases; the run can be resumed from the first moment on."""
+    stored = folder / "config.yaml"
+    if not config.resume:
+        write_text(stored, to_yaml(config, title="Resolved options of this run"))
+    try:
+        dataset = find_cases(config.data, skip_unpaired=config.skip_unpaired)
+        log.info("%s: %d cases (%s)", config.data, len(dataset.cases), dataset.layout)
+        with Progress("Checking", total=len(dataset.cases), unit="case") as bar:
+            checked = check_cases(dataset, folds=config.folds, advance=bar.advance)
+        parts = _split(config, dataset)
+        plan = _plan(config, dataset, checked.label_values, parts)
+        with torch.device("meta"):
+            make_network(config, plan)
+    except Exception:
+        if not config.resume:
+            stored.unlink(missing_ok=True)
+        raise
+    plan.save(folder / PLAN)
+    write_text(folder / SPLIT, json.dumps(parts.as_dict(), indent=1))
+    return dataset, plan, parts
+
+
+def _split(config: FitConfig, dataset: Dataset) -> Split:
+    patients = len({case.patient for case in dataset.cases})
+    if 1 < patients < config.folds:
+        if "folds" in config.model_fields_set and not config.resume:  # stored ones are all set
+            raise ConfigError(
+                f"{config.folds} folds need as many patients, {config.data} has {patients}; give "
+                f"--set folds={patients} or less"
+            )
+        log.warning("%d patients give only %d folds, one patient held out", patients, patients)
+    return split(dataset.cases, fold=config.fold, folds=config.folds, seed=config.seed)
+
+
+def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], parts: Split) -> Plan:
+    if config.plan is not None:
+        fixed = [name for name in PLANNED if getattr(config, name) not in (None, False)]
+        if fixed:
+            raise ConfigError(
+                f"{', '.join(fixed)} cannot be given beside a plan, which holds them; "
+                f"edit {config.plan}"
+            )
+        return Plan.load(config.plan).mirrored_along(config.augmentation.mirror_axes)
+    training = [case for case in dataset.cases if case.id in set(parts.training)]
+    measured = list(
+        track(in_threads(measure, training), "Measuring", total=len(training), unit="case")
+    )
+    names = {0: "background"} | {value: f"label {value}" for value in sorted(label_values)}
+    names = distinct_names(names | (dataset.label_names or {}))
+    num_channels = len(measured[0].foreground)
+    channels = dataset.channel_names or tuple(f"channel {n}" for n in range(num_channels))
+    device = resolve_device(config.device)
+    plan = make_plan(
+        measured,
+        label_names=dict(sorted(names.items())),
+        channel_names=channels,
+        on_gpu=device.type == "cuda",
+        memory_gb=config.memory_gb or _memory_gb(device),
+        spacing=config.spacing,
+        patch_size=config.patch_size,
+        batch_size=config.batch_size,
+        width=config.width,
+        mirror=config.mirror,
+        mirror_axes=config.augmentation.mirror_axes,
+    )
+    log.info(
+        "plan: spacing %s mm, patch %s, batch %d, %d stages, width %d",
+        " x ".join(f"{edge:g}" for edge in plan.spacing),
+        " x ".join(map(str, plan.patch_size)),
+        plan.batch_size,
+        len(plan.kernels),
+        plan.width,
+    )
+    return plan
+
+
+def distinct_names(names: dict[int, str]) -> dict[int, str]:
+    """Names by value; a name that two values share, or that tables use, gets its value added.
+
+    Examples:
+        >>> distinct_names({0: "background", 1: "cyst", 2: "cyst", 3: "mean"})
+        {0: 'background', 1: 'cyst 1', 2: 'cyst 2', 3: 'mean 3'}
+    """
+    counts = Counter(names.values())
+    return {
+        value: f"{name} {value}" if counts[name] > 1 or name == "mean" else name
+        for value, name in names.items()
+    }
+
+
+def _memory_gb(device: torch.device) -> float:
+    """Memory that training may take: a common GPU's, or half of the machine's.
+
+    A plan for all of a large GPU would give windows that no other machine can predict with.
+    """
+    if device.type == "cuda":
+        return min(PLANNED_GPU_GB, torch.cuda.mem_get_info(device)[0] / 1e9 * 0.8)
+    return memory_limit() / 1e9 / 2
+
+
+def make_network(config: FitConfig, plan: Plan) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of the run and all the options it was built with."""
+    topology = Topology(
+        patch_size=plan.patch_size,
+        strides=plan.strides,
+        kernels=plan.kernels,
+        width=plan.width,
+        max_width=plan.max_width,
+    )
+    options = planned_options(config.network.name, topology) | config.network.options
+    network = build_network(
+        config.network.name, len(plan.channels), plan.num_labels, options=options
+    )
+    if config.stages:
+        for stage in config.stages:
+            network.set_stage(stage.name)  # type: ignore[operator]
+        network.set_stage(config.stages[0].name)  # type: ignore[operator]
+    return network, options
+
+
+def training_settings(config: FitConfig, plan: Plan) -> TrainingSettings:
+    """Budget, optimizer and the like, of which the options know all but the batch."""
+    if config.epochs is not None:
+        budget = Budget(steps=config.epochs * config.steps_per_epoch)
+    else:
+        budget = Budget(seconds=60 * (config.max_minutes or DEFAULT_MINUTES))
+        if config.max_minutes is None:
+            log.info("training for %g minutes (--max-minutes, --epochs)", DEFAULT_MINUTES)
+    stages, start = [], 0.0
+    for stage in config.stages:
+        stages.append(Stage(stage.name, start))
+        start += stage.share
+    return TrainingSettings(
+        budget=budget,
+        optimizer=OptimizerSettings(
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            warmup=config.warmup,
+            decay_power=config.decay_power,
+        ),
+        batch_size=plan.batch_size,
+        steps_per_epoch=config.steps_per_epoch,
+        gradient_clip=config.gradient_clip,
+        ema=config.ema,
+        seed=config.seed,
+        workers=config.workers,
+        validate_every=config.validate_every,
+        checkpoint_seconds=60 * config.checkpoint_minutes,
+        stages=tuple(stages),
+    )

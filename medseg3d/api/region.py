@@ -1,0 +1,92 @@
+"""The part of a case that is asked for with ``--roi`` or ``--roi-mask``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg3d.config import PredictConfig
+from medseg3d.data.canonical import Box, CanonicalCase, labels_on
+from medseg3d.errors import ConfigError, DataError
+from medseg3d.geometry.grid import Grid
+from medseg3d.io import case_stem, read_labels
+from medseg3d.types import LabelMap, Size3
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where labels are wanted.
+
+    Attributes:
+        box: Box that holds the region, in the order of the file.
+        mask: ``(I, J, K)`` in the order of the file, None for the whole box.
+    """
+
+    box: Box
+    mask: npt.NDArray[np.bool_] | None = None
+
+    def canonical_box(self, case: CanonicalCase, margin: Size3) -> Box:
+        """The box in RAS+ order with ``margin`` voxels around it, as far as there are any."""
+        turn = case.reorientation
+        edges = []
+        for axis, source in enumerate(turn.order):
+            length = turn.source.shape[source]
+            first, last, _ = self.box[source].indices(length)
+            if turn.flips[axis]:
+                first, last = length - last, length - first
+            edges.append(slice(max(0, first - margin[axis]), min(length, last + margin[axis])))
+        return edges[0], edges[1], edges[2]
+
+    def keep(self, labels: LabelMap) -> None:
+        """Put background outside, in place; ``labels`` has the order of the file."""
+        inside = labels[self.box].copy()
+        labels[...] = 0
+        labels[self.box] = inside
+        if self.mask is not None:
+            labels[~self.mask] = 0
+
+
+def region_of(config: PredictConfig, case_id: str, grid: Grid) -> Region | None:
+    """What the options say about one case; None for everything.
+
+    Raises:
+        ConfigError: If the box does not fit the image.
+        DataError: If there is no mask for the case, or it is empty or lies elsewhere.
+    """
+    if config.roi is not None:
+        return Region(_box(config.roi, grid.shape))
+    if config.roi_mask is None:
+        return None
+    path = _mask_file(config.roi_mask, case_id)
+    mask = labels_on(read_labels(path), grid) != 0
+    found = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    if found[0].size == 0:
+        raise DataError(f"the region in {path} is empty; mark something, or leave out --roi-mask")
+    i, j, k = (slice(int(places[0]), int(places[-1]) + 1) for places in found)
+    return Region((i, j, k), mask)
+
+
+def _box(text: str, shape: Size3) -> Box:
+    parts = []
+    for part, length in zip(text.split(","), shape, strict=True):
+        first, _, last = part.strip().partition(":")
+        low, high = int(first or 0), int(last or length)
+        if not 0 <= low < high <= length:
+            raise ConfigError(
+                f"--roi {text}: {part.strip()} does not fit an image of "
+                f"{' x '.join(map(str, shape))} voxels; expected 0 <= first < last <= {length}"
+            )
+        parts.append(slice(low, high))
+    return parts[0], parts[1], parts[2]
+
+
+def _mask_file(path: Path, case_id: str) -> Path:
+    if not path.is_dir():
+        return path
+    fitting = [file for file in sorted(path.iterdir()) if case_stem(file) == case_id]
+    if len(fitting) != 1:
+        raise DataError(
+            f"--roi-mask {path} has {len(fitting)} files named {case_id}, expected one label map"
+        )
+    return fitting[0]

@@ -1,0 +1,303 @@
+"""One case from its image to its outputs, in three steps that may overlap with other cases'."""
+
+import logging
+import resource
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+
+from medseg3d.api.needs import Needs, estimate, expect_memory
+from medseg3d.api.outputs import Target
+from medseg3d.api.records import Record, sizes, stamps
+from medseg3d.api.region import Region, region_of
+from medseg3d.bundle import read_bundle
+from medseg3d.config import PredictConfig
+from medseg3d.data.canonical import CanonicalCase, canonical
+from medseg3d.data.cases import Case
+from medseg3d.data.familiar import case_warnings
+from medseg3d.data.preprocess import WorkingCase
+from medseg3d.device import resolve_device
+from medseg3d.errors import DataError, MedSeg3DError
+from medseg3d.inference.planes import Entropy, PlaneFile, Probabilities
+from medseg3d.inference.predictor import Predictor, Segmentation
+from medseg3d.inference.windows import Advance
+from medseg3d.io import Volume, read_image, write_labels
+from medseg3d.machine import in_words, memory_in_reach
+from medseg3d.process import out_of_memory
+from medseg3d.runs import find_bundle
+from medseg3d.types import LabelMap, Size3
+
+log = logging.getLogger("medseg3d")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case to predict.
+
+    Attributes:
+        case: The case.
+        target: Where its outputs go.
+        needs: What it takes.
+    """
+
+    case: Case
+    target: Target
+    needs: Needs
+
+    def anywhere(self) -> "Job":
+        """The same job for a process that has another current folder."""
+        case = replace(self.case, images=tuple(path.absolute() for path in self.case.images))
+        return replace(self, case=case, target=self.target.absolute())
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case that the network may see.
+
+    Attributes:
+        working: Its working image.
+        like: Its image without the voxels.
+        region: Where labels are wanted; None for everywhere.
+        slab: Bytes that half-finished logits may take.
+        notes: What is odd about it.
+        seconds: Time of the stages so far.
+    """
+
+    working: WorkingCase
+    like: Volume
+    region: Region | None
+    slab: int
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """A case whose outputs are ready to be written.
+
+    Attributes:
+        labels: The label map, in the order of the file.
+        planes: Probabilities and uncertainty that are asked for.
+        prepared: What it was made from, without the working image.
+        record: What is known so far.
+    """
+
+    labels: LabelMap
+    planes: tuple[PlaneFile, ...]
+    like: Volume
+    record: Record
+
+
+def open_predictor(config: PredictConfig) -> Predictor:
+    """Load the models that the options name, on the device they name."""
+    paths = models_of(config)
+    device = resolve_device(config.device)
+    mirror = config.mirror
+    if config.accurate and not read_bundle(paths[0]).plan.mirror_axes:
+        log.info("%s was trained without mirroring, so nothing is mirrored", paths[0])
+        mirror = False
+    predictor = Predictor.open(
+        paths,
+        device=device,
+        precision=config.precision,
+        backend=config.backend,
+        overlap=config.overlap,
+        mirror=mirror,
+        crop=config.crop,
+        threads=config.threads,
+    )
+    log.info(
+        "model %s (%s, %s, %s on %s)",
+        ", ".join(map(str, paths)),
+        predictor.bundle.network,
+        predictor.network.backend,
+        predictor.network.precision,
+        device,
+    )
+    return predictor
+
+
+def models_of(config: PredictConfig) -> list[Path]:
+    """The model files that the options name."""
+    return [find_bundle(path) for path in config.model] or [find_bundle(None)]
+
+
+class Worker:
+    """Predicts cases with the model that is loaded.
+
+    Args:
+        predictor: The model.
+        config: The options.
+    """
+
+    def __init__(self, predictor: Predictor, config: PredictConfig) -> None:
+        self.predictor = predictor
+        self.config = config
+
+    def read(self, job: Job) -> Prepared:
+        """Read and preprocess.
+
+        Raises:
+            DataError: If the image cannot be trusted, does not fit the model or takes more
+                memory than there is.
+        """
+        plan = self.predictor.bundle.plan
+        begun = time.perf_counter()
+        expect_memory(job.needs.reading, self.config.memory_limit)
+        with _enough_memory(job.needs):
+            volume = read_image(job.case.images, replace_nonfinite=self.config.replace_nonfinite)
+            case = canonical(volume)
+            notes = (*volume.notes, *case_warnings(case, plan))
+            for note in notes:
+                log.warning("case %s: %s", job.case.id, note)
+            like = replace(volume, array=np.empty(0))
+            del volume
+            region = region_of(self.config, job.case.id, like.grid)
+            seen = time.perf_counter()
+            part = None
+            if region is not None:
+                part = region.canonical_box(case, _margin(case, self.predictor))
+            working = self.predictor.prepare(case, part=part)
+        done = time.perf_counter()
+        slab = self._slab(case, working)
+        seconds = {"read": seen - begun, "prepare": done - seen}
+        return Prepared(working, like, region, slab, notes, seconds)
+
+    def compute(self, job: Job, prepared: Prepared, advance: Advance | None = None) -> Labeled:
+        """Label a prepared case.
+
+        Raises:
+            DataError: If it takes more memory than there is.
+        """
+        begun = time.perf_counter()
+        planes = self._planes(job.target, prepared)
+        with _enough_memory(job.needs):
+            found = self._label(job.case.id, prepared, planes, advance)
+        timing = found.timing
+        if prepared.region is not None:
+            prepared.region.keep(found.labels)
+        voxel = prepared.like.grid.voxel_volume_ml
+        record = Record(
+            case=job.case.id,
+            inputs=stamps(job.case),
+            outputs={},
+            seconds=prepared.seconds
+            | {
+                "network": timing.network,
+                "stitch": timing.stitch,
+                "restore": timing.restore,
+                "compute": time.perf_counter() - begun,
+            },
+            volumes_ml=_volumes(found.labels, self.predictor.bundle.plan.labels, voxel),
+            windows=timing.windows,
+            skipped=timing.skipped,
+            peak_memory_bytes=0,
+            backend=self.predictor.network.backend,
+            precision=self.predictor.network.precision,
+            notes=prepared.notes,
+        )
+        return Labeled(found.labels, planes, prepared.like, record)
+
+    def write(self, job: Job, labeled: Labeled) -> Record:
+        """Write the outputs, the label map last.
+
+        Raises:
+            RunError: If an output cannot be written.
+        """
+        begun = time.perf_counter()
+        for planes in labeled.planes:
+            planes.write(labeled.like)
+        names = self.predictor.bundle.plan.labels
+        write_labels(job.target.labels, labeled.labels, labeled.like, names=names)
+        seconds = labeled.record.seconds | {"write": time.perf_counter() - begun}
+        total = sum(seconds[stage] for stage in ("read", "prepare", "compute", "write"))
+        seconds = {stage: round(time, 4) for stage, time in (seconds | {"total": total}).items()}
+        return replace(
+            labeled.record,
+            outputs=sizes(job.target.files),
+            seconds=seconds,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+        )
+
+    def _slab(self, case: CanonicalCase, working: WorkingCase) -> int:
+        """Memory for half-finished logits, or a refusal."""
+        _, i, j, k = working.image.shape
+        config, plan = self.config, self.predictor.bundle.plan
+        needs = estimate(case.grid, plan, working=(i, j, k), overlap=config.overlap)
+        allowed = expect_memory(needs.computing + needs.least_slab, config.memory_limit)
+        return min(needs.slab, allowed - needs.computing)
+
+    def _planes(self, target: Target, prepared: Prepared) -> tuple[PlaneFile, ...]:
+        placement, count = prepared.working.placement, self.predictor.bundle.plan.num_labels
+        found: list[PlaneFile] = []
+        if target.probabilities is not None:
+            found.append(Probabilities(target.probabilities, placement, count))
+        if target.uncertainty is not None:
+            found.append(Entropy(target.uncertainty, placement, count))
+        return tuple(found)
+
+    def _label(
+        self,
+        case_id: str,
+        prepared: Prepared,
+        planes: Sequence[PlaneFile],
+        advance: Advance | None,
+    ) -> Segmentation:
+        usual = self.predictor
+        try:
+            return usual.label(
+                prepared.working, planes=planes, max_slab_bytes=prepared.slab, advance=advance
+            )
+        except RuntimeError as error:
+            if usual.device.type == "cpu" or not out_of_memory(error):
+                raise
+        log.warning(
+            "case %s: the memory of %s is too small for it; it is predicted on the CPU",
+            case_id,
+            usual.device,
+        )
+        precision = "auto" if self.config.precision == "fp16" else self.config.precision
+        options = {"device": "cpu", "backend": "auto", "precision": precision}
+        on_cpu = open_predictor(self.config.model_copy(update=options))
+        return on_cpu.label(
+            prepared.working, planes=planes, max_slab_bytes=prepared.slab, advance=advance
+        )
+
+
+@contextmanager
+def _enough_memory(needs: Needs) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MedSeg3DError) or not out_of_memory(error):
+            raise
+        raise DataError(
+            f"the memory ran out; predicting it takes about {in_words(needs.memory)} and this "
+            f"process may use {in_words(memory_in_reach())}; crop the image, or use a larger "
+            "machine"
+        ) from error
+
+
+def _margin(case: CanonicalCase, predictor: Predictor) -> Size3:
+    """Voxels around a region that the network sees to know what is inside: half a window."""
+    plan = predictor.bundle.plan
+    i, j, k = (
+        ceil(window * target / spacing / 2)
+        for window, target, spacing in zip(
+            plan.patch_size, plan.spacing, case.grid.spacing, strict=True
+        )
+    )
+    return i, j, k
+
+
+def _volumes(labels: LabelMap, names: Mapping[int, str], voxel_ml: float) -> dict[str, float]:
+    """Volume of each foreground label, counted plane by plane."""
+    counts = np.zeros(max(names) + 1, np.int64)
+    for plane in labels.T:
+        counts += np.bincount(plane.ravel(order="K"), minlength=counts.size)
+    return {name: float(counts[value]) * voxel_ml for value, name in names.items() if value != 0}

@@ -1,0 +1,225 @@
+"""Labelled cases below a folder, recognised in the layouts that people use.
+
+Nothing is converted or moved, and no voxel is read. Partners that are missing are reported
+all at once.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from medseg3d.data.cases import Case, Dataset, case_of, patient_of
+from medseg3d.data.channels import by_channel, common_channels, expect_all_channels, firsts, group
+from medseg3d.data.dataset_json import FILE_NAME, Description, description_in
+from medseg3d.data.files import (
+    LOOKED_FOR,
+    deeper_series,
+    expect_folder,
+    is_segmentation,
+    is_there,
+    subfolders,
+    volumes_in,
+    warn_of,
+    without_reports,
+)
+from medseg3d.data.partners import (
+    by_id,
+    common_keys,
+    count,
+    expect_distinct,
+    expect_partners,
+    refuse,
+    without_role,
+)
+from medseg3d.errors import DataError
+from medseg3d.io import SUFFIXES, case_stem
+
+IMAGE_FOLDERS = ("imagestr", "images", "image", "imgs", "img")
+LABEL_FOLDERS = (
+    *("labelstr", "labels", "label", "masks", "mask", "segs", "seg"),
+    *("segmentations", "segmentation"),
+)
+OTHER_FOLDERS = ("imagests", "labelsts")
+LABEL_FILE = re.compile(
+    r"(?P<start>(?:.*[_ .-])?)(?:seg|segmentation|labels?|masks?|gt)", re.IGNORECASE
+)
+
+
+def find_cases(root: Path | str, *, skip_unpaired: bool = False) -> Dataset:
+    """Find the labelled cases below a folder.
+
+    Args:
+        root: Folder in one of these layouts: ``images/`` + ``labels/``, nnU-Net raw
+            (``imagesTr``, ``case_0000.nii.gz``), MSD (``dataset.json`` with ``training``
+            pairs), or one folder per patient (``P1/ct.nii.gz``, ``P1/seg.nii.gz``).
+        skip_unpaired: Leave out, with a warning, images without a label map and the reverse.
+
+    Returns:
+        The cases, each with images and a label map.
+
+    Raises:
+        DataError: If there is no such folder or no cases in it, or naming all partners that
+            are missing and all ids that clash.
+    """
+    root = expect_folder(Path(root))
+    description = description_in(root)
+    folders = _image_and_label_folders(root)
+    if description.training and not (folders and _lists_stems_of_channels(description)):
+        return _listed(root, description)
+    if folders:
+        return _paired(root, *folders, description, skip_unpaired)
+    return _patient_folders(root, description, skip_unpaired)
+
+
+def _listed(root: Path, description: Description) -> Dataset:
+    """Cases that ``dataset.json`` lists."""
+    faults: list[str] = []
+    named = [file for images, label in description.training for file in (*images, label)]
+    missing = sorted({str(file) for file in named if not is_there(file)})
+    if missing:
+        faults.append(f"{FILE_NAME} names {count(missing, 'file')} that do not exist")
+    listed = by_id([label for _, label in description.training], faults)
+    refuse(root, faults)
+    images = {label: images for images, label in description.training}
+    cases = [
+        Case(case_id, images[label], label, patient_of(case_id))
+        for case_id, label in listed.items()
+    ]
+    return _dataset(root, "MSD, listed in dataset.json", cases, description)
+
+
+def _paired(
+    root: Path,
+    image_folder: Path,
+    label_folder: Path,
+    description: Description,
+    skip_unpaired: bool,
+) -> Dataset:
+    """Images in one folder, label maps of the same names in another."""
+    faults: list[str] = []
+    images, labels = volumes_in(image_folder, faults), volumes_in(label_folder, faults)
+    for folder, files in ((image_folder, images), (label_folder, labels)):
+        warn_of(folder, deeper_series(folder, files))
+        if not files:
+            faults.append(
+                f"{folder} holds no file with a suffix of {', '.join(SUFFIXES)} and no DICOM series"
+            )
+    refuse(None, faults)
+    label_files = by_id(labels, faults)
+    label_ids = {*label_files, *map(without_role, label_files)}
+    grouped = group(images, faults, label_ids)
+    expect_all_channels(grouped, description.channel_names, faults)
+    image_keys, label_keys = common_keys(grouped, label_files)
+    expect_partners(image_keys, label_keys, ("image", "label map"), faults, skip=skip_unpaired)
+    refuse(root, faults)
+    cases = [
+        case_of(key, grouped[name], label_files[label_keys[key]])
+        for key, name in image_keys.items()
+        if key in label_keys
+    ]
+    layout = "nnU-Net" if image_folder.name.lower() == "imagestr" else "images and labels"
+    return _dataset(
+        root, f"{layout}, {image_folder.name} + {label_folder.name}", cases, description
+    )
+
+
+def _patient_folders(root: Path, description: Description, skip_unpaired: bool) -> Dataset:
+    """One folder per patient, with the label map beside the images."""
+    deeper = _datasets_in(root)
+    if deeper:
+        names = [folder.name for folder in deeper]
+        raise DataError(
+            f"{root} holds no labelled cases itself but {count(names, 'data set')}; "
+            f"did you mean {deeper[0]}?"
+        )
+    faults: list[str] = []
+    named = (*IMAGE_FOLDERS, *LABEL_FOLDERS, *OTHER_FOLDERS)
+    images: dict[str, dict[str, Path]] = {}
+    labels: dict[str, Path] = {}
+    for folder in subfolders(root):
+        files = [] if folder.name.lower() in named else volumes_in(folder, faults)
+        files = without_reports(folder, files)
+        marked = {file: LABEL_FILE.fullmatch(case_stem(file)) for file in files}
+        label_files = [file for file, match in marked.items() if match or is_segmentation(file)]
+        if len(label_files) > 1:
+            marks = ", ".join(file.name for file in label_files)
+            faults.append(
+                f"{folder.name} has {len(label_files)} label maps ({marks}), expected one"
+            )
+        starts = [folder.name, *(match["start"] for match in marked.values() if match)]
+        rest = [file for file in files if file not in label_files]
+        if rest:
+            images[folder.name] = by_channel(folder, rest, starts, faults)
+        if label_files:
+            labels[folder.name] = label_files[0]
+    if not labels:
+        raise _no_cases(root, images)
+    expect_distinct(firsts(images), faults)
+    channels = common_channels(images, faults)
+    expect_partners(
+        {name: name for name in images},
+        {name: name for name in labels},
+        ("image", "label map"),
+        faults,
+        skip=skip_unpaired,
+    )
+    refuse(root, faults)
+    cases = [
+        Case(name, tuple(files[c] for c in sorted(files)), labels[name], patient_of(name))
+        for name, files in images.items()
+        if name in labels
+    ]
+    if description.channel_names is None and channels:
+        description = Description(description.path, description.label_names, channels)
+    return _dataset(root, "one folder per patient", cases, description)
+
+
+def _dataset(root: Path, layout: str, cases: Iterable[Case], description: Description) -> Dataset:
+    ordered = tuple(sorted(cases, key=lambda case: case.id))
+    return Dataset(root, layout, ordered, description.label_names, description.channel_names)
+
+
+def _image_and_label_folders(root: Path) -> tuple[Path, Path] | None:
+    folders = {folder.name.lower(): folder for folder in subfolders(root)}
+    images = [folders[name] for name in IMAGE_FOLDERS if name in folders]
+    labels = [folders[name] for name in LABEL_FOLDERS if name in folders]
+    if not images:
+        return None
+    if not labels:
+        raise DataError(
+            f"{images[0]} has no folder of label maps beside it; expected one of labels, masks, "
+            "segs, segmentations or labelsTr"
+        )
+    return images[0], labels[0]
+
+
+def _lists_stems_of_channels(description: Description) -> bool:
+    """Whether listed images exist only as ``case_0000``, as in nnU-Net's older files."""
+    return any(
+        not image.exists() and (image.parent / f"{case_stem(image)}_0000{_suffix(image)}").exists()
+        for images, _ in description.training
+        for image in images
+    )
+
+
+def _suffix(path: Path) -> str:
+    return path.name[len(case_stem(path)) :]
+
+
+def _no_cases(root: Path, images: Collection[str]) -> DataError:
+    if images:
+        return DataError(
+            f"{root}: {count(sorted(images), 'folder')} with images, but none with a label map; "
+            "expected a *seg, *label or *mask file in each"
+        )
+    return DataError(f"{root} holds no labelled cases; looked for {LOOKED_FOR}")
+
+
+def _datasets_in(root: Path) -> list[Path]:
+    """Subfolders that look like data sets of their own."""
+    return [
+        folder
+        for folder in subfolders(root)
+        if (folder / FILE_NAME).is_file()
+        or any(sub.name.lower() in IMAGE_FOLDERS for sub in subfolders(folder))
+    ]

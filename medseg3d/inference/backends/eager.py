@@ -1,0 +1,63 @@
+"""The network as torch runs it, operation by operation."""
+
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from medseg3d.device import Precision, autocast
+from medseg3d.inference.backends.registered import BACKENDS
+from medseg3d.inference.backends.source import Source
+from medseg3d.types import Size3
+
+
+@BACKENDS.register(
+    "eager",
+    title="PyTorch, operation by operation",
+    devices=("cpu", "cuda"),
+    precisions=("fp32", "bf16", "fp16"),
+    speed={"fp32": 1.0, "bf16": 2.2},
+    auto=True,
+    needs=(),
+    extra="",
+)
+class Eager:
+    """A network in memory.
+
+    Args:
+        module: The network, in ``eval()`` mode when it is called.
+        device: Where to compute; the module is moved there.
+        precision: Arithmetic, float32 or torch's automatic mixed precision.
+    """
+
+    backend = "eager"
+
+    def __init__(
+        self, module: nn.Module, *, device: torch.device, precision: Precision = "fp32"
+    ) -> None:
+        self.module = module.to(device)
+        self.device = device
+        self.precision: Precision = precision
+        self.divisor: Size3 = getattr(module, "divisor", (1, 1, 1))
+
+    @classmethod
+    def open(
+        cls, source: Source, *, precision: Precision, device: torch.device, threads: int
+    ) -> Self:
+        """Read the weights and move them to the device."""
+        if device.type == "cpu":
+            torch.set_num_threads(threads)
+        return cls(source.network(), device=device, precision=precision)
+
+    def twin(self, precision: Precision) -> Self:
+        """The same module in another arithmetic."""
+        return type(self)(self.module, device=self.device, precision=precision)
+
+    def __call__(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits ``(B, L, i, j, k)`` of windows ``(B, C, i, j, k)``."""
+        windows = torch.from_numpy(np.require(batch, requirements="W"))
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            logits = self.module(windows.to(self.device))
+            return np.asarray(logits.float().cpu().numpy())

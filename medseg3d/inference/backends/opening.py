@@ -1,0 +1,112 @@
+"""Which backend and which arithmetic to take, and what to do when one fails."""
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from medseg3d.bundle import Bundle
+from medseg3d.device import Precision, resolve_precision
+from medseg3d.errors import ConfigError
+from medseg3d.inference.backends.registered import BACKENDS, Backend, UnfitBackendError
+from medseg3d.inference.backends.source import Source
+from medseg3d.inference.evidence import Trial, is_doubtful, sound_precision
+from medseg3d.inference.network import WindowNetwork
+from medseg3d.machine import num_processors
+
+log = logging.getLogger("medseg3d")
+
+SURE = "eager"
+"""The backend that computes every network everywhere."""
+
+
+def open_network(
+    path: Path,
+    bundle: Bundle,
+    *,
+    backend: str = "auto",
+    precision: str = "auto",
+    device: torch.device,
+    threads: int | None = None,
+) -> WindowNetwork:
+    """The network of a bundle, ready to compute.
+
+    Args:
+        path: The bundle.
+        bundle: Its description.
+        backend: Registered name; ``auto`` takes the fastest that is installed and valid here.
+        precision: ``bf16``, ``fp16`` or ``fp32``; ``auto`` takes the fastest one that leaves the
+            labels as they are: by the bundle's own evidence, else by comparing the first windows.
+        device: Where to compute.
+        threads: Processors to use; default all that this process is allowed.
+
+    Raises:
+        ConfigError: If the backend is unknown, not installed or computes neither on the device
+            nor in the arithmetic.
+        ModelError: If the bundle is damaged.
+    """
+    threads = threads or num_processors()
+    wanted = resolve_precision(precision, device)
+    if precision == "auto":
+        wanted = sound_precision(bundle, wanted)
+    if backend != "auto":
+        _refuse_unusable(backend, device)
+        if wanted not in BACKENDS.facts(backend)["precisions"]:
+            if precision != "auto":
+                raise ConfigError(
+                    f"--backend {backend} does not compute in {precision}; use --precision fp32"
+                )
+            wanted = "fp32"
+    doubtful = precision == "auto" and is_doubtful(bundle, wanted)
+    source = Source(path, bundle)
+    candidates = _ranked(wanted, device) if backend == "auto" else [backend, SURE]
+    for name, after in zip(candidates, [*candidates[1:], SURE], strict=True):
+        try:
+            ready: Backend = BACKENDS[name].open(
+                source,
+                precision="fp32" if doubtful else wanted,
+                device=device,
+                threads=threads,
+            )
+            return Trial(ready, ready.twin(wanted)) if doubtful else ready
+        except (UnfitBackendError, ImportError) as error:
+            if name == SURE:
+                raise
+            log.warning("backend %s cannot be used here (%s), so %s is", name, error, after)
+    raise AssertionError("the sure one opens or raises")
+
+
+def missing(name: str) -> list[str]:
+    """Modules that a backend needs and that are not installed."""
+    return [module for module in BACKENDS.facts(name)["needs"] if find_spec(module) is None]
+
+
+def _ranked(precision: Precision, device: torch.device) -> list[str]:
+    """Backends that can be used, the fastest first; the sure one is always among them."""
+    speeds = {
+        name: BACKENDS.facts(name)["speed"].get(precision, 0.0)
+        for name in BACKENDS
+        if _is_automatic(name, device)
+    }
+    faster = [name for name, speed in speeds.items() if speed > speeds[SURE]]
+    return [*sorted(faster, key=lambda name: -speeds[name]), SURE]
+
+
+def _is_automatic(name: str, device: torch.device) -> bool:
+    facts = BACKENDS.facts(name)
+    return bool(facts["auto"] and device.type in facts["devices"] and not missing(name))
+
+
+def _refuse_unusable(name: str, device: torch.device) -> None:
+    facts = BACKENDS.facts(name)
+    if absent := missing(name):
+        raise ConfigError(
+            f"--backend {name} needs {' and '.join(absent)}, which this Python does not have; "
+            f'install with pip install "medseg3d[{facts["extra"]}]", or use --backend auto'
+        )
+    if device.type not in facts["devices"]:
+        raise ConfigError(
+            f"--backend {name} does not compute on {device.type}; give --device "
+            f"{facts['devices'][0]}, or use --backend auto"
+        )

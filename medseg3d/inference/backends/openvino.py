@@ -1,0 +1,166 @@
+"""The network in OpenVINO, which computes convolutions near the processor's limit.
+
+Reference:
+    OpenVINO, https://docs.openvino.ai, measured with 2026.4.
+"""
+
+import sys
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from medseg3d.device import Precision
+from medseg3d.inference.backends.cache import converted
+from medseg3d.inference.backends.conversion import INPUT, OUTPUT, Run, traced
+from medseg3d.inference.backends.registered import BACKENDS, UnfitBackendError
+from medseg3d.inference.backends.source import Source
+from medseg3d.types import Size3
+
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+TELEMETRY = "openvino_telemetry"
+
+
+class Intermediate:
+    """OpenVINO's own form of a network, an XML file with the weights beside it."""
+
+    name = "openvino"
+    suffixes: tuple[str, ...] = (".xml", ".bin")
+
+    @property
+    def version(self) -> str:
+        """Version of OpenVINO."""
+        return version("openvino")
+
+    def convert(self, network: nn.Module, channels: int, example: Size3) -> Any:
+        """An ``openvino.Model`` that shares the weights of the network."""
+        openvino = quiet_openvino()
+        recorded = traced(network, channels, example)
+        shape = openvino.PartialShape([-1, channels, -1, -1, -1])
+        model = openvino.convert_model(recorded, input=[(shape, openvino.Type.f32)])
+        model.input(0).get_tensor().set_names({INPUT})
+        model.output(0).get_tensor().set_names({OUTPUT})
+        return model
+
+    def save(self, model: Any, folder: Path, stem: str) -> None:
+        """Write ``stem.xml`` and ``stem.bin``, in float32."""
+        quiet_openvino().save_model(model, folder / f"{stem}.xml", compress_to_fp16=False)
+
+    def load(self, folder: Path, stem: str) -> Any:
+        """An ``openvino.Model`` whose weights are mapped from the file."""
+        return _core().read_model(folder / f"{stem}.xml")
+
+    def float32(self, model: Any, threads: int) -> Run:
+        """The model, ready to compute in float32."""
+        request = _compiled(model, "fp32", threads).create_infer_request()
+        return lambda batch: _infer(request, batch)
+
+
+@BACKENDS.register(
+    "openvino",
+    title="OpenVINO",
+    devices=("cpu",),
+    precisions=("fp32", "bf16"),
+    speed={"fp32": 2.1, "bf16": 4.0},
+    auto=True,
+    needs=("openvino",),
+    extra="openvino",
+)
+class OpenVINO:
+    """A network that OpenVINO has compiled for this processor, for windows of any shape.
+
+    One compiled model takes all shapes: it is as fast as one per shape, which would each hold
+    the weights again.
+
+    Args:
+        model: An ``openvino.Model``.
+        divisor: Windows it takes have edges that are multiples of these.
+        precision: fp32 or bf16; OpenVINO takes fp32 where the processor has no bf16.
+        threads: Processors to use.
+
+    Raises:
+        UnfitBackendError: If OpenVINO cannot compile it for this processor.
+    """
+
+    backend = "openvino"
+    converter = Intermediate
+
+    def __init__(self, model: Any, divisor: Size3, *, precision: Precision, threads: int) -> None:
+        compiled = _compiled(model, precision, threads)
+        used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        self.divisor = divisor
+        self.precision: Precision = "bf16" if used == "bf16" else "fp32"
+        self._model = model
+        self._threads = threads
+        self._request = compiled.create_infer_request()
+
+    @classmethod
+    def open(
+        cls,
+        source: Source,
+        *,
+        precision: Precision,
+        device: torch.device,  # noqa: ARG003 - always the CPU
+        threads: int,
+    ) -> Self:
+        """Read the conversion of a bundle, or make it."""
+        return cls(*converted(source, Intermediate()), precision=precision, threads=threads)
+
+    def twin(self, precision: Precision) -> Self:
+        """The same model compiled for another arithmetic."""
+        return type(self)(self._model, self.divisor, precision=precision, threads=self._threads)
+
+    def __call__(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits ``(B, L, i, j, k)`` of windows ``(B, C, i, j, k)``, in OpenVINO's own memory."""
+        return _infer(self._request, batch)
+
+
+@cache
+def quiet_openvino() -> Any:
+    """The package, imported so that it sends nothing.
+
+    Its import reports to its maker, if a second package for that is there, unless a file in
+    the user's home forbids it. Without the second package it goes on without reporting; so it
+    is hidden for the time of the import, in this process only.
+    """
+    hidden = "openvino" not in sys.modules and TELEMETRY not in sys.modules
+    if hidden:
+        sys.modules[TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if hidden:
+            del sys.modules[TELEMETRY]
+    return openvino
+
+
+@cache
+def _core() -> Any:
+    """The one entrance to OpenVINO that all models of this process share."""
+    return quiet_openvino().Core()
+
+
+def _compiled(model: Any, precision: Precision, threads: int) -> Any:
+    hints = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,  # processes that share the processors would all pin alike
+    }
+    try:
+        return _core().compile_model(model, "CPU", hints)
+    except RuntimeError as error:
+        raise UnfitBackendError(str(error).strip().splitlines()[-1][:200]) from error
+
+
+def _infer(request: Any, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Compute without copying: the window is read and the logits are seen where they are."""
+    windows = np.require(batch, np.float32, ["C", "W"])
+    request.set_input_tensor(quiet_openvino().Tensor(windows, shared_memory=True))
+    request.infer(share_outputs=True)
+    return np.asarray(request.get_output_tensor().data)

@@ -1,0 +1,49 @@
+"""The list of backends, and what each must offer."""
+
+from typing import Protocol, Self
+
+import torch
+
+from medseg3d.device import Precision
+from medseg3d.inference.backends.source import Source
+from medseg3d.inference.network import WindowNetwork
+from medseg3d.registry import Registry
+
+
+class Backend(WindowNetwork, Protocol):
+    """A network that is ready to compute, and can be had in another arithmetic too."""
+
+    @classmethod
+    def open(
+        cls, source: Source, *, precision: Precision, device: torch.device, threads: int
+    ) -> Self:
+        """The network of a bundle.
+
+        Raises:
+            UnfitBackendError: If this backend cannot compute this network here.
+            ModelError: If the bundle is damaged.
+        """
+
+    def twin(self, precision: Precision) -> Self:
+        """The same network in another arithmetic, sharing what can be shared."""
+
+
+BACKENDS: Registry[type[Backend]] = Registry("backend", "medseg3d.inference.backends")
+"""Registered with the facts
+
+``title``: what it is.
+``devices``: kinds of device it computes on.
+``precisions``: the arithmetics it has.
+``speed``: how many times faster than torch's eager float32 it computes the default U-Net on a
+    CPU, by arithmetic.
+``auto``: whether it is also taken without being asked for.
+``needs``: modules that must be installed.
+``extra``: the extra of medseg3d that installs them.
+
+A class with an attribute ``converter`` computes another form of the network, which ``medseg3d
+export`` can write too.
+"""
+
+
+class UnfitBackendError(Exception):
+    """This backend cannot compute this network here, another one can; the message is why."""
