@@ -10,7 +10,7 @@ import numpy.typing as npt
 from medseg3d.data.canonical import Box, CanonicalCase
 from medseg3d.errors import DataError
 from medseg3d.geometry.orientation import Reorientation
-from medseg3d.geometry.resampling import AxisMap, restore_labels, restore_probabilities
+from medseg3d.geometry.resampling import AxisMap
 from medseg3d.types import LabelMap, Size3
 
 
@@ -63,39 +63,6 @@ class Placement:
         kind = np.min_scalar_type(int(np.max(values)))
         native: LabelMap = np.zeros(self.reorientation.source.shape, kind, order="F")
         return native, self.reorientation.apply(native)
-
-    def restore_labels(
-        self, logits: npt.NDArray[np.float32], label_values: tuple[int, ...]
-    ) -> LabelMap:
-        """Label map on the native grid: logits are interpolated, then the largest one wins.
-
-        Args:
-            logits: ``(L, i, j, k)`` on the working grid.
-            label_values: Value to write for each of the ``L`` logit channels.
-
-        Returns:
-            ``(I, J, K)`` in the smallest unsigned type that holds the values.
-        """
-        found = restore_labels(logits, self._box_shape())
-        values = np.asarray(label_values)
-        whole = np.zeros(self.canonical_shape, dtype=np.min_scalar_type(int(values.max())))
-        whole[self.box] = values.astype(whole.dtype)[found]
-        return self.reorientation.invert(whole)
-
-    def restore_probabilities(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Softmax probabilities ``(L, I, J, K)`` on the native grid; background outside the box."""
-        inside = restore_probabilities(logits, self._box_shape())
-        whole = np.zeros((len(inside), *self.canonical_shape), dtype=np.float32)
-        whole[0] = 1
-        whole[(slice(None), *self.box)] = inside
-        return self.reorientation.invert(whole)
-
-    def _box_shape(self) -> Size3:
-        edges = [
-            part.indices(whole)[1] - part.indices(whole)[0]
-            for part, whole in zip(self.box, self.canonical_shape, strict=True)
-        ]
-        return edges[0], edges[1], edges[2]
 
 
 def within(part: Box, box: Box, whole: Size3) -> Box:

@@ -5,19 +5,16 @@ box (``align_corners=False`` in torch, ``grid_mode=True`` in scipy), so one smal
 two weights per axis do the work.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn.functional import interpolate
 
 from medseg3d.errors import DataError
 from medseg3d.geometry.splines import places, resample_channel
-from medseg3d.types import Image, LabelMap, Size3
+from medseg3d.types import Image, Size3
 
 
 @dataclass(frozen=True)
@@ -112,56 +109,6 @@ def resample_labels(labels: npt.NDArray[Labels], shape: Size3) -> npt.NDArray[La
     return out
 
 
-def restore_labels(logits: npt.NDArray[np.float32], shape: Size3) -> LabelMap:
-    """Interpolate logits linearly to ``shape`` and take the largest at every voxel.
-
-    Works slice by slice along the first axis: beside the result it needs room for a few
-    slices, whatever the number of labels.
-
-    Args:
-        logits: ``(L, i, j, k)`` on the working grid.
-        shape: Voxels wanted along ``(I, J, K)``.
-
-    Returns:
-        Channel index of the winner, ``shape``, uint8 for up to 256 labels, else uint16.
-
-    Raises:
-        DataError: If the logits have no four axes or a length is below 1.
-
-    Examples:
-        >>> logits = np.zeros((2, 2, 1, 1), np.float32)
-        >>> logits[1, 1] = 1.0
-        >>> logits[0, 0] = 3.0
-        >>> restore_labels(logits, (4, 1, 1)).ravel().tolist()
-        [0, 0, 0, 1]
-    """
-    _expect(logits, shape)
-    out = np.empty(shape, np.uint8 if logits.shape[0] <= 256 else np.uint16)
-    for i, slab in enumerate(_slices(logits, shape)):
-        out[i] = _winner(slab, out.dtype)
-    return out
-
-
-def restore_probabilities(logits: npt.NDArray[np.float32], shape: Size3) -> npt.NDArray[np.float32]:
-    """Interpolate logits linearly to ``shape``, then apply softmax over the labels.
-
-    Args:
-        logits: ``(L, i, j, k)`` on the working grid.
-        shape: Voxels wanted along ``(I, J, K)``.
-
-    Returns:
-        Probabilities ``(L, *shape)``, 4 bytes per label and voxel.
-
-    Raises:
-        DataError: If the logits have no four axes or a length is below 1.
-    """
-    _expect(logits, shape)
-    out = np.empty((logits.shape[0], *shape), np.float32)
-    for i, slab in enumerate(_slices(logits, shape)):
-        out[:, i] = _softmax(slab)
-    return out
-
-
 @lru_cache(maxsize=32)
 def _linear(before: int, after: int) -> npt.NDArray[np.float32]:
     """The matrix ``(after, before)`` of linear resampling, at most two weights per row."""
@@ -178,15 +125,10 @@ def _along(
     volume: npt.NDArray[np.float32], matrix: npt.NDArray[np.float32], axis: int
 ) -> npt.NDArray[np.float32]:
     """Multiply ``(I, J, K)`` by ``matrix`` along ``axis``."""
-    factor = torch.from_numpy(matrix)
-    x = torch.from_numpy(np.ascontiguousarray(volume))
+    x = np.ascontiguousarray(volume)
     if axis == 0:
-        y = (factor @ x.flatten(1)).view(-1, *volume.shape[1:])
-    elif axis == 1:
-        y = factor @ x
-    else:
-        y = x @ factor.T
-    return y.numpy()
+        return (matrix @ x.reshape(len(x), -1)).reshape(-1, *x.shape[1:])
+    return matrix @ x if axis == 1 else x @ matrix.T
 
 
 def _values(labels: npt.NDArray[Labels]) -> list[int]:
@@ -209,48 +151,6 @@ def _boxes(
         box.append(reach)
         target.append(slice(int(touched[0]), int(touched[-1]) + 1) if touched.size else slice(0))
     return tuple(box), tuple(target)
-
-
-def _slices(logits: npt.NDArray[np.float32], shape: Size3) -> Iterator[npt.NDArray[np.float32]]:
-    """Each new slice along the first axis in turn, ``(L, J, K)``, valid until the next."""
-    before, after = logits.shape[1], shape[0]
-    planes: dict[int, npt.NDArray[np.float32]] = {}
-    mixed = np.empty((logits.shape[0], *shape[1:]), np.float32)
-    for place in places(before, after).clip(0, before - 1).tolist():
-        low = int(place)
-        high = min(low + 1, before - 1)
-        planes = {i: planes[i] if i in planes else _plane(logits[:, i], shape) for i in {low, high}}
-        np.subtract(planes[high], planes[low], out=mixed)
-        np.multiply(mixed, np.float32(place - low), out=mixed)
-        np.add(mixed, planes[low], out=mixed)
-        yield mixed
-
-
-def _plane(logits: npt.NDArray[np.float32], shape: Size3) -> npt.NDArray[np.float32]:
-    plane = np.ascontiguousarray(logits, dtype=np.float32)
-    if plane.shape[1:] == tuple(shape[1:]):
-        return plane
-    wider = interpolate(
-        torch.from_numpy(plane)[None], size=shape[1:], mode="bilinear", align_corners=False
-    )
-    return np.asarray(wider[0].numpy())
-
-
-def _winner(slab: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Index of the largest along the first axis; the first of equals."""
-    best = slab[0].copy()
-    index = np.zeros(best.shape, dtype)
-    for label, share in enumerate(slab[1:], start=1):
-        wins = (share > best).astype(dtype)
-        wins *= dtype.type(label)
-        np.maximum(index, wins, out=index)  # labels ascend, so the last winner is the largest
-        np.maximum(best, share, out=best)
-    return index
-
-
-def _softmax(slab: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    powers = np.exp(slab - slab.max(axis=0))
-    return np.asarray(powers / powers.sum(axis=0))
 
 
 def _expect(array: npt.NDArray[Any], shape: Size3) -> None:

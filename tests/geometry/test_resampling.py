@@ -1,7 +1,5 @@
 """Resampling against scipy and torch, its limits, and the memory that it takes."""
 
-import tracemalloc
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -15,8 +13,6 @@ from medseg3d.errors import DataError
 from medseg3d.geometry.resampling import (
     resample_image,
     resample_labels,
-    restore_labels,
-    restore_probabilities,
 )
 from medseg3d.types import Size3
 
@@ -118,70 +114,7 @@ def test_labels_without_background_keep_no_background() -> None:
     assert (resample_labels(labels, (5, 2, 4)) == 7).all()
 
 
-@settings(max_examples=40, deadline=None)
-@given(before=shapes, after=shapes, num_labels=st.integers(1, 5), seed=st.integers(0, 99))
-def test_restored_labels_equal_full_interpolation(
-    before: Size3, after: Size3, num_labels: int, seed: int
-) -> None:
-    logits = noise(num_labels, *before, seed=seed)
-    full = interpolated(logits, after)
-    found = restore_labels(logits, after)
-    assert found.dtype == np.uint8
-    same = found == full.argmax(0).numpy()
-    if num_labels > 1:
-        best, second = full.topk(2, dim=0).values.numpy()
-        same |= best - second < 1e-5  # a tie but for rounding
-    assert same.all()
-
-
-def test_restoring_a_real_size_misses_no_voxel() -> None:
-    logits = noise(3, 24, 30, 20)
-    shape = (70, 64, 51)
-    expected = interpolated(logits, shape).argmax(0).numpy()
-    np.testing.assert_array_equal(restore_labels(logits, shape), expected)
-
-
-def test_equal_logits_go_to_the_first_label() -> None:
-    assert not restore_labels(np.ones((3, 2, 2, 2), np.float32), (3, 3, 3)).any()
-
-
-def test_more_than_256_labels_need_two_bytes() -> None:
-    logits = noise(300, 2, 2, 2)
-    logits[299, 1] += 100
-    found = restore_labels(logits, (2, 3, 2))
-    assert found.dtype == np.uint16
-    assert (found[1] == 299).all()
-
-
-@pytest.mark.parametrize("shape", [(11, 9, 8), (4, 5, 6), (2, 3, 3)])
-def test_softmax_follows_the_interpolation(shape: Size3) -> None:
-    logits = 5 * noise(3, 4, 5, 6)
-    expected = interpolated(logits, shape).softmax(0).numpy()
-    found = restore_probabilities(logits, shape)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_array_equal(found.argmax(0), restore_labels(logits, shape))
-
-
-def test_large_logits_give_finite_probabilities() -> None:
-    logits = np.array([1e4, -1e4], np.float32).reshape(2, 1, 1, 1)
-    np.testing.assert_array_equal(restore_probabilities(logits, (1, 1, 2))[:, 0, 0, 0], [1, 0])
-
-
-def test_memory_of_restoring_does_not_grow_with_labels_times_output() -> None:
-    logits = noise(16, 12, 32, 32)
-    shape = (96, 64, 64)
-    restore_labels(logits, (2, 4, 4))
-    tracemalloc.start()
-    restore_labels(logits, shape)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    everything = 16 * 4 * np.prod(shape)
-    assert peak < np.prod(shape) + 0.1 * everything
-
-
 @pytest.mark.parametrize("shape", [(0, 3, 3), (3, 3)])
 def test_impossible_shapes_are_refused(shape: Size3) -> None:
     with pytest.raises(DataError, match="cannot resample"):
         resample_image(noise(1, 3, 3, 3), shape)
-    with pytest.raises(DataError, match="cannot resample"):
-        restore_labels(noise(2, 3, 3, 3), shape)

@@ -111,10 +111,11 @@ def traced(network: nn.Module, channels: int, example: Size3) -> Any:
         return torch.jit.trace(network, batch, check_trace=False)  # type: ignore[no-untyped-call]
 
 
-def _normalized_per_channel(x: Any, groups: int, *rest: Any, **named: Any) -> Any:
-    weight, bias, eps = (*rest[:2], rest[2] if len(rest) > 2 else named.get("eps", 1e-5))
+def _normalized_per_channel(
+    x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
+) -> Any:
     if groups != x.shape[1]:
-        return torch.nn.functional.group_norm(x, groups, *rest, **named)
+        return torch.group_norm(x, groups, weight, bias, eps)
     return torch.instance_norm(x, weight, bias, None, None, True, 0.0, eps, True)
 
 

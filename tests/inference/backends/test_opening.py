@@ -1,0 +1,211 @@
+"""Which backend and arithmetic are taken, and one sentence when one cannot be."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medseg3d.device import Precision
+from medseg3d.errors import ConfigError, RunError
+from medseg3d.inference.backends import BACKENDS, compiled, open_network, opening
+from medseg3d.inference.backends.compiled import Compiled
+from medseg3d.inference.backends.openvino import OpenVINO
+from medseg3d.inference.backends.registered import UnfitBackendError
+from medseg3d.inference.backends.source import Source
+from medseg3d.inference.evidence import Trial
+from medseg3d.inference.network import WindowNetwork
+
+from .conftest import CPU, MakeSource, windows
+
+INSTALLED = {"openvino", "onnx", "onnxruntime"}
+
+
+@pytest.fixture
+def processor(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets the arithmetic in which this processor is fast."""
+
+    def has(precision: Precision) -> None:
+        monkeypatch.setattr("medseg3d.device.automatic_precision", lambda _: precision)
+
+    return has
+
+
+@pytest.fixture
+def opens(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Backends are opened in name only; what was opened, and in which arithmetic."""
+    asked: list[tuple[str, str]] = []
+
+    class Fake:
+        divisor = (1, 1, 1)
+
+        def __init__(self, name: str, precision: Precision) -> None:
+            self.backend, self.precision = name, precision
+            asked.append((name, precision))
+
+        def twin(self, precision: Precision) -> "Fake":
+            return Fake(self.backend, precision)
+
+    for name in BACKENDS:
+        monkeypatch.setattr(
+            BACKENDS[name],
+            "open",
+            lambda source, *, precision, device, threads, name=name: Fake(name, precision),
+        )
+    return asked
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *absent: str) -> None:
+    there = INSTALLED - set(absent)
+    monkeypatch.setattr(opening, "find_spec", lambda name: name if name in there else None)
+
+
+def ready(source: Source, **options: Any) -> WindowNetwork:
+    return open_network(source.path, source.bundle, device=CPU, threads=1, **options)
+
+
+@pytest.mark.parametrize(
+    ("fast", "absent", "expected"),
+    [
+        ("bf16", (), ("openvino", "bf16")),
+        ("fp32", (), ("openvino", "fp32")),
+        ("bf16", ("openvino",), ("eager", "bf16")),
+        ("fp32", ("openvino",), ("onnx", "fp32")),
+        ("fp32", ("openvino", "onnxruntime"), ("eager", "fp32")),
+        ("fp32", ("openvino", "onnx"), ("eager", "fp32")),
+    ],
+)
+def test_auto_takes_the_fastest_that_is_installed(
+    fast: Precision,
+    absent: tuple[str, ...],
+    expected: tuple[str, str],
+    make_source: MakeSource,
+    opens: list[tuple[str, str]],
+    processor: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    processor(fast)
+    without(monkeypatch, *absent)
+    found = ready(make_source(dice_changes={"bf16": 0.0}))
+    assert (found.backend, found.precision) == expected
+    assert opens == [expected]
+
+
+@pytest.mark.parametrize(
+    ("changes", "precision", "expected"),
+    [
+        ({"bf16": 0.0005}, "auto", ["bf16"]),
+        ({"bf16": -0.0005}, "auto", ["bf16"]),
+        ({"bf16": 0.002}, "auto", ["fp32"]),
+        ({"bf16": -0.002}, "auto", ["fp32"]),
+        ({"bf16": 0.002}, "bf16", ["bf16"]),
+        ({"bf16": 0.0005}, "fp32", ["fp32"]),
+        ({}, "auto", ["fp32", "bf16"]),
+        ({}, "bf16", ["bf16"]),
+    ],
+)
+def test_the_verdict_of_the_bundle_decides(
+    changes: dict[str, float],
+    precision: str,
+    expected: list[str],
+    make_source: MakeSource,
+    opens: list[tuple[str, str]],
+    processor: Any,
+) -> None:
+    processor("bf16")
+    found = ready(make_source(dice_changes=changes), precision=precision)
+    assert [each for _, each in opens] == expected
+    assert isinstance(found, Trial) == (len(expected) == 2)
+
+
+def test_onnx_that_has_no_bf16_is_exact_unless_bf16_is_asked_for(
+    make_source: MakeSource, opens: list[tuple[str, str]], processor: Any
+) -> None:
+    processor("bf16")
+    assert ready(make_source(), backend="onnx").precision == "fp32"
+    assert opens == [("onnx", "fp32")]
+    with pytest.raises(ConfigError, match="--backend onnx does not compute in bf16"):
+        ready(make_source(), backend="onnx", precision="bf16")
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnx"])
+def test_a_named_backend_that_is_missing_is_told_in_one_sentence(
+    name: str, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "openvino", "onnxruntime")
+    with pytest.raises(ConfigError) as error:
+        ready(make_source(), backend=name)
+    module = {"openvino": "openvino", "onnx": "onnxruntime"}[name]
+    assert str(error.value) == (
+        f"--backend {name} needs {module}, which this Python does not have; install with "
+        f'pip install "medseg3d[{name}]", or use --backend auto'
+    )
+
+
+def test_unknown_backends_and_wrong_devices_are_told(make_source: MakeSource) -> None:
+    with pytest.raises(ConfigError, match="unknown backend 'openvin'; did you mean openvino"):
+        ready(make_source(), backend="openvin")
+    source = make_source()
+    with pytest.raises(ConfigError, match="does not compute on cuda; give --device cpu"):
+        open_network(
+            source.path,
+            source.bundle,
+            backend="openvino",
+            precision="fp32",
+            device=torch.device("cuda"),
+        )
+
+
+@pytest.mark.parametrize("backend", ["auto", "openvino"])
+@pytest.mark.parametrize("error", [UnfitBackendError("no rule for odd"), ImportError("broken")])
+def test_a_network_that_cannot_be_converted_falls_back_with_one_warning(
+    backend: str,
+    error: Exception,
+    make_source: MakeSource,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(OpenVINO, "open", fail)
+    without(monkeypatch, "onnx")
+    with caplog.at_level(logging.WARNING):
+        found = ready(make_source(), backend=backend, precision="fp32")
+    assert found.backend == "eager"
+    assert caplog.messages == [f"backend openvino cannot be used here ({error}), so eager is"]
+    assert found(windows(1, 2, 4, 8, 8)).shape == (1, 3, 4, 8, 8)
+
+
+def test_a_missing_compiler_is_told_in_one_sentence(
+    make_source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class InvalidCxxCompiler(Exception):  # noqa: N818 - torch calls it so
+        pass
+
+    def failing(*_: Any, **__: Any) -> None:
+        inner = RuntimeError("backend inductor raised")
+        inner.inner_exception = InvalidCxxCompiler("No working C++ compiler")  # type: ignore[attr-defined]
+        raise inner
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: failing)
+    with pytest.raises(RunError, match="^--backend compile needs a C.. compiler.*install g..,"):
+        ready(make_source(), backend="compile", precision="fp32")
+    told = compiled._told(ValueError("odd shape\nlong trace"))
+    assert told == "torch cannot compile this network here (odd shape); use --backend auto"
+
+
+def test_compiling_changes_nothing_but_the_speed(
+    make_source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **__: plain(f, backend="eager", dynamic=False))
+    source = make_source()
+    found = ready(source, backend="compile", precision="fp32")
+    assert isinstance(found, Compiled)
+    assert (found.backend, found.divisor) == ("compile", (2, 4, 2))
+    expected = ready(source, backend="eager", precision="fp32")
+    for shape in ((1, 2, 4, 8, 8), (2, 2, 8, 8, 4)):
+        image = windows(*shape)
+        np.testing.assert_allclose(found(image), expected(image), atol=1e-5)

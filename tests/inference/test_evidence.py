@@ -1,0 +1,115 @@
+"""A faster arithmetic is taken only where the first windows show that labels stay."""
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from medseg3d.device import Precision
+from medseg3d.inference.evidence import TELLING_WINDOWS, VAIN_WINDOWS, Trial
+
+Batch = npt.NDArray[np.float32]
+
+
+class Fake:
+    """Two labels: foreground where the window is above 0."""
+
+    backend = "fake"
+    divisor = (2, 2, 2)
+
+    def __init__(self, precision: Precision, error: Callable[[Batch], None] | None = None) -> None:
+        self.precision: Precision = precision
+        self.error = error
+        self.calls = 0
+
+    def __call__(self, batch: Batch) -> Batch:
+        self.calls += 1
+        logits = np.concatenate([-batch, batch], axis=1)
+        if self.error:
+            self.error(logits)
+        return logits
+
+
+def window(voxels: int = 500) -> Batch:
+    """1000 voxels, of which the first are foreground."""
+    flat = np.where(np.arange(1000) < voxels, 1.0, -1.0).astype(np.float32)
+    return flat.reshape(1, 1, 10, 10, 10)
+
+
+def swap(first: int, last: int) -> Callable[[Batch], None]:
+    """Gives the other label to some voxels, and moves all logits."""
+
+    def error(logits: Batch) -> None:
+        flat = logits.reshape(*logits.shape[:2], -1)
+        flat *= 1.01
+        flat[..., first:last] *= -1
+
+    return error
+
+
+@pytest.mark.parametrize(
+    ("wrong", "taken"), [((0, 0), True), ((0, 1), True), ((0, 2), False), ((500, 600), False)]
+)
+def test_bf16_goes_on_if_a_thousandth_of_the_labels_differs_at_most(
+    wrong: tuple[int, int], taken: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    exact, fast = Fake("fp32"), Fake("bf16", swap(*wrong))
+    trial = Trial(exact, fast)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(TELLING_WINDOWS):
+            assert trial.precision == "fp32"
+            np.testing.assert_array_equal(trial(window()), exact(window()))
+        assert trial.precision == ("bf16" if taken else "fp32")
+        calls = exact.calls, fast.calls
+        for _ in range(3):
+            trial(window())
+    assert (exact.calls - calls[0], fast.calls - calls[1]) == ((0, 3) if taken else (3, 0))
+    assert len(caplog.messages) == (0 if taken else 1)
+    if not taken:
+        assert "so fp32 is used, which is slower" in caplog.messages[0]
+    assert (trial.backend, trial.divisor) == ("fake", (2, 2, 2))
+
+
+def test_a_small_structure_that_vanishes_is_enough_to_refuse() -> None:
+    trial = Trial(Fake("fp32"), Fake("bf16", swap(0, 1)))
+    for _ in range(TELLING_WINDOWS):
+        trial(window(1))
+    assert trial.precision == "fp32"
+
+
+def test_background_is_no_evidence_and_soon_not_compared_any_more() -> None:
+    exact, fast = Fake("fp32"), Fake("bf16")
+    trial = Trial(exact, fast)
+    for _ in range(VAIN_WINDOWS + 5):
+        trial(window(0))
+    assert trial.precision == "fp32"
+    assert (exact.calls, fast.calls) == (VAIN_WINDOWS + 5, VAIN_WINDOWS)
+    for _ in range(TELLING_WINDOWS):
+        trial(window())
+    assert trial.precision == "bf16"
+
+
+def test_foreground_where_there_is_none_is_seen() -> None:
+    trial = Trial(Fake("fp32"), Fake("bf16", swap(0, 100)))
+    for _ in range(TELLING_WINDOWS):
+        trial(window(0))
+    trial(window())
+    assert trial.precision == "fp32"
+
+
+def test_the_windows_of_a_batch_count_one_by_one() -> None:
+    trial = Trial(Fake("fp32"), Fake("bf16"))
+    trial(np.concatenate([window()] * TELLING_WINDOWS))
+    assert trial.precision == "bf16"
+
+
+def test_nan_of_the_fast_network_is_refused() -> None:
+    def broken(logits: Batch) -> None:
+        logits[:] = np.nan
+
+    trial = Trial(Fake("fp32"), Fake("bf16", broken))
+    for _ in range(TELLING_WINDOWS):
+        trial(window())
+    assert trial.precision == "fp32"
