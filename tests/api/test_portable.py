@@ -128,6 +128,7 @@ def test_the_description_holds_what_surrounds_the_network(run: Path) -> None:
         {"channel": 1, "value": 4, "name": "liver"},
         {"channel": 2, "value": 300, "name": "tümor"},
     ]
+    assert 0 <= facts["compared"]["largest_difference_as_part_of_largest_logit"] < 1e-4
     assert facts["compared"]["windows"] == [[16, 12, 8], [8, 12, 4], [8, 6, 8]]
 
 
@@ -157,7 +158,7 @@ def test_what_does_not_agree_does_not_appear(
         return lambda batch: right(batch) + (0.1 if wrong else 0)
 
     monkeypatch.setattr(Exchange, "float32", drifting)
-    with pytest.raises(RunError, match=r"as onnx: what was written differs from torch by up to"):
+    with pytest.raises(RunError, match=r"as onnx: its logits differ from torch's by up to"):
         api.export(run, format="onnx")
     assert len(seen) == 2
     assert not list(here.iterdir())

@@ -255,8 +255,7 @@ def drive_set(
     )
     if entry.kind == "prefix_ids":
         assert sorted(path.name for path in (work / "out").iterdir()) == [
-            "case1.nii.gz",
-            "case10.nii.gz",
+            *("case1.nii.gz", "case10.nii.gz", "predictions.json")
         ]
         assert len(result.stdout.splitlines()) == 2
     data = folder
@@ -396,7 +395,11 @@ def snapshot(folder: Path) -> set[tuple[str, int, int]]:
     found = set()
     for path in folder.rglob("*"):
         status = path.lstat()
-        if ".cache" not in path.parts and path.name not in ("failed.csv", "runs"):
+        if ".cache" not in path.parts and path.name not in (
+            "failed.csv",
+            "predictions.json",
+            "runs",
+        ):
             found.add((str(path), 0 if path.is_dir() else status.st_size, status.st_ino))
     return found
 

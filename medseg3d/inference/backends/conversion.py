@@ -19,8 +19,12 @@ M = TypeVar("M")
 Run = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 """A batch of windows in, logits out."""
 
-TOLERANCE = 1e-3
-"""Largest difference of float32 logits, as a part of the largest logit."""
+TOLERANCE = 5e-3
+"""Largest difference of float32 logits, as a part of the largest logit.
+
+Shallow networks differ by 1e-5; a random H-DenseUNet of 170 layers, which amplifies every
+rounding, by 4e-4.
+"""
 
 LEAST_EDGE = 4
 INPUT, OUTPUT = "image", "logits"
@@ -73,9 +77,7 @@ def convert(converter: Converter[M], network: nn.Module, channels: int) -> M:
         run = converter.float32(model, threads=1)
         # a second shape, because what follows from the first must not be frozen in
         for window in ((i, j, k), (i + edges[0], j, k + edges[2])):
-            difference = differing(network, run, probe(channels, window))
-            if difference:
-                raise UnfitBackendError(f"its logits differ from torch's {difference}")
+            expect_equal(network, run, probe(channels, window))
     except (ImportError, MemoryError, UnfitBackendError):
         raise
     except Exception as error:  # converters raise what they like
@@ -84,17 +86,24 @@ def convert(converter: Converter[M], network: nn.Module, channels: int) -> M:
     return model
 
 
-def differing(network: nn.Module, run: Run, batch: npt.NDArray[np.float32]) -> str:
-    """How the logits of ``run`` differ from torch's in float32, or nothing if they agree."""
+def expect_equal(network: nn.Module, run: Run, batch: npt.NDArray[np.float32]) -> float:
+    """Largest difference between the logits of ``run`` and torch's, as a part of the largest.
+
+    Raises:
+        UnfitBackendError: If it is more than :data:`TOLERANCE`.
+    """
     with torch.inference_mode():
         expected = network(torch.from_numpy(batch)).numpy()
     found = run(batch)
     if found.shape != expected.shape:
-        return f"in shape, {found.shape} for {expected.shape}"
-    largest = float(np.abs(found - expected).max())
-    if not largest <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-        return f"by up to {largest:.3g}, in windows of {batch.shape[2:]} voxels"
-    return ""
+        raise UnfitBackendError(f"it makes logits {found.shape}, torch makes {expected.shape}")
+    difference = np.abs(found - expected).max() / max(1.0, np.abs(expected).max())
+    if not difference <= TOLERANCE:
+        raise UnfitBackendError(
+            f"its logits differ from torch's by up to {difference:.2g} of the largest, in windows "
+            f"of {batch.shape[2:]} voxels"
+        )
+    return float(difference)
 
 
 def probe(channels: int, window: Size3) -> npt.NDArray[np.float32]:

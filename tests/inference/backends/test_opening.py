@@ -49,9 +49,7 @@ def opens(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
     for name in BACKENDS:
         monkeypatch.setattr(
-            BACKENDS[name],
-            "open",
-            lambda source, *, precision, device, threads, name=name: Fake(name, precision),
+            BACKENDS[name], "open", lambda *_, name=name, **how: Fake(name, how["precision"])
         )
     return asked
 
@@ -190,7 +188,9 @@ def test_a_missing_compiler_is_told_in_one_sentence(
         raise inner
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: failing)
-    with pytest.raises(RunError, match="^--backend compile needs a C.. compiler.*install g..,"):
+    with pytest.raises(
+        RunError, match=r"^--backend compile needs a C\+\+ compiler.*install g\+\+,"
+    ):
         ready(make_source(), backend="compile", precision="fp32")
     told = compiled._told(ValueError("odd shape\nlong trace"))
     assert told == "torch cannot compile this network here (odd shape); use --backend auto"
