@@ -6,7 +6,6 @@ from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from medseg3d.api.prediction_batch import Batch, Prediction
 from medseg3d.api.worker import open_predictor
@@ -15,7 +14,6 @@ from medseg3d.data.canonical import canonical
 from medseg3d.errors import ConfigError, DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import Volume
-from medseg3d.machine import num_processors
 from medseg3d.types import Affine, LabelMap
 
 
@@ -59,7 +57,6 @@ def predict(
 
 
 def _predict_files(config: PredictConfig) -> list[Prediction]:
-    torch.set_num_threads(config.threads or min(torch.get_num_threads(), num_processors()))
     batch = Batch.found(config)
     jobs = batch.jobs()
     results: list[Prediction] = []

@@ -21,7 +21,7 @@ from medseg3d.data.canonical import CanonicalCase, canonical
 from medseg3d.data.cases import Case
 from medseg3d.data.familiar import case_warnings
 from medseg3d.data.preprocess import WorkingCase
-from medseg3d.device import resolve_device
+from medseg3d.device import find_device
 from medseg3d.errors import DataError, MedSeg3DError
 from medseg3d.inference.planes import Entropy, PlaneFile, Probabilities
 from medseg3d.inference.predictor import Predictor, Segmentation
@@ -96,7 +96,7 @@ class Labeled:
 def open_predictor(config: PredictConfig) -> Predictor:
     """Load the models that the options name, on the device they name."""
     paths = models_of(config)
-    device = resolve_device(config.device)
+    device = find_device(config.device)
     mirror = config.mirror
     if config.accurate and not read_bundle(paths[0]).plan.mirror_axes:
         log.info("%s was trained without mirroring, so nothing is mirrored", paths[0])

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import device as Device  # noqa: N812
 
 from medseg3d.bundle import Bundle, read_bundle
 from medseg3d.data.body import body_box
 from medseg3d.data.canonical import Box, CanonicalCase
 from medseg3d.data.plan import Plan
 from medseg3d.data.preprocess import WorkingCase, preprocess, preprocessing_key
+from medseg3d.device import Device
 from medseg3d.errors import ConfigError
 from medseg3d.inference.backends import open_network
 from medseg3d.inference.ensemble import Ensemble

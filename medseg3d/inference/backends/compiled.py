@@ -1,19 +1,23 @@
 """The network compiled to machine code by ``torch.compile``, with its weights frozen in."""
 
+from __future__ import annotations
+
 import logging
 import warnings
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
-from medseg3d.device import Precision, autocast
+from medseg3d.device import Device, Precision, autocast, torch_device
 from medseg3d.errors import RunError
 from medseg3d.inference.backends.registered import BACKENDS
 from medseg3d.inference.backends.source import Source
 from medseg3d.types import Size3
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 log = logging.getLogger("medseg3d")
 
@@ -39,9 +43,13 @@ class Compiled:
 
     backend = "compile"
 
-    def __init__(self, module: nn.Module, *, device: torch.device, precision: Precision) -> None:
-        self.module = module.to(device)
-        self.device = device
+    def __init__(
+        self, module: nn.Module, *, device: Device | torch.device, precision: Precision
+    ) -> None:
+        import torch
+
+        self.device = torch_device(device)
+        self.module = module.to(self.device)
         self.precision: Precision = precision
         self.divisor: Size3 = getattr(module, "divisor", (1, 1, 1))
         # a plain function: modules are compiled in place, and a twin would share the result
@@ -49,15 +57,15 @@ class Compiled:
         self._compiled = torch.compile(lambda windows: self.module(windows), dynamic=False)
 
     @classmethod
-    def open(
-        cls, source: Source, *, precision: Precision, device: torch.device, threads: int
-    ) -> Self:
+    def open(cls, source: Source, *, precision: Precision, device: Device, threads: int) -> Self:
         """Compile for the window of the plan, so that a missing compiler is told at the start.
 
         Raises:
             RunError: If torch cannot compile here.
         """
         if device.type == "cpu":
+            import torch
+
             torch.set_num_threads(threads)
         ready = cls(source.network(), device=device, precision=precision)
         ready._warm_up(source.bundle.channels, source.bundle.plan.patch_size)
@@ -69,6 +77,7 @@ class Compiled:
 
     def __call__(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logits ``(B, L, i, j, k)`` of windows ``(B, C, i, j, k)``."""
+        import torch
         from torch._inductor import config
 
         windows = torch.from_numpy(np.require(batch, requirements="W")).to(self.device)

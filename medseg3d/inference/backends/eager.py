@@ -1,16 +1,20 @@
 """The network as torch runs it, operation by operation."""
 
-from typing import Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
-from medseg3d.device import Precision, autocast
+from medseg3d.device import Device, Precision, autocast, torch_device
 from medseg3d.inference.backends.registered import BACKENDS
 from medseg3d.inference.backends.source import Source
 from medseg3d.types import Size3
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @BACKENDS.register(
@@ -35,19 +39,19 @@ class Eager:
     backend = "eager"
 
     def __init__(
-        self, module: nn.Module, *, device: torch.device, precision: Precision = "fp32"
+        self, module: nn.Module, *, device: Device | torch.device, precision: Precision = "fp32"
     ) -> None:
-        self.module = module.to(device)
-        self.device = device
+        self.device = torch_device(device)
+        self.module = module.to(self.device)
         self.precision: Precision = precision
         self.divisor: Size3 = getattr(module, "divisor", (1, 1, 1))
 
     @classmethod
-    def open(
-        cls, source: Source, *, precision: Precision, device: torch.device, threads: int
-    ) -> Self:
+    def open(cls, source: Source, *, precision: Precision, device: Device, threads: int) -> Self:
         """Read the weights and move them to the device."""
         if device.type == "cpu":
+            import torch
+
             torch.set_num_threads(threads)
         return cls(source.network(), device=device, precision=precision)
 
@@ -57,6 +61,8 @@ class Eager:
 
     def __call__(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logits ``(B, L, i, j, k)`` of windows ``(B, C, i, j, k)``."""
+        import torch
+
         windows = torch.from_numpy(np.require(batch, requirements="W"))
         with torch.inference_mode(), autocast(self.device, self.precision):
             logits = self.module(windows.to(self.device))

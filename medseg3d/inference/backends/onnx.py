@@ -4,23 +4,28 @@ Reference:
     ONNX, https://onnx.ai; ONNX Runtime, https://onnxruntime.ai.
 """
 
+from __future__ import annotations
+
 import io
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
 from medseg3d.device import Precision
 from medseg3d.inference.backends.cache import converted
-from medseg3d.inference.backends.conversion import INPUT, OUTPUT, Run, probe, traced
+from medseg3d.inference.backends.conversion import INPUT, OUTPUT, Run, probe
 from medseg3d.inference.backends.registered import BACKENDS, UnfitBackendError
 from medseg3d.inference.backends.source import Source
 from medseg3d.types import Size3
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medseg3d.device import Device
 
 OPSET = 17
 """Version of the operators; readers since 2022 know it, and it has all that networks need."""
@@ -45,6 +50,10 @@ class Exchange:
         Torch's older exporter is used: the newer one fixes the number of slices of some
         networks, and needs one package more.
         """
+        import torch
+
+        from medseg3d.inference.recording import traced
+
         recorded = traced(network, channels, example)
         axes = {0: "batch", 2: "i", 3: "j", 4: "k"}
         file = io.BytesIO()
@@ -116,7 +125,7 @@ class ONNX:
         source: Source,
         *,
         precision: Precision,  # noqa: ARG003 - always float32
-        device: torch.device,  # noqa: ARG003 - always the CPU
+        device: Device,  # noqa: ARG003 - always the CPU
         threads: int,
     ) -> Self:
         """Read the conversion of a bundle, or make it."""

@@ -4,10 +4,8 @@ import logging
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 from medseg3d.bundle import Bundle
-from medseg3d.device import Precision, resolve_precision
+from medseg3d.device import Device, Precision, resolve_precision
 from medseg3d.errors import ConfigError
 from medseg3d.inference.backends.registered import BACKENDS, Backend, UnfitBackendError
 from medseg3d.inference.backends.source import Source
@@ -27,7 +25,7 @@ def open_network(
     *,
     backend: str = "auto",
     precision: str = "auto",
-    device: torch.device,
+    device: Device,
     threads: int | None = None,
 ) -> WindowNetwork:
     """The network of a bundle, ready to compute.
@@ -82,7 +80,7 @@ def missing(name: str) -> list[str]:
     return [module for module in BACKENDS.facts(name)["needs"] if find_spec(module) is None]
 
 
-def _ranked(precision: Precision, device: torch.device) -> list[str]:
+def _ranked(precision: Precision, device: Device) -> list[str]:
     """Backends that can be used, the fastest first; the sure one is always among them."""
     speeds = {
         name: BACKENDS.facts(name)["speed"].get(precision, 0.0)
@@ -93,12 +91,12 @@ def _ranked(precision: Precision, device: torch.device) -> list[str]:
     return [*sorted(faster, key=lambda name: -speeds[name]), SURE]
 
 
-def _is_automatic(name: str, device: torch.device) -> bool:
+def _is_automatic(name: str, device: Device) -> bool:
     facts = BACKENDS.facts(name)
     return bool(facts["auto"] and device.type in facts["devices"] and not missing(name))
 
 
-def _refuse_unusable(name: str, device: torch.device) -> None:
+def _refuse_unusable(name: str, device: Device) -> None:
     facts = BACKENDS.facts(name)
     if absent := missing(name):
         raise ConfigError(

@@ -4,23 +4,28 @@ Reference:
     OpenVINO, https://docs.openvino.ai, measured with 2026.4.
 """
 
+from __future__ import annotations
+
 import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
 from medseg3d.device import Precision
 from medseg3d.inference.backends.cache import converted
-from medseg3d.inference.backends.conversion import INPUT, OUTPUT, Run, traced
+from medseg3d.inference.backends.conversion import INPUT, OUTPUT, Run
 from medseg3d.inference.backends.registered import BACKENDS, UnfitBackendError
 from medseg3d.inference.backends.source import Source
 from medseg3d.types import Size3
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medseg3d.device import Device
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 TELEMETRY = "openvino_telemetry"
@@ -39,6 +44,8 @@ class Intermediate:
 
     def convert(self, network: nn.Module, channels: int, example: Size3) -> Any:
         """An ``openvino.Model`` that shares the weights of the network."""
+        from medseg3d.inference.recording import traced
+
         openvino = quiet_openvino()
         recorded = traced(network, channels, example)
         shape = openvino.PartialShape([-1, channels, -1, -1, -1])
@@ -105,7 +112,7 @@ class OpenVINO:
         source: Source,
         *,
         precision: Precision,
-        device: torch.device,  # noqa: ARG003 - always the CPU
+        device: Device,  # noqa: ARG003 - always the CPU
         threads: int,
     ) -> Self:
         """Read the conversion of a bundle, or make it."""

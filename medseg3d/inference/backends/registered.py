@@ -1,22 +1,23 @@
 """The list of backends, and what each must offer."""
 
-from typing import Protocol, Self
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Protocol, Self
 
 from medseg3d.device import Precision
 from medseg3d.inference.backends.source import Source
 from medseg3d.inference.network import WindowNetwork
 from medseg3d.registry import Registry
 
+if TYPE_CHECKING:
+    from medseg3d.device import Device
+
 
 class Backend(WindowNetwork, Protocol):
     """A network that is ready to compute, and can be had in another arithmetic too."""
 
     @classmethod
-    def open(
-        cls, source: Source, *, precision: Precision, device: torch.device, threads: int
-    ) -> Self:
+    def open(cls, source: Source, *, precision: Precision, device: Device, threads: int) -> Self:
         """The network of a bundle.
 
         Raises:

@@ -1,17 +1,20 @@
 """A model file whose weights are read only if somebody needs them."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from medseg3d import __version__
 from medseg3d.bundle import Bundle, inspect_bundle, load_bundle, load_weights
 from medseg3d.bundle.archive import opened
 from medseg3d.bundle.layout import WEIGHTS
-from medseg3d.networks import build_network
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Source:
@@ -48,6 +51,8 @@ class Source:
         Raises:
             ModelError: If the file is damaged or its weights do not fit its network.
         """
+        from medseg3d.networks import build_network
+
         bundle, weights = load_bundle(self.path)
         network = build_network(
             bundle.network, bundle.channels, bundle.plan.num_labels, options=bundle.options

@@ -10,7 +10,7 @@ import torch
 
 from medseg3d.device import Precision, automatic_precision
 from medseg3d.inference.backends import BACKENDS, Eager
-from medseg3d.inference.backends.conversion import _Plain
+from medseg3d.inference.recording import _Plain
 from medseg3d.inference.backends.openvino import OpenVINO, quiet_openvino
 from medseg3d.inference.backends.registered import Backend
 from medseg3d.inference.backends.source import Source
