@@ -10,10 +10,10 @@ import torch
 
 from medseg3d.device import Precision, automatic_precision
 from medseg3d.inference.backends import BACKENDS, Eager
-from medseg3d.inference.recording import _Plain
 from medseg3d.inference.backends.openvino import OpenVINO, quiet_openvino
 from medseg3d.inference.backends.registered import Backend
 from medseg3d.inference.backends.source import Source
+from medseg3d.inference.recording import _Plain
 from medseg3d.networks import NETWORKS
 
 from .conftest import CPU, OPTIONS, MakeSource, windows
