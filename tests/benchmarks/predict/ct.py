@@ -35,7 +35,7 @@ PERIOD, PITCH = 240.0, 40.0
 
 AIR, LUNG, FAT, SOFT_TISSUE, TABLE, BONE = -1000, -820, -100, 40, -200, 1300
 ORGANS = (200, 400, 600, 800, 1000)
-SHEETS, CONTRAST = 12.0, 80.0
+SHEETS, CONTRAST = 12.0, 150.0
 """Distance in mm of an organ's sheets, and how much they differ from their mean in HU."""
 NOISE = 12.0
 FIELD = 409.6
@@ -214,7 +214,7 @@ def _draw(
     inside = np.float32(solid.intensity)
     if solid.grain is not None:
         place = axes[solid.grain][box[solid.grain]]
-        waves = np.float32(CONTRAST) * np.sin(place * np.float32(2 * np.pi / SHEETS))
+        waves = np.float32(CONTRAST) * np.sign(np.sin(place * np.float32(2 * np.pi / SHEETS)))
         shape = [1, 1, 1]
         shape[2 - solid.grain] = -1
         inside = inside + np.broadcast_to(waves.reshape(shape), free.shape)[free]

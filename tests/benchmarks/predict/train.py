@@ -1,4 +1,4 @@
-"""Train the networks of the comparison on generated CT, some minutes each, and keep their bundles.
+"""Train the networks of the comparison on generated CT, and keep their bundles.
 
 The default U-Net learns 20 labels from patches of 48^3, then of 64^3; the network for 3 labels
 begins with its weights. Both bundles say window 96^3 and spacing 1.5 mm. For the memory table
@@ -8,7 +8,7 @@ labels: memory beside the model depends on the number of labels and not on what 
 ::
 
     python -m tests.benchmarks.predict.train                     # ct20, ct3, and the random ones
-    python -m tests.benchmarks.predict.train --minutes 10 5 --more
+    python -m tests.benchmarks.predict.train --minutes 10 --more ct20
 
 What is there already is kept.
 """
@@ -16,7 +16,7 @@ What is there already is kept.
 import argparse
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ WINDOW, EDGE = 96, 1.5
 SMALL_PATCH, LARGE_PATCH, SHARE_OF_SMALL = 48, 64, 0.6
 NUM_TRAINING, NUM_VALIDATION = 8, 2
 VALIDATION_PATCHES = 12
-MINUTES = (14.0, 5.0)
+MINUTES = {"ct20": 40.0, "ct3": 5.0}
 TRAINED = {"ct20": 20, "ct3": 3}
 RANDOM = {"random2": 2, "random20": 20, "random100": 100}
 FOREGROUND_SHARE = 0.8
@@ -240,16 +240,19 @@ def make_random(path: Path, num_labels: int, *, width: int) -> None:
 
 
 def models(
-    folder: Path = FOLDER, *, minutes: tuple[float, float] = MINUTES, more: bool = False
+    folder: Path = FOLDER,
+    *,
+    minutes: Mapping[str, float] = MINUTES,
+    more: Collection[str] = (),
 ) -> dict[str, Path]:
-    """All bundles by name; makes what is missing, or trains all of them longer."""
+    """All bundles by name; makes what is missing, and trains those of ``more`` longer."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.medseg3d" for name in (*TRAINED, *RANDOM)}
-    for (name, num_labels), spent in zip(TRAINED.items(), minutes, strict=True):
+    for name, num_labels in TRAINED.items():
         path = paths[name]
-        if more or not path.is_file():
+        if name in more or not path.is_file():
             known = [begin for begin in (path, paths["ct20"]) if begin.is_file()]
-            make_trained(path, num_labels, minutes=spent, begin=next(iter(known), None))
+            make_trained(path, num_labels, minutes=minutes[name], begin=next(iter(known), None))
     for name, num_labels in RANDOM.items():
         if not paths[name].is_file():
             make_random(paths[name], num_labels, width=8)
@@ -260,11 +263,12 @@ def main() -> None:
     """Make the bundles."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--minutes", type=float, nargs=2, default=MINUTES, metavar=("CT20", "CT3"))
-    parser.add_argument("--more", action="store_true", help="Go on training what is there.")
+    parser.add_argument("--minutes", type=float, help="Of training, for each network.")
+    parser.add_argument("--more", nargs="+", choices=TRAINED, default=(), help="Go on with these.")
     given = parser.parse_args()
     torch.manual_seed(0)
-    for path in models(given.folder, minutes=tuple(given.minutes), more=given.more).values():
+    minutes = dict.fromkeys(TRAINED, given.minutes) if given.minutes else MINUTES
+    for path in models(given.folder, minutes=minutes, more=given.more).values():
         say(str(path))
 
 

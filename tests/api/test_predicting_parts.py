@@ -1,0 +1,213 @@
+"""Parts of an image, parts of a folder, several machines, and what is written beside labels."""
+
+import csv
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import medseg3d
+from medseg3d.api import prediction_batch, worker
+from medseg3d.errors import ConfigError, RunError
+
+SHAPE = (40, 36, 30)
+TURNED = np.array([[0, -1.2, 0, 9], [0, 0, 1.5, -3], [1.0, 0, 0, 0], [0, 0, 0, 1.0]])
+
+
+def write_image(path: Path, seed: int = 0, affine: np.ndarray | None = None) -> Path:
+    rng = np.random.default_rng(seed)
+    array = rng.normal(100, 30, SHAPE).astype(np.int16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, TURNED if affine is None else affine), path)
+    return path
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return write_image(tmp_path / "case.nii")
+
+
+def labels_of(path: Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+def test_a_region_has_the_labels_of_the_whole(image: Path, tiny_model: Path) -> None:
+    options = {"model": tiny_model, "precision": "fp32"}
+    [whole] = medseg3d.predict(image, out=image.parent / "whole.nii", **options)
+    [part] = medseg3d.predict(image, out=image.parent / "p.nii", roi="4:20, :18, 10:", **options)
+    expected, found = labels_of(whole.path), labels_of(part.path)
+    inside = np.zeros(SHAPE, bool)
+    inside[4:20, :18, 10:] = True
+    assert not found[~inside].any()
+    assert (found[inside] == expected[inside]).mean() > 0.9  # windows lie elsewhere
+    assert found[inside].any()
+    voxel_ml = abs(np.linalg.det(TURNED[:3, :3])) / 1000
+    assert part.volumes_ml["core"] == pytest.approx((found == 3).sum() * voxel_ml)
+
+
+def test_a_mask_is_a_region_too(image: Path, tiny_model: Path) -> None:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[5:20:2, 3:9, 7:12] = 1
+    nib.save(nib.Nifti1Image(mask, TURNED), image.parent / "mask.nii")
+    [part] = medseg3d.predict(
+        image, model=tiny_model, out=image.parent / "p.nii", roi_mask=image.parent / "mask.nii"
+    )
+    found = labels_of(part.path)
+    assert found.any()
+    assert not found[mask == 0].any()
+
+
+def test_probabilities_and_uncertainty_go_with_the_labels(image: Path, tiny_model: Path) -> None:
+    [found] = medseg3d.predict(
+        *(image,),
+        model=tiny_model,
+        out=image.parent / "o.nii",
+        probabilities=True,
+        uncertainty=True,
+    )
+    assert found.probabilities is not None
+    assert found.uncertainty is not None
+    stored = nib.load(found.probabilities)
+    assert stored.get_data_dtype() == np.uint16
+    shares = stored.get_fdata()
+    np.testing.assert_allclose(shares.sum(-1), 1, atol=3e-5)
+    labels = labels_of(found.path)
+    ranks = np.array([0, 3, 7])[shares.argmax(-1)]
+    top = np.sort(shares, axis=-1)
+    clear = top[..., -1] - top[..., -2] > 1e-4
+    np.testing.assert_array_equal(ranks[clear], labels[clear])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.nansum(shares * np.log(shares), axis=-1) / np.log(3)
+    uncertainty = nib.load(found.uncertainty).get_fdata()
+    np.testing.assert_allclose(uncertainty, entropy, atol=1e-3)
+    for path in (found.probabilities, found.uncertainty):
+        np.testing.assert_allclose(nib.load(path).affine, TURNED)
+
+
+def test_fast_and_accurate_are_presets(
+    image: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "medseg3d")
+    out = image.parent
+    write_image(image.parent / "in" / "a.nii")
+
+    def windows(**options: object) -> int:
+        name = "".join(options) or "usual"
+        medseg3d.predict(out / "in", model=tiny_model, out=out / name, **options)
+        [record] = json.loads((out / name / "predictions.json").read_text())["cases"].values()
+        return int(record["windows"])
+
+    assert windows(fast=True) < windows() == windows(accurate=True)
+    assert "was trained without mirroring, so nothing is mirrored" in caplog.text
+    with pytest.raises(ConfigError, match="exclude each other"):
+        medseg3d.predict(image, model=tiny_model, fast=True, accurate=True)
+
+
+def test_the_body_in_air_needs_fewer_windows(tmp_path: Path, tiny_model: Path) -> None:
+    array = np.zeros((120, 60, 40), np.int16)
+    array[50:75, 20:45] = np.random.default_rng(0).normal(400, 30, (25, 25, 40))
+    array += np.random.default_rng(1).normal(3, 1, array.shape).astype(np.int16)
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(array, np.diag([2, 2, 2, 1.0])), tmp_path / "in" / "a.nii")
+    seen = {}
+    for crop in (True, False):
+        out = tmp_path / str(crop)
+        medseg3d.predict(tmp_path / "in", model=tiny_model, out=out, crop=crop)
+        [record] = json.loads((out / "predictions.json").read_text())["cases"].values()
+        seen[crop] = record["windows"]
+    assert seen[True] < 0.7 * seen[False]
+
+
+def test_parts_of_a_folder_are_the_folder(tmp_path: Path, tiny_model: Path) -> None:
+    for number in range(5):
+        write_image(tmp_path / "in" / f"c{number}.nii", seed=number)
+    (tmp_path / "in" / "broken.nii").write_bytes(b"junk")
+    out, told = tmp_path / "out", []
+    for part in ("1/2", "2/2"):
+        try:
+            medseg3d.predict(tmp_path / "in", model=tiny_model, out=out, shard=part)
+        except RunError as error:
+            told.append(str(error))
+    assert len(told) == 1
+    names = sorted(path.name for path in out.iterdir())
+    [failed] = [name for name in names if name.startswith("failed")]
+    assert names == sorted(
+        [
+            *(f"c{n}.nii.gz" for n in range(5)),
+            *(failed, "predictions-1of2.json", "predictions-2of2.json"),
+        ]
+    )
+    with (out / failed).open(newline="") as file:
+        assert [row["case"] for row in csv.DictReader(file)] == ["broken"]
+    done = [
+        {record["case"] for record in json.loads((out / name).read_text())["cases"].values()}
+        for name in ("predictions-1of2.json", "predictions-2of2.json")
+    ]
+    assert done[0] | done[1] == {f"c{n}" for n in range(5)}
+    assert not done[0] & done[1]
+
+
+def test_workers_make_the_same_files_and_a_killed_one_costs_nothing(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    for number in range(4):
+        write_image(tmp_path / "in" / f"c{number}.nii", seed=number)
+    (tmp_path / "in" / "broken.nii").write_bytes(b"junk")
+    options = {"model": tiny_model, "precision": "fp32"}
+    with pytest.raises(RunError, match="1 of 5 cases failed, 4 were written"):
+        medseg3d.predict(tmp_path / "in", out=tmp_path / "here", **options)
+    killed: list[int] = []
+
+    def kill() -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not killed:
+            for place in Path("/proc").iterdir():
+                try:
+                    if (
+                        place.name.isdigit()
+                        and b"spawn_main" in (place / "cmdline").read_bytes()
+                        and int((place / "stat").read_text().rpartition(")")[2].split()[1])
+                        == os.getpid()
+                        and (tmp_path / "there" / "c0.nii.gz").exists()
+                    ):
+                        os.kill(int(place.name), signal.SIGKILL)
+                        killed.append(int(place.name))
+                        return
+                except OSError:
+                    continue
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    with pytest.raises(RunError, match="1 of 5 cases failed, 4 were written"):
+        medseg3d.predict(tmp_path / "in", out=tmp_path / "there", cluster="local:2", **options)
+    thread.join(60)
+    for number in range(4):
+        name = f"c{number}.nii.gz"
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    assert medseg3d.predict(tmp_path / "in" / "c1.nii", out=tmp_path / "x.nii", **options)
+
+
+def test_what_workers_get_holds_absolute_paths(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "in" / "a.nii")
+    write_image(tmp_path / "in" / "b.nii")
+    monkeypatch.chdir(tmp_path)
+    batch = prediction_batch.Batch.found(
+        medseg3d.config.PredictConfig(inputs=("in",), model=(tiny_model,), out="out")
+    )
+    for job in batch.jobs():
+        there = job.anywhere()
+        paths = [*there.case.images, *there.target.files]
+        assert all(path.is_absolute() for path in paths)
+        assert paths == [path.absolute() for path in (*job.case.images, *job.target.files)]
+    config = prediction_batch._for_workers(batch.config, 3, share=2)
+    assert (config.threads, config.precision) == (3, "fp32")
+    assert 0 < (config.memory_limit or 0) < worker.memory_in_reach()
