@@ -74,7 +74,9 @@ def test_what_a_job_logs_is_logged_here(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("medseg3d"), "handlers", [])  # other tests' prints too
     with caplog.at_level(logging.INFO, "medseg3d"):
         run(cluster, cluster_jobs.fail, [Faulty("say", tmp_path / "tries")])
     assert caplog.record_tuples == [("medseg3d", logging.WARNING, "50 %")]
