@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -28,6 +27,7 @@ from medseg3d.config import AugmentationConfig
 from medseg3d.data.sides import SAGITTAL
 from medseg3d.errors import ConfigError
 from medseg3d.geometry.grid import coarse_axis
+from medseg3d.geometry.machine_code import compiled
 from medseg3d.types import Image, LabelMap, Size3, Spacing
 
 USUAL = AugmentationConfig()
@@ -477,14 +477,6 @@ def warp(
         moved,
     )
     return warped, moved
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function in machine code, kept on disk where some folder allows it."""
-    try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # neither the package nor the user's cache folder can be written
-        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 @compiled
