@@ -127,12 +127,13 @@ def estimate(grid: Grid, plan: Plan, *, working: Size3, overlap: float, planes: 
     )
 
 
-def expect_memory(needed: int, limit: int | None = None) -> int:
+def expect_memory(needed: int, limit: int | None = None, *, told: int = 0) -> int:
     """Refuse a case that this process cannot hold.
 
     Args:
         needed: Bytes in all.
         limit: Bytes that the user allows.
+        told: Bytes to tell of, if that is more: what it takes in all unless parts are cropped.
 
     Returns:
         Bytes that it may hold in all.
@@ -147,7 +148,7 @@ def expect_memory(needed: int, limit: int | None = None) -> int:
         why = "--max-memory allows" if own else "this process may use at present"
         remedy = "allow more" if own else "use a larger machine"
         raise DataError(
-            f"predicting it takes about {in_words(needed)} of memory where {why} "
+            f"predicting it takes about {in_words(max(needed, told))} of memory where {why} "
             f"{in_words(allowed)}; crop the image or give --roi, or {remedy}"
         )
     return allowed

@@ -19,7 +19,7 @@ from medseg3d.config import PredictConfig
 from medseg3d.data.cases import Case, find_inputs
 from medseg3d.data.partners import Fault
 from medseg3d.data.plan import Plan
-from medseg3d.errors import DataError, MedSeg3DError, RunError
+from medseg3d.errors import ConfigError, DataError, MedSeg3DError, RunError
 from medseg3d.io.atomic import sweep
 from medseg3d.io.dicom import expect_identified
 from medseg3d.machine import in_words, memory_in_reach
@@ -84,6 +84,8 @@ class Batch:
             RunError: If outputs are in the way or cannot be written.
         """
         shard = parse_shard(config.shard) if config.shard else Shard(1, 1)
+        if config.roi_mask is not None and not config.roi_mask.exists():
+            raise ConfigError(f"--roi-mask {config.roi_mask} does not exist")
         unusable: list[Fault] = []
         cases = find_inputs(config.inputs, unusable=unusable)
         targets = find_targets(cases, config)
@@ -118,7 +120,7 @@ class Batch:
             if not self._is_done(case, target)
         ]
         if left_out := len(self.cases) - len(todo):
-            log.info("%d of %d cases are finished already", left_out, len(self.cases))
+            log.info("%d of %d cases are there already", left_out, len(self.cases))
         if not config.overwrite:
             ours = self.records.planned if self.records is not None else ()
             new = [target for _, target in todo]
@@ -145,7 +147,7 @@ class Batch:
         config = self.config
         planes = plan.num_labels * config.probabilities + config.uncertainty
         needs = needs_of(case, plan, model=model, overlap=config.overlap, planes=planes)
-        expect_memory(needs.reading, config.memory_limit)
+        expect_memory(needs.reading, config.memory_limit, told=needs.least)
         if is_dicom(target.labels):
             expect_identified(case.images[0])
         return Job(case, target, needs)

@@ -148,7 +148,7 @@ class Worker:
         """
         plan = self.predictor.bundle.plan
         begun = time.perf_counter()
-        expect_memory(job.needs.reading, self.config.memory_limit)
+        expect_memory(job.needs.reading, self.config.memory_limit, told=job.needs.least)
         with _enough_memory(job.needs):
             volume = read_image(job.case.images, replace_nonfinite=self.config.replace_nonfinite)
             case = canonical(volume)

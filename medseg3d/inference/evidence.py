@@ -4,14 +4,20 @@ Evidence comes from the bundle, for which ``fit`` compared Dice on its held-out 
 without it is tried on the first windows of the first case.
 """
 
+import json
 import logging
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg3d.bundle import Bundle
 from medseg3d.device import Precision
+from medseg3d.errors import RunError
 from medseg3d.inference.network import WindowNetwork
+from medseg3d.io import atomic
 from medseg3d.types import Size3
 
 log = logging.getLogger("medseg3d")
@@ -45,6 +51,35 @@ def is_doubtful(bundle: Bundle, precision: Precision) -> bool:
     return bundle.accepts(precision) is None
 
 
+class Memory:
+    """What trials found, in a file beside the conversions of a model.
+
+    Args:
+        path: The file; it may be removed at any time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def recall(self, what: str) -> bool | None:
+        """Whether that passed its trial, if anybody remembers."""
+        found = self._all().get(what)
+        return found if isinstance(found, bool) else None
+
+    def keep(self, what: str, passed: bool) -> None:
+        """Remember it, if the folder can be written."""
+        content = json.dumps(self._all() | {what: passed}, indent=1)
+        with suppress(RunError), atomic(self.path) as beside:
+            beside.write_text(content, encoding="utf-8")
+
+    def _all(self) -> dict[str, object]:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
 class Trial:
     """Two arithmetics of one network, until the first windows have told which to take.
 
@@ -54,13 +89,25 @@ class Trial:
     Args:
         exact: The network in fp32.
         fast: The same in the arithmetic to try.
+        on_verdict: Told once whether the fast one passed.
     """
 
-    def __init__(self, exact: WindowNetwork, fast: WindowNetwork) -> None:
+    def __init__(
+        self,
+        exact: WindowNetwork,
+        fast: WindowNetwork,
+        on_verdict: Callable[[bool], None] = lambda _: None,
+    ) -> None:
+        self._on_verdict = on_verdict
         self._chosen = exact
         self._tried: WindowNetwork | None = fast
         self._telling = self._vain = 0
         self._voxels = self._equal = self._foreground = self._equal_foreground = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the first windows have told."""
+        return self._tried is None
 
     @property
     def backend(self) -> str:
@@ -105,7 +152,9 @@ class Trial:
     def _decide(self, tried: WindowNetwork) -> None:
         agreement = self._equal / self._voxels
         overlap = self._equal_foreground / self._foreground
-        if agreement >= LEAST_AGREEMENT and overlap >= LEAST_OVERLAP:
+        passed = agreement >= LEAST_AGREEMENT and overlap >= LEAST_OVERLAP
+        self._on_verdict(passed)
+        if passed:
             log.info(
                 "%s gives the labels of fp32 in %.2f %% of voxels", tried.precision, 100 * agreement
             )
@@ -119,3 +168,50 @@ class Trial:
                 100 * (1 - overlap),
             )
         self._tried = None
+
+
+class TrialOverError(Exception):
+    """The first windows have told which arithmetic to take."""
+
+
+class UntilOver:
+    """A network on trial, up to the window that decides.
+
+    Args:
+        network: A :class:`Trial`, or several networks with one among them.
+    """
+
+    def __init__(self, network: WindowNetwork) -> None:
+        self._network = network
+
+    @property
+    def backend(self) -> str:
+        """Registered name."""
+        return self._network.backend
+
+    @property
+    def precision(self) -> Precision:
+        """Arithmetic of the logits that are returned at present."""
+        return self._network.precision
+
+    @property
+    def divisor(self) -> Size3:
+        """Edges of windows are multiples of these."""
+        return self._network.divisor
+
+    def __call__(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits ``(B, L, i, j, k)`` of windows ``(B, C, i, j, k)``.
+
+        Raises:
+            TrialOverError: When all trials are over.
+        """
+        logits = self._network(batch)
+        if not on_trial(self._network):
+            raise TrialOverError
+        return logits
+
+
+def on_trial(network: WindowNetwork) -> bool:
+    """Whether the arithmetic of a network, or of one of several, is not decided yet."""
+    members = getattr(network, "networks", (network,))
+    return any(isinstance(member, Trial) and not member.is_over for member in members)

@@ -1,6 +1,7 @@
 """A bundle ready to label volumes."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from medseg3d.device import Device
 from medseg3d.errors import ConfigError
 from medseg3d.inference.backends import open_network
 from medseg3d.inference.ensemble import Ensemble
+from medseg3d.inference.evidence import TrialOverError, UntilOver, on_trial
 from medseg3d.inference.network import WindowNetwork
 from medseg3d.inference.planes import PlaneSink
 from medseg3d.inference.stream import Timing, stream
@@ -155,11 +157,26 @@ class Predictor:
             max_slab_bytes: Memory that half-finished logits may take.
             advance: Told of each window.
         """
+        if on_trial(self.network):
+            # once it is over the case is begun anew, so that its labels do not depend on its turn
+            with suppress(TrialOverError):
+                until_over = UntilOver(self.network)
+                return self._labeled(until_over, working, planes, max_slab_bytes, advance)
+        return self._labeled(self.network, working, planes, max_slab_bytes, advance)
+
+    def _labeled(
+        self,
+        network: WindowNetwork,
+        working: WorkingCase,
+        planes: Sequence[PlaneSink],
+        max_slab_bytes: int | None,
+        advance: Advance | None,
+    ) -> Segmentation:
         plan = self.bundle.plan
         values = np.asarray(sorted(plan.labels))
         native, canonical = working.placement.empty_labels(values)
         timing = stream(
-            self.network,
+            network,
             working.image,
             working.placement.maps(),
             canonical,

@@ -310,6 +310,34 @@ def test_finished_cases_are_left_out_and_the_rest_is_made(images: Path, tiny_mod
     ]
 
 
+def test_finished_cases_are_known_from_relative_paths_too(
+    images: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(images.parent)
+    options = {"model": tiny_model, "out": "out"}
+    assert len(medseg3d.predict("images", **options)) == 4
+    assert medseg3d.predict("images", **options) == []
+    assert medseg3d.predict(images, model=tiny_model, out=images.parent / "out") == []
+    Path("out/case1.nii.gz").unlink()
+    assert [found.case_id for found in medseg3d.predict("images", **options)] == ["case1"]
+    assert len(medseg3d.predict("images", model=tiny_model)) == 4
+    assert medseg3d.predict("images", model=tiny_model) == []
+
+
+def test_labels_do_not_depend_on_the_turn_of_a_case(
+    images: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    fresh = tmp_path_factory.mktemp("fresh") / "tiny.medseg3d"
+    fresh.write_bytes(tiny_model.read_bytes())
+    medseg3d.predict(images, model=fresh, out=images.parent / "together")
+    for number in (3, 0):
+        name = f"case{number}.nii"
+        medseg3d.predict(images / name, model=fresh, out=images.parent / f"{name}.gz")
+        alone = (images.parent / f"{name}.gz").read_bytes()
+        assert alone == (images.parent / "together" / f"{name}.gz").read_bytes()
+    assert fresh.with_name("tiny.medseg3d.cache").is_dir()
+
+
 def test_what_another_model_or_person_made_is_kept(images: Path, tiny_model: Path) -> None:
     out = images.parent / "out"
     medseg3d.predict(images, model=tiny_model, out=out)

@@ -2,13 +2,22 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from medseg3d.device import Precision
-from medseg3d.inference.evidence import TELLING_WINDOWS, VAIN_WINDOWS, Trial
+from medseg3d.inference.evidence import (
+    TELLING_WINDOWS,
+    VAIN_WINDOWS,
+    Memory,
+    Trial,
+    TrialOverError,
+    UntilOver,
+    on_trial,
+)
 
 Batch = npt.NDArray[np.float32]
 
@@ -113,3 +122,44 @@ def test_nan_of_the_fast_network_is_refused() -> None:
     for _ in range(TELLING_WINDOWS):
         trial(window())
     assert trial.precision == "fp32"
+
+
+def test_a_case_is_begun_anew_when_the_trial_is_over() -> None:
+    trial = Trial(Fake("fp32"), Fake("bf16"))
+    until_over = UntilOver(trial)
+    for _ in range(TELLING_WINDOWS - 1):
+        until_over(window())
+    assert on_trial(trial)
+    assert (until_over.precision, until_over.backend) == ("fp32", "fake")
+    with pytest.raises(TrialOverError):
+        until_over(window())
+    assert not on_trial(trial)
+    assert until_over.divisor == (2, 2, 2)
+    assert not on_trial(Fake("fp32"))
+
+
+@pytest.mark.parametrize("wrong", [(0, 0), (0, 500)])
+def test_what_a_trial_found_is_remembered(tmp_path: Path, wrong: tuple[int, int]) -> None:
+    memory = Memory(tmp_path / "cache" / "trials.json")
+    assert memory.recall("a") is None
+    trial = Trial(Fake("fp32"), Fake("bf16", swap(*wrong)), lambda ok: memory.keep("a", ok))
+    for _ in range(TELLING_WINDOWS):
+        trial(window())
+    assert Memory(memory.path).recall("a") is (wrong == (0, 0))
+    assert memory.recall("b") is None
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"a": "yes"}', "{"])
+def test_a_damaged_memory_is_none(tmp_path: Path, text: str) -> None:
+    memory = Memory(tmp_path / "trials.json")
+    memory.path.write_text(text)
+    assert memory.recall("a") is None
+    memory.keep("a", True)
+    assert memory.recall("a") is True
+
+
+def test_a_folder_that_cannot_be_written_remembers_nothing(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("in the way")
+    memory = Memory(tmp_path / "cache" / "trials.json")
+    memory.keep("a", True)
+    assert memory.recall("a") is None

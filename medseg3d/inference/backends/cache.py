@@ -62,8 +62,13 @@ def converted(source: Source, converter: Converter[M]) -> tuple[M, Size3]:
     return model, divisor
 
 
+def cache_folder(path: Path) -> Path:
+    """Where what belongs to a model file is kept, beside it."""
+    return path.with_name(f"{path.name}.cache")
+
+
 def _places(path: Path) -> Iterator[Path]:
-    yield path.with_name(f"{path.name}.cache")
+    yield cache_folder(path)
     with suppress(RuntimeError):  # a user without a home
         yield Path.home() / ".cache" / "medseg3d"
 

@@ -7,14 +7,16 @@ from pathlib import Path
 from medseg3d.bundle import Bundle
 from medseg3d.device import Device, Precision, resolve_precision
 from medseg3d.errors import ConfigError
+from medseg3d.inference.backends.cache import cache_folder
 from medseg3d.inference.backends.registered import BACKENDS, Backend, UnfitBackendError
 from medseg3d.inference.backends.source import Source
-from medseg3d.inference.evidence import Trial, is_doubtful, sound_precision
+from medseg3d.inference.evidence import Memory, Trial, is_doubtful, sound_precision
 from medseg3d.inference.network import WindowNetwork
 from medseg3d.machine import num_processors
 
 log = logging.getLogger("medseg3d")
 
+TRIALS = "trials.json"
 SURE = "eager"
 """The backend that computes every network everywhere."""
 
@@ -67,12 +69,22 @@ def open_network(
                 device=device,
                 threads=threads,
             )
-            return Trial(ready, ready.twin(wanted)) if doubtful else ready
+            return _tried(ready, wanted, source) if doubtful else ready
         except (UnfitBackendError, ImportError) as error:
             if name == SURE:
                 raise
             log.warning("backend %s cannot be used here (%s), so %s is", name, error, after)
     raise AssertionError("the sure one opens or raises")
+
+
+def _tried(exact: Backend, precision: Precision, source: Source) -> WindowNetwork:
+    """What an earlier trial chose, else a new trial."""
+    memory = Memory(cache_folder(source.path) / TRIALS)
+    what = f"{source.key[:16]} {exact.backend} {precision}"
+    passed = memory.recall(what)
+    if passed is None:
+        return Trial(exact, exact.twin(precision), lambda passed: memory.keep(what, passed))
+    return exact.twin(precision) if passed else exact
 
 
 def missing(name: str) -> list[str]:
