@@ -193,6 +193,8 @@ app.command(
         "medseg3d predict IMAGE.nii.gz",
         "medseg3d predict FOLDER -m runs/liver -o predictions",
         "medseg3d predict CASE_0000.nii.gz CASE_0001.nii.gz -o CASE_seg.nii.gz",
+        "medseg3d predict IMAGE.nii.gz --roi 100:300,120:320,: --max-memory 4G",
+        "medseg3d predict FOLDER -o predictions --shard 1/4 --fast",
         "All options, also those without a flag: medseg3d list options",
     ),
 )(command(PredictConfig, predict))

@@ -9,6 +9,7 @@ from pathlib import Path
 CGROUP = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 USE = Path("/proc/self/statm")
+STATUS = Path("/proc/self/status")
 OF_ALL = Path("/proc/meminfo")
 LIMITS = ("memory.max", "memory.limit_in_bytes")
 QUOTA, OLD_QUOTA, OLD_PERIOD = "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"
@@ -37,6 +38,23 @@ def memory_room() -> int:
 def memory_in_reach() -> int:
     """Bytes that this process may hold in all at present, with a reserve for the others."""
     return _use()[1] + int(SHARE * memory_room())
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has held in memory so far.
+
+    Not what the system counts for a process, which begins with the peak of the one that
+    started it.
+
+    Examples:
+        >>> peak_memory() > 1 << 20
+        True
+    """
+    for line in _read(STATUS).splitlines():
+        name, _, size = line.partition(":")
+        if name == "VmHWM":
+            return int(size.split()[0]) << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def num_processors() -> int:

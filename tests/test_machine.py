@@ -95,3 +95,17 @@ def test_disk_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
     assert machine.free_disk(tmp_path / "not" / "there") == pytest.approx(
         machine.free_disk(tmp_path), rel=0.01
     )
+
+
+def test_the_peak_is_of_this_process_and_not_of_the_one_that_started_it() -> None:
+    ballast = bytearray(b"x") * (256 << 20)
+    code = "from medseg3d.machine import peak_memory; print(peak_memory())"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 1 << 20 < int(ended.stdout) < len(ballast) <= machine.peak_memory()
+
+
+def test_where_no_file_tells_the_peak_the_system_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine, "STATUS", tmp_path / "absent")
+    assert machine.peak_memory() > 1 << 20

@@ -1,7 +1,6 @@
 """One case from its image to its outputs, in three steps that may overlap with other cases'."""
 
 import logging
-import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from medseg3d.inference.planes import Entropy, PlaneFile, Probabilities
 from medseg3d.inference.predictor import Predictor, Segmentation
 from medseg3d.inference.windows import Advance
 from medseg3d.io import Volume, read_image, write_labels
-from medseg3d.machine import in_words, memory_in_reach
+from medseg3d.machine import in_words, memory_in_reach, peak_memory
 from medseg3d.process import out_of_memory
 from medseg3d.runs import find_bundle
 from medseg3d.types import LabelMap, Size3
@@ -83,7 +82,7 @@ class Labeled:
     Attributes:
         labels: The label map, in the order of the file.
         planes: Probabilities and uncertainty that are asked for.
-        prepared: What it was made from, without the working image.
+        like: Its image without the voxels.
         record: What is known so far.
     """
 
@@ -221,7 +220,7 @@ class Worker:
             labeled.record,
             outputs=sizes(job.target.files),
             seconds=seconds,
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+            peak_memory_bytes=peak_memory(),
         )
 
     def _slab(self, case: CanonicalCase, working: WorkingCase) -> int:
