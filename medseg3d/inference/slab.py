@@ -17,6 +17,9 @@ from medseg3d.types import Size3
 
 T = TypeVar("T")
 
+PARTS = 4
+"""A window's rows go to each thread in so many parts, so that no thread waits long for another."""
+
 
 def slab_bytes(
     num_labels: int,
@@ -123,14 +126,18 @@ class Slab:
                 size[[0, 2]], *rows,
             )  # fmt: skip
 
-        parts = min(self._threads, size[1])
+        parts = min(PARTS * self._threads, size[1])
         edges = [size[1] * part // parts for part in range(parts + 1)]
         share(add_rows, list(pairwise(edges)), threads=self._threads)
 
     def settle(self, end: int) -> None:
         """Finish the planes before ``end``, to which no window will be added any more."""
         self._begin(end)
-        settle(self.ring, self._settled, end)
+
+        def settle_plane(plane: int) -> None:
+            settle(self.ring, plane, plane + 1)
+
+        share(settle_plane, range(self._settled, end), threads=self._threads)
         self._settled = end
 
     def _begin(self, end: int) -> None:
