@@ -1,0 +1,28 @@
+"""Every option, defined, typed and documented once for Python, YAML and the command line.
+
+A field whose ``json_schema_extra`` has ``cli`` becomes a flag (or, with ``positional``, an
+argument); all others are reached through ``--config FILE.yaml`` and ``--set key=value``.
+"""
+
+from medseg3d.config.check import CheckConfig
+from medseg3d.config.export import ExportConfig
+from medseg3d.config.files import read_yaml, to_yaml
+from medseg3d.config.fit import AugmentationConfig, FitConfig, StageConfig
+from medseg3d.config.options import Options, Part, validated
+from medseg3d.config.predict import PredictConfig
+from medseg3d.config.score import ScoreConfig
+
+__all__ = [
+    "AugmentationConfig",
+    "CheckConfig",
+    "ExportConfig",
+    "FitConfig",
+    "Options",
+    "Part",
+    "PredictConfig",
+    "ScoreConfig",
+    "StageConfig",
+    "read_yaml",
+    "to_yaml",
+    "validated",
+]

@@ -1,0 +1,196 @@
+"""Options of ``medseg3d fit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from medseg3d.config.options import ARGUMENT, FLAG, Options, Part, flag
+
+
+class AugmentationConfig(Options):
+    """Random changes of training patches; 0 switches one off."""
+
+    rotation_degrees: float = Field(
+        20.0, ge=0, le=180, description="Largest rotation about each axis."
+    )
+    scale: tuple[float, float] = Field((0.8, 1.25), description="Range of the zoom factor.")
+    affine_probability: float = Field(0.6, ge=0, le=1, description="Share of rotated patches.")
+    elastic_probability: float = Field(
+        0.3, ge=0, le=1, description="Share of smoothly displaced patches."
+    )
+    elastic_fraction: float = Field(
+        0.06,
+        ge=0,
+        lt=0.1,
+        description="Largest displacement as a fraction of the patch edge; more would fold it.",
+    )
+    mirror_axes: tuple[int, ...] = Field(
+        (),
+        description="Axes (0 left-right, 1 back-front, 2 foot-head) that are flipped, each with "
+        "probability 0.5, safe or not; none, because orientation tells structures apart. With "
+        "axis 0, labels named as left and right change places.",
+    )
+    intensity_probability: float = Field(
+        0.15, ge=0, le=1, description="Share of patches for each of noise, blur, gamma, contrast."
+    )
+
+
+class StageConfig(Options):
+    """One training stage of a network that is trained in parts."""
+
+    name: str = Field(description="Stage as the network calls it, such as 2d, 3d or joint.")
+    share: float = Field(gt=0, le=1, description="Share of the budget.")
+
+
+class FitConfig(Options):
+    """Options of ``medseg3d fit``."""
+
+    exclusive: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"epochs", "max_minutes"}),)
+    """Options that replace each other: one given later puts the others out of force."""
+
+    data: Path = Field(
+        description="Folder with the cases to learn from.", json_schema_extra=ARGUMENT
+    )
+    out: Path | None = Field(
+        None,
+        description="Run folder; default runs/<data>_<network>_<time>.",
+        json_schema_extra=flag("-o"),
+    )
+    network: Part = Field(
+        Part(name="unet3d"),
+        description="Network by name (medseg3d list networks).",
+        json_schema_extra=FLAG,
+    )
+    loss: Part = Field(
+        Part(name="dice_ce"),
+        description="Loss by name (medseg3d list losses).",
+        json_schema_extra=FLAG,
+    )
+    epochs: int | None = Field(
+        None,
+        gt=0,
+        description="Train this many epochs of steps_per_epoch steps.",
+        json_schema_extra=FLAG,
+    )
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="Train this long instead; default 60 when no epochs are given.",
+        json_schema_extra=FLAG,
+    )
+    fold: int = Field(
+        0, ge=0, description="Fold that is held out for validation.", json_schema_extra=FLAG
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N.",
+        json_schema_extra=FLAG,
+    )
+    seed: int = Field(0, ge=0, description="Seed of every random choice.", json_schema_extra=FLAG)
+    workers: int = Field(
+        0,
+        ge=0,
+        description="Processes that prepare patches; 0 prepares them in the main process.",
+        json_schema_extra=FLAG,
+    )
+    mirror: bool = Field(
+        False,
+        description="Flip patches along every axis that is safe. From left to right, pairs such "
+        "as kidney_left and kidney_right change places, and nothing is flipped if other labels "
+        "lie on one side or names lack a partner.",
+        json_schema_extra=FLAG,
+    )
+    resume: bool = Field(
+        False,
+        description="Go on with the interrupted run in the run folder.",
+        json_schema_extra=FLAG,
+    )
+    skip_unpaired: bool = Field(
+        False,
+        description="Leave out images without a label map and label maps without an image.",
+        json_schema_extra=FLAG,
+    )
+    plan: Path | None = Field(
+        None, description="A plan.yaml, perhaps edited, to use instead of measuring one."
+    )
+    folds: int = Field(5, ge=2, description="Number of folds, grouped by patient.")
+    cache: Path | None = Field(
+        None, description="Folder of preprocessed cases; default runs/.cache."
+    )
+    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
+        None, description="Target spacing in mm, instead of the measured choice."
+    )
+    patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
+        None, description="Patch in voxels, instead of the measured choice."
+    )
+    batch_size: int | None = Field(
+        None, gt=0, description="Patches per step, instead of the measured choice."
+    )
+    width: int | None = Field(
+        None, gt=0, description="Channels of the finest stage, instead of the measured choice."
+    )
+    memory_gb: float | None = Field(
+        None, gt=0, description="Memory that training may take; default from the machine."
+    )
+    steps_per_epoch: int = Field(100, gt=0, description="Optimizer steps in an epoch.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(0.03, ge=0, description="Decoupled weight decay of AdamW.")
+    warmup: float = Field(
+        0.03, ge=0, lt=1, description="Share of the budget with a rising learning rate."
+    )
+    decay_power: float = Field(
+        1.5, gt=0, description="Exponent of the polynomial fall to zero at the budget's end."
+    )
+    gradient_clip: float = Field(
+        12.0, gt=0, description="Largest norm of the gradient; longer ones are cut."
+    )
+    ema: float = Field(
+        0.999, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0 for none."
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="Arithmetic of the network; auto takes bf16 where it is fast."
+    )
+    foreground: float = Field(
+        1 / 3, ge=0, le=1, description="Share of patches centered on foreground."
+    )
+    augmentation: AugmentationConfig = Field(
+        AugmentationConfig(), description="Random changes of training patches."
+    )
+    validate_every: int | None = Field(
+        None,
+        gt=0,
+        description="Epochs between validations; default so that they take about 5 % of the time.",
+    )
+    checkpoint_minutes: float = Field(
+        1.0, ge=0, description="Shortest time between two checkpoints."
+    )
+    overlap: float = Field(
+        0.5, ge=0, lt=1, description="Overlap of neighboring windows in validation."
+    )
+    evidence_cases: int = Field(
+        10,
+        ge=0,
+        description="Held-out cases on which bf16 (or fp16) must reach the Dice of fp32 to be used "
+        "by predict; 0 leaves that out, and predict compares on its first windows.",
+    )
+    stages: tuple[StageConfig, ...] = Field(
+        (), description="Training stages for networks that have them (hdenseunet)."
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> FitConfig:
+        if self.epochs is not None and self.max_minutes is not None:
+            raise ValueError("epochs and max_minutes exclude each other; give one of them")
+        if self.stages and abs(sum(stage.share for stage in self.stages) - 1) > 1e-6:
+            raise ValueError("the shares of the stages must add up to 1")
+        if self.mirror and self.augmentation.mirror_axes:
+            raise ValueError(
+                "mirror chooses the axes, augmentation.mirror_axes names them; give one of them"
+            )
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} does not exist; folds are 0 to {self.folds - 1}")
+        return self
