@@ -36,7 +36,7 @@ from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.plan import Plan
 from medseg3d.data.split import Split
 from medseg3d.device import Precision, resolve_device, resolve_precision
-from medseg3d.losses import LOSSES
+from medseg3d.losses.building import build_loss
 from medseg3d.machine import num_processors
 from medseg3d.networks import build_network
 from medseg3d.runs import CACHE, free_run_folder, interrupted_run, locked
@@ -161,7 +161,7 @@ class _Fit:
 
         history = train(
             network,
-            LOSSES.build(config.loss.name, **config.loss.options),
+            build_loss(config.loss.name, config.loss.options, spacing=plan.spacing),
             training_patches(config, plan, learned),
             folder=self.folder,
             label_names=list(self.labels.values()),

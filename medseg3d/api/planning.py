@@ -22,7 +22,7 @@ from medseg3d.data.split import Split, split
 from medseg3d.data.threads import in_threads
 from medseg3d.device import resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, RunError
-from medseg3d.losses import LOSSES
+from medseg3d.losses.building import build_loss
 from medseg3d.machine import memory_limit
 from medseg3d.networks import NETWORKS, build_network, planned_options
 from medseg3d.networks.topology import Topology
@@ -52,7 +52,7 @@ def refuse_what_cannot_be_built(config: FitConfig) -> None:
             f"network {config.network.name!r} has no training stages; leave out stages, or set "
             "stages=[] if they come from a file"
         )
-    LOSSES.build(config.loss.name, **config.loss.options)
+    build_loss(config.loss.name, config.loss.options)
     Augmentation(**config.augmentation.model_dump())
     resolve_precision(config.precision, resolve_device(config.device))
 

@@ -66,7 +66,7 @@ class FitConfig(Options):
     )
     loss: Part = Field(
         Part(name="dice_ce"),
-        description="Loss by name (medseg3d list losses).",
+        description="Loss by name (medseg3d list losses), or a sum such as dice+0.5*focal.",
         json_schema_extra=FLAG,
     )
     epochs: int | None = Field(

@@ -1,11 +1,22 @@
-"""Cross entropy, voxel by voxel."""
+"""Cross entropy, voxel by voxel, plain or weighted, of all voxels or of the worst."""
 
+from collections.abc import Sequence
+from math import ceil
+from typing import Literal
+
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
-from medseg3d.losses.voxels import check_target, in_float32
+from medseg3d.losses.voxels import (
+    check_target,
+    check_weights,
+    in_float32,
+    known_voxels,
+    log_probability,
+)
 
 NOTHING_IGNORED = -100
 """A label that no voxel has; what torch expects if none is to be ignored."""
@@ -13,11 +24,14 @@ NOTHING_IGNORED = -100
 
 @LOSSES.register("cross_entropy", paper="Szegedy et al., CVPR 2016, arXiv:1512.00567")
 class CrossEntropy(nn.Module):
-    """Mean over voxels of ``-log p`` of their label, with optional label smoothing.
+    """Mean over voxels of ``-log p`` of their label, with optional weights and smoothing.
 
     A batch whose voxels are all ignored gives 0 with zero gradients, not ``nan``.
 
     Args:
+        weight: One weight per label, background first.
+        normalize: Divide the weighted sum by the ``weights`` of the voxels, as torch does, or
+            by their ``count``.
         label_smoothing: Share of each voxel's weight spread evenly over all labels, in [0, 1).
         ignore_index: Label of voxels to leave out of the mean.
 
@@ -27,31 +41,175 @@ class CrossEntropy(nn.Module):
         - output: scalar, float32
 
     Raises:
-        ConfigError: If ``label_smoothing`` is not in [0, 1).
+        ConfigError: If an option is out of its range, or there is not one weight per label.
 
     References:
         Label smoothing: Szegedy et al., CVPR 2016. https://arxiv.org/abs/1512.00567
     """
 
-    def __init__(self, *, label_smoothing: float = 0.0, ignore_index: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        weight: Sequence[float] | None = None,
+        normalize: Literal["weights", "count"] = "weights",
+        label_smoothing: float = 0.0,
+        ignore_index: int | None = None,
+    ) -> None:
         super().__init__()
         if not 0.0 <= label_smoothing < 1.0:
             raise ConfigError(
                 f"cross_entropy: label_smoothing must lie in [0, 1), got {label_smoothing}"
             )
+        if normalize not in ("weights", "count"):
+            raise ConfigError(
+                f"cross_entropy: normalize must be weights or count, got {normalize!r}"
+            )
+        if weight is not None and not (min(weight) >= 0 < max(weight)):
+            raise ConfigError(
+                f"cross_entropy: weights must be at least 0 and not all 0, got {list(weight)}"
+            )
+        self.weight = None if weight is None else tuple(weight)
+        self.normalize = normalize
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
         check_target(logits, target)
+        values, labels = in_float32(logits), target[:, 0].long()
+        weight = None
+        if self.weight is not None:
+            weight = torch.tensor(self.weight, dtype=values.dtype, device=values.device)
+            check_weights("cross_entropy", weight, logits.shape[1])
         total = F.cross_entropy(
-            in_float32(logits),
-            target[:, 0].long(),
+            values,
+            labels,
+            weight=weight,
             reduction="sum",
             label_smoothing=self.label_smoothing,
             ignore_index=NOTHING_IGNORED if self.ignore_index is None else self.ignore_index,
         )
-        if self.ignore_index is None:
+        known = known_voxels(labels, self.ignore_index)
+        if weight is not None and self.normalize == "weights":
+            counted = labels if known is None else labels[known]
+            return total / weight[counted].sum().clamp_min(torch.finfo(total.dtype).tiny)
+        if known is None:
             return total / target.numel()
-        return total / (target != self.ignore_index).sum().clamp_min(1)
+        return total / known.sum().clamp_min(1)
+
+
+@LOSSES.register("top_k", paper="Wu et al., arXiv:1605.06885, 2016")
+class TopK(nn.Module):
+    """Mean cross entropy of the worst ``percent`` of the voxels.
+
+    Ignored voxels are put aside before the rest is ranked; at least one voxel is kept.
+
+    Args:
+        percent: Share of the voxels to keep, in (0, 100].
+        batch: Rank the voxels of all cases of the batch together.
+        ignore_index: Label of voxels to leave out.
+
+    Shape:
+        - logits: ``(B, L, *spatial)``, background included
+        - target: ``(B, 1, *spatial)`` integer labels
+        - output: scalar, float32
+
+    Raises:
+        ConfigError: If ``percent`` is not in (0, 100].
+
+    References:
+        Wu et al., "Bridging category-level and instance-level semantic image segmentation",
+        2016. https://arxiv.org/abs/1605.06885
+    """
+
+    def __init__(
+        self, *, percent: float = 10.0, batch: bool = True, ignore_index: int | None = None
+    ) -> None:
+        super().__init__()
+        if not 0.0 < percent <= 100.0:
+            raise ConfigError(f"top_k: percent must lie in (0, 100], got {percent}")
+        self.percent = percent
+        self.batch = batch
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
+        losses = -log_probability(logits, target, self.ignore_index)
+        known = known_voxels(target, self.ignore_index)
+        if self.batch:
+            return self._worst(losses, None if known is None else known[:, 0])
+        cases = [
+            self._worst(losses[n], None if known is None else known[n, 0])
+            for n in range(len(losses))
+        ]
+        return torch.stack(cases).mean()
+
+    def _worst(self, losses: Tensor, known: Tensor | None) -> Tensor:
+        counted = losses.flatten() if known is None else losses[known]
+        if not counted.numel():
+            return losses.sum()  # of zeros
+        keep = max(1, ceil(counted.numel() * self.percent / 100))
+        return counted.topk(keep, sorted=False).values.mean()
+
+
+@LOSSES.register("focal", paper="Lin et al., ICCV 2017, arXiv:1708.02002")
+class Focal(nn.Module):
+    """Cross entropy of each voxel times ``(1 - p) ** gamma``, so that easy voxels count little.
+
+    Args:
+        gamma: At least 0, where it is :class:`CrossEntropy`.
+        alpha: Weight per label, background first; one number is that of every structure and
+            the background then weighs the rest to 1; None weighs nothing.
+        ignore_index: Label of voxels to leave out.
+
+    Shape:
+        - logits: ``(B, L, *spatial)``, background included
+        - target: ``(B, 1, *spatial)`` integer labels
+        - output: scalar, float32; the mean over the voxels that count
+
+    Raises:
+        ConfigError: If ``gamma`` is negative or there is not one weight per label.
+
+    References:
+        Lin et al., ICCV 2017. https://arxiv.org/abs/1708.02002
+    """
+
+    def __init__(
+        self,
+        *,
+        gamma: float = 2.0,
+        alpha: float | Sequence[float] | None = None,
+        ignore_index: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not gamma >= 0.0:
+            raise ConfigError(f"focal: gamma must be at least 0, got {gamma}")
+        if isinstance(alpha, int | float) and not 0.0 <= alpha <= 1.0:
+            raise ConfigError(f"focal: alpha as one number must lie in [0, 1], got {alpha}")
+        self.gamma = gamma
+        self.alpha = alpha
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
+        log_p = log_probability(logits, target, self.ignore_index)
+        missing = -torch.expm1(log_p)  # 1 - p without its cancellation
+        if self.gamma < 1:  # the slope at 0 has no bound
+            missing = missing.clamp_min(1e-6)
+        losses = -(missing**self.gamma) * log_p
+        known = known_voxels(target, self.ignore_index)
+        if self.alpha is not None:
+            losses = losses * self._weights(logits, target, known)
+        return losses.mean() if known is None else losses.sum() / known.sum().clamp_min(1)
+
+    def _weights(self, logits: Tensor, target: Tensor, known: Tensor | None) -> Tensor:
+        """Weight of each voxel by its label, ``(B, *spatial)``."""
+        num_labels = logits.shape[1]
+        if isinstance(self.alpha, int | float):
+            values = [1 - self.alpha, *[self.alpha] * (num_labels - 1)]
+        else:
+            values = list(self.alpha or ())
+        weight = torch.tensor(values, dtype=in_float32(logits).dtype, device=logits.device)
+        check_weights("focal", weight, num_labels)
+        labels = target[:, 0].long()
+        return weight[labels if known is None else labels.where(known[:, 0], labels * 0)]

@@ -3,12 +3,86 @@
 import torch
 from torch import Tensor
 
-from medseg3d.errors import DataError
+from medseg3d.errors import ConfigError, DataError
 
 
 def in_float32(logits: Tensor) -> Tensor:
     """Logits in single precision whatever autocast made of them; double stays double."""
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def softmax_and_one_hot(
+    logits: Tensor, target: Tensor, ignore_index: int | None
+) -> tuple[Tensor, Tensor]:
+    """Probabilities and reference ``(B, L, *spatial)``, both 0 where a voxel is ignored.
+
+    Raises:
+        DataError: If logits and labels do not belong together.
+    """
+    check_target(logits, target)
+    probabilities = in_float32(logits).softmax(dim=1)
+    labels = torch.arange(logits.shape[1], device=target.device)
+    one_hot = target == labels.view(1, -1, *(1,) * (target.ndim - 2))
+    known = known_voxels(target, ignore_index)
+    if known is not None:
+        probabilities = probabilities * known
+        one_hot = one_hot & known
+    return probabilities, one_hot.to(probabilities.dtype)
+
+
+def log_probability(logits: Tensor, target: Tensor, ignore_index: int | None) -> Tensor:
+    """``log p`` of each voxel's label, ``(B, *spatial)``; 0 where a voxel is ignored.
+
+    Raises:
+        DataError: If logits and labels do not belong together.
+    """
+    check_target(logits, target)
+    labels = target.long()
+    known = known_voxels(target, ignore_index)
+    if known is not None:
+        labels = labels.where(known, torch.zeros_like(labels))
+    picked = in_float32(logits).log_softmax(dim=1).gather(1, labels)
+    if known is not None:
+        picked = picked.where(known, torch.zeros_like(picked))
+    return picked[:, 0]
+
+
+def known_voxels(target: Tensor, ignore_index: int | None) -> Tensor | None:
+    """Voxels that count, ``(B, 1, *spatial)`` bool; None if all do."""
+    return None if ignore_index is None else target != ignore_index
+
+
+def mean_over_known(values: Tensor, target: Tensor, ignore_index: int | None) -> Tensor:
+    """Mean of ``(B, *spatial)`` that are 0 where ignored; 0 if no voxel counts."""
+    known = known_voxels(target, ignore_index)
+    if known is None:
+        return values.mean()
+    return values.sum() / known.sum().clamp_min(1)
+
+
+def power(values: Tensor, exponent: float, *, smallest: float = 1e-6) -> Tensor:
+    """``values ** exponent`` for values from 0, with a finite slope at 0.
+
+    Below ``smallest`` an exponent under 1 would have a slope without bound; there the power is
+    continued as a straight line through 0.
+    """
+    if exponent >= 1:
+        return values**exponent
+    line = values * smallest ** (exponent - 1)
+    return torch.where(values < smallest, line, values.clamp_min(smallest) ** exponent)
+
+
+def check_weights(loss: str, weight: Tensor, num_labels: int) -> None:
+    """Refuse weights that are not one per label.
+
+    Raises:
+        ConfigError: If there are more or fewer.
+    """
+    if len(weight) != num_labels:
+        raise ConfigError(
+            f"{loss}: weight has {len(weight)} values; expected {num_labels}, one per label with "
+            "the background first"
+        )
 
 
 def check_target(logits: Tensor, target: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from medseg3d.errors import ConfigError
 from medseg3d.types import Size3
@@ -45,6 +46,18 @@ class Topology:
         """Downsampling from the finest to the coarsest stage, per voxel axis."""
         i, j, k = (prod(stride[axis] for stride in self.strides) for axis in range(3))
         return i, j, k
+
+    def unet_options(self, *, share: float = 1.0) -> dict[str, Any]:
+        """What a U with one width and one stride per stage can use of it.
+
+        Args:
+            share: Factor on the widths, for networks that hold more per channel.
+        """
+        return {
+            "width": max(1, round(self.width * share)),
+            "max_width": max(1, round(self.max_width * share)),
+            "strides": self.strides,
+        }
 
     @property
     def coarse_axis(self) -> int:

@@ -41,25 +41,34 @@ def test_the_plan_of_the_vnet_widens_kernels_but_not_across_thick_slices() -> No
     assert kernels == [(1, 5, 5), (1, 5, 5), (5, 5, 5), (5, 5, 5)]
 
 
-@pytest.mark.parametrize("name", NETWORKS.names())
-def test_a_plan_of_the_paper_gives_the_paper_s_width(name: str) -> None:
-    stages = 5 if name == "vnet" else 6
-    plan = Topology(
+def paper_plan(stages: int) -> Topology:
+    return Topology(
         patch_size=(128, 128, 128),
         strides=((2, 2, 2),) * (stages - 1),
         kernels=((3, 3, 3),) * stages,
     )
-    network = NETWORKS[name]
-    assert (
-        network.plan_options(plan).items()
-        >= {
-            "unet3d": {"width": 32, "max_width": 320},
-            "vnet": {"width": 16, "kernels": ((5, 5, 5),) * 5},
-            "denseunet_2d": {"stem": 96, "growth": 48, "layers": (6, 12, 36, 24)},
-            "denseunet_3d": {"stem": 96, "growth": 32, "layers": (3, 4, 12, 8)},
-            "hdenseunet": {"stem": 96, "growth": (48, 32), "slice_axis": 2},
-        }[name].items()
-    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("unet3d", {"width": 32, "max_width": 320}),
+        ("vnet", {"width": 16, "kernels": ((5, 5, 5),) * 5}),
+        ("denseunet_2d", {"stem": 96, "growth": 48, "layers": (6, 12, 36, 24)}),
+        ("denseunet_3d", {"stem": 96, "growth": 32, "layers": (3, 4, 12, 8)}),
+        ("hdenseunet", {"stem": 96, "growth": (48, 32), "slice_axis": 2}),
+        ("unet", {"width": 32}),
+        ("unet_plus_plus", {"width": 16}),
+    ],
+)
+def test_a_plan_of_the_paper_gives_the_paper_s_width(name: str, options) -> None:
+    plan = paper_plan(5 if name == "vnet" else 6)
+    assert NETWORKS[name].plan_options(plan).items() >= options.items()
+
+
+@pytest.mark.parametrize("name", NETWORKS.names())
+@pytest.mark.parametrize("plan", [FLAT, paper_plan(4), paper_plan(6)])
+def test_every_network_builds_from_any_plan(name: str, plan: Topology) -> None:
     with torch.device("meta"):
         build_network(name, 1, 2, topology=plan)
 

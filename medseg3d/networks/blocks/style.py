@@ -10,7 +10,7 @@ from medseg3d.errors import ConfigError
 from medseg3d.networks.blocks.dimensions import OPERATORS, Operators
 
 Norm: TypeAlias = Literal["none", "batch", "instance"]
-Activation: TypeAlias = Literal["relu", "leaky_relu", "prelu"]
+Activation: TypeAlias = Literal["relu", "leaky_relu", "prelu", "elu"]
 
 LEAKY_SLOPE = 0.01
 PRELU_SLOPE = 0.25
@@ -22,8 +22,8 @@ class Style:
 
     Args:
         norm: ``"none"``, ``"batch"`` or ``"instance"``, with learned scale and shift.
-        activation: ``"relu"``, ``"leaky_relu"`` (slope 0.01) or ``"prelu"`` (one learned
-            slope per channel).
+        activation: ``"relu"``, ``"leaky_relu"`` (slope 0.01), ``"prelu"`` (one learned
+            slope per channel) or ``"elu"``.
         spatial_dims: 2 or 3.
 
     Raises:
@@ -52,7 +52,7 @@ class Style:
     @property
     def negative_slope(self) -> float:
         """Initial slope of the activation for negative values, which He's rule needs."""
-        return {"relu": 0.0, "leaky_relu": LEAKY_SLOPE, "prelu": PRELU_SLOPE}[self.activation]
+        return {"leaky_relu": LEAKY_SLOPE, "prelu": PRELU_SLOPE}.get(self.activation, 0.0)
 
     def make_norm(self, channels: int) -> nn.Module:
         """A fresh normalization of that many channels."""
@@ -68,6 +68,8 @@ class Style:
             return nn.PReLU(channels, init=PRELU_SLOPE)
         if self.activation == "relu":
             return nn.ReLU(inplace)
+        if self.activation == "elu":
+            return nn.ELU(inplace=inplace)
         return nn.LeakyReLU(LEAKY_SLOPE, inplace)
 
 

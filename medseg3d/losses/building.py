@@ -1,0 +1,111 @@
+"""Losses by name, alone or in a weighted sum."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medseg3d.errors import ConfigError
+from medseg3d.losses import LOSSES
+
+LABELS = "labels"
+"""What most losses compare the logits with; others name their own, such as the image."""
+
+
+class WeightedSum(nn.Module):
+    """Sum of losses, each times its weight.
+
+    Args:
+        losses: The parts, of the same logits and target.
+        weights: One per part.
+    """
+
+    def __init__(self, losses: Sequence[nn.Module], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleList(losses)
+        self.weights = tuple(weights)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
+        parts = [
+            weight * loss(logits, target)
+            for weight, loss in zip(self.weights, self.losses, strict=True)
+        ]
+        return torch.stack(parts).sum()
+
+
+def build_loss(
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    spacing: Sequence[float] | None = None,
+) -> nn.Module:
+    """A loss by name, or a sum of several such as ``dice+0.5*focal``.
+
+    Args:
+        name: A registered loss, or terms joined by ``+``, each with a factor and ``*`` if it
+            weighs other than 1.
+        options: Options of the loss; of a sum, options by name of its parts, and any other
+            goes to all parts that have it.
+        spacing: Given to losses that measure distances, unless the options do.
+
+    Raises:
+        ConfigError: If a name, a factor or an option is wrong, or a loss compares with
+            something else than labels.
+
+    Examples:
+        >>> type(build_loss("dice", {"batch": True})).__name__
+        'Dice'
+        >>> build_loss("dice+0.5*focal", {"focal": {"gamma": 1.0}}).weights
+        (1.0, 0.5)
+    """
+    given = dict(options or {})
+    if "+" not in name and "*" not in name:
+        return _build(name, given, spacing)
+    terms = [_term(text.strip(), name) for text in name.split("+")]
+    names = [part for _, part in terms]
+    common = {key: value for key, value in given.items() if key not in names}
+    parts: list[nn.Module] = []
+    taken: set[str] = set()
+    for part in names:
+        known = inspect.signature(LOSSES[part]).parameters
+        shared = {key: value for key, value in common.items() if key in known}
+        taken.update(shared)
+        parts.append(_build(part, shared | dict(given.get(part) or {}), spacing))
+    unknown = [key for key in common if key not in taken]
+    if unknown:
+        raise ConfigError(
+            f"loss {name!r}: no part has an option {unknown[0]!r}; name the options of a part "
+            f"under it, as {names[0]}: {{...}}"
+        )
+    return WeightedSum(parts, [weight for weight, _ in terms])
+
+
+def _term(text: str, whole: str) -> tuple[float, str]:
+    """Weight and name of one term of a sum."""
+    factor, times, name = text.rpartition("*")
+    try:
+        weight = float(factor) if times else 1.0
+    except ValueError:
+        weight = -1.0
+    if not (name and 0.0 < weight < float("inf")):
+        raise ConfigError(
+            f"loss {whole!r}: {text!r} is no term of a sum; expected a name such as dice, or a "
+            "factor above 0 and a name such as 0.5*focal"
+        )
+    return weight, name.strip()
+
+
+def _build(name: str, options: Mapping[str, Any], spacing: Sequence[float] | None) -> nn.Module:
+    target = LOSSES.facts(name).get("target", LABELS)
+    if target != LABELS:
+        raise ConfigError(
+            f"loss {name!r} compares with the {target} instead of labels; it belongs to the "
+            "networks that bring it, choose another loss"
+        )
+    known = inspect.signature(LOSSES[name]).parameters
+    measured = {"spacing": tuple(spacing)} if spacing is not None and "spacing" in known else {}
+    loss: nn.Module = LOSSES.build(name, **(measured | dict(options)))
+    return loss

@@ -1,0 +1,125 @@
+"""Distances of voxels to the regions of a reference, for the losses that weigh by them.
+
+Worked out per case and label, never across a batch, without gradients, on the processor; the
+result lies on the device of what it is for.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from medseg3d.errors import ConfigError
+
+Array = npt.NDArray[np.float64]
+MaskArray = npt.NDArray[np.bool_]
+
+
+def checked_spacing(loss: str, spacing: Sequence[float] | None) -> tuple[float, ...] | None:
+    """The spacing as a tuple; None stands for 1 along every axis.
+
+    Raises:
+        ConfigError: If a length is not above 0.
+    """
+    if spacing is None:
+        return None
+    if not all(np.isfinite(length) and length > 0 for length in spacing):
+        raise ConfigError(
+            f"{loss}: spacing must be lengths above 0, one per axis, got {list(spacing)}"
+        )
+    return tuple(spacing)
+
+
+def spacing_for(loss: str, spacing: tuple[float, ...] | None, num_axes: int) -> tuple[float, ...]:
+    """One length per spatial axis.
+
+    Raises:
+        ConfigError: If there are more or fewer.
+    """
+    if spacing is None:
+        return (1.0,) * num_axes
+    if len(spacing) != num_axes:
+        raise ConfigError(f"{loss}: spacing has {len(spacing)} lengths for {num_axes} spatial axes")
+    return spacing
+
+
+def per_mask(function: Callable[[MaskArray], Array], masks: Tensor, like: Tensor) -> Tensor:
+    """``function`` of each mask ``(*spatial)`` in ``(B, L, *spatial)``, of the type of ``like``."""
+    with torch.no_grad():
+        array = masks.detach().cpu().numpy().astype(np.bool_)
+        values = np.empty(array.shape, dtype=np.float64)
+        for place in np.ndindex(array.shape[:2]):
+            values[place] = function(array[place])
+        return torch.from_numpy(values).to(device=like.device, dtype=like.dtype)
+
+
+def inner(mask: MaskArray, spacing: Sequence[float]) -> Array:
+    """Distance of each voxel of the mask to the nearest outside of it; 0 outside."""
+    distances: Array = ndimage.distance_transform_edt(mask, sampling=spacing)
+    return distances
+
+
+def signed(mask: MaskArray, spacing: Sequence[float]) -> Array:
+    """Positive outside, 0 on the inner rim, negative inside; 0 of an empty or full mask."""
+    if mask.all() or not mask.any():
+        return np.zeros(mask.shape)
+    return inner(~mask, spacing) - np.where(mask, inner(mask, spacing) - min(spacing), 0.0)
+
+
+def to_border(mask: MaskArray, spacing: Sequence[float]) -> Array:
+    """Distance to the other side of the border, inside and outside; 0 of an empty or full one."""
+    if mask.all() or not mask.any():
+        return np.zeros(mask.shape)
+    return inner(mask, spacing) + inner(~mask, spacing)
+
+
+def depth_below_deepest(mask: MaskArray, spacing: Sequence[float], *, normalize: bool) -> Array:
+    """Inside of a mask 0 in its middle, most at its rim; 0 outside."""
+    if mask.all() or not mask.any():
+        return np.zeros(mask.shape)
+    distances = inner(mask, spacing)
+    lacking = np.where(mask, distances.max() - distances, 0.0)
+    most = lacking.max()
+    return lacking / most if normalize and most > 0 else lacking
+
+
+def two_nearest(labels: npt.NDArray[np.int64], spacing: Sequence[float]) -> tuple[Array, Array]:
+    """Distance of each voxel to the nearest and to the second nearest object.
+
+    Objects are the connected components, corners included, of each label above 0; infinite
+    where there are fewer than two.
+    """
+    nearest = np.full(labels.shape, np.inf)
+    second = nearest.copy()
+    touching = np.ones((3,) * labels.ndim, dtype=np.bool_)
+    for label in np.unique(labels[labels > 0]).tolist():
+        objects, number = ndimage.label(labels == label, touching)
+        for one in range(1, number + 1):
+            distances = inner(objects != one, spacing)
+            second = np.minimum(second, np.maximum(nearest, distances))
+            nearest = np.minimum(nearest, distances)
+    return nearest, second
+
+
+def halves(offsets: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """One of each two opposite offsets, without the origin.
+
+    Examples:
+        >>> halves([(-1,), (0,), (1,)])
+        [(1,)]
+    """
+    return [offset for offset in offsets if offset > (0,) * len(offset)]
+
+
+def overlap_of(length: int, step: int) -> tuple[slice, slice]:
+    """Voxels of an axis that have one ``step`` further, and those.
+
+    Examples:
+        >>> overlap_of(5, 2), overlap_of(5, -1)
+        ((slice(0, 3, None), slice(2, 5, None)), (slice(1, 5, None), slice(0, 4, None)))
+    """
+    here = slice(max(0, -step), max(0, length - max(0, step)))
+    return here, slice(max(0, step), max(0, length + min(0, step)))

@@ -1,0 +1,62 @@
+"""Gates: features multiplied by numbers between 0 and 1 that were worked out from features."""
+
+import torch
+from torch import Tensor, nn
+
+from medseg3d.networks.blocks.conv import ConvNormAct
+from medseg3d.networks.blocks.style import Style
+
+
+class AttentionGate(nn.Module):
+    """Additive gate on a skip, steered by decoder features of the same resolution.
+
+    Shape:
+        - skip: ``(B, channels, *sp)``
+        - steering: ``(B, channels, *sp)``
+        - output: ``(B, channels, *sp)``, the skip times one factor per voxel
+
+    References:
+        Oktay et al., "Attention U-Net", MIDL 2018. arXiv:1804.03999
+    """
+
+    def __init__(self, channels: int, *, style: Style) -> None:
+        super().__init__()
+        inner = max(1, channels // 2)
+        self.steering = ConvNormAct(channels, inner, kernel=1, act=False, style=style)
+        self.skip = ConvNormAct(channels, inner, kernel=1, act=False, style=style)
+        self.act = nn.ReLU()
+        # a normalized map of one channel would always let half of the voxels through
+        single = Style(norm="none", spatial_dims=style.spatial_dims)
+        last = style if style.norm == "batch" else single
+        self.weight = ConvNormAct(inner, 1, kernel=1, act=False, style=last)
+
+    def forward(self, skip: Tensor, steering: Tensor) -> Tensor:
+        """Weigh the skip."""
+        both = self.act(self.steering(steering) + self.skip(skip))
+        return skip * torch.sigmoid(self.weight(both))
+
+
+class SqueezeExcite(nn.Module):
+    """Channels weighted by the mean over all voxels, voxels by all channels, and both added.
+
+    Shape:
+        - input and output: ``(B, channels, *sp)``
+
+    References:
+        Roy et al., "Concurrent spatial and channel squeeze and excitation", MICCAI 2018.
+        arXiv:1803.02579
+    """
+
+    def __init__(self, channels: int, *, style: Style) -> None:
+        super().__init__()
+        squeezed = max(1, channels // 2)
+        self.squeeze = nn.Linear(channels, squeezed)
+        self.excite = nn.Linear(squeezed, channels)
+        self.spatial = style.operators.conv(channels, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh by channel and by voxel, and add."""
+        means = x.flatten(2).mean(2)
+        by_channel = torch.sigmoid(self.excite(self.squeeze(means).relu()))
+        by_channel = by_channel.reshape(*by_channel.shape, *(1,) * (x.ndim - 2))
+        return x * by_channel + x * torch.sigmoid(self.spatial(x))

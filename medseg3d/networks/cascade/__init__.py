@@ -1,0 +1,1 @@
+"""Several U-shapes one after the other."""

@@ -1,0 +1,1 @@
+"""Networks on the convolutions of VGG-16."""

@@ -1,0 +1,1 @@
+"""U-shapes on residual encoders with context modules."""

@@ -1,0 +1,1 @@
+"""Networks whose nodes read several scales."""

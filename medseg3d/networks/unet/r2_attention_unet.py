@@ -1,0 +1,104 @@
+"""R2U-Net whose skips pass through attention gates.
+
+Reference:
+    Alom et al., "Recurrent residual convolutional neural network based on U-Net (R2U-Net)
+    for medical image segmentation", 2018. arXiv:1802.06955
+    Oktay et al., "Attention U-Net", MIDL 2018. arXiv:1804.03999
+
+One convolution serves all steps of a recurrent layer, as in the widely used port; the paper
+has one for the input and one for the state.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from medseg3d.networks import NETWORKS
+from medseg3d.networks.blocks import Style, crop, he_initialize, pad_to_multiple
+from medseg3d.networks.blocks.attention import AttentionGate
+from medseg3d.networks.blocks.recurrent import RecurrentResidual
+from medseg3d.networks.blocks.stages import Stages, UpConv
+from medseg3d.networks.blocks.style import Norm
+from medseg3d.networks.topology import Topology
+
+
+@NETWORKS.register(
+    "r2_attention_unet", title="R2AttU-Net", year=2018, paper="1802.06955", dims=(2, 3)
+)
+class R2AttentionUNet(nn.Module):
+    """R2U-Net with an attention gate on every skip.
+
+    Args:
+        in_channels: Image channels ``C``.
+        out_channels: Logit channels ``L``, background included.
+        width: Feature channels of the finest stage; they double with each stage.
+        max_width: Upper limit of the feature channels.
+        strides: Downsampling entering each stage but the first, one integer or one per axis.
+        norm: ``"instance"``, ``"batch"`` or ``"none"``.
+        spatial_dims: 2 or 3.
+
+    Shape:
+        - input: ``(B, C, *sp)``, any size; multiples of ``self.divisor`` need no padding
+        - output: ``(B, L, *sp)``
+
+    Raises:
+        ConfigError: If there is no stride, or one does not fit.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        width: int = 16,
+        max_width: int = 1024,
+        strides: Sequence[int | Sequence[int]] = (2, 2, 2, 2),
+        norm: Norm = "instance",
+        spatial_dims: int = 3,
+    ) -> None:
+        super().__init__()
+        style = Style(norm=norm, activation="relu", spatial_dims=spatial_dims)
+        stages = Stages.of("r2_attention_unet", width, max_width, strides, spatial_dims)
+        self.divisor = stages.divisor
+        self.encoder = nn.ModuleList(
+            RecurrentResidual(before, here, style=style)
+            for before, here in pairwise((in_channels, *stages.widths))
+        )
+        self.pools = stages.pools(style)
+        self.ups, self.decoder = nn.ModuleList(), nn.ModuleList()
+        self.gates = nn.ModuleList()
+        for (below, here), step in zip(
+            pairwise(stages.widths[::-1]), stages.steps[::-1], strict=True
+        ):
+            self.ups.append(UpConv(below, here, stride=step, style=style))
+            self.gates.append(AttentionGate(here, style=style))
+            self.decoder.append(RecurrentResidual(2 * here, here, style=style))
+        self.head = style.operators.conv(stages.widths[0], out_channels, 1)
+        he_initialize(self, negative_slope=style.negative_slope)
+
+    @classmethod
+    def paper(cls) -> Self:
+        """The common two-dimensional configuration, 3 -> 1 channels."""
+        return cls(3, 1, width=64, norm="batch", spatial_dims=2)
+
+    @classmethod
+    def plan_options(cls, topology: Topology) -> dict[str, Any]:
+        """Strides of the plan, half its widths."""
+        return topology.unet_options(share=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the image."""
+        size = x.shape[2:]
+        x = pad_to_multiple(x, self.divisor)
+        skips = []
+        for stage, pool in zip(self.encoder, self.pools, strict=False):
+            skips.append(stage(x))
+            x = pool(skips[-1])
+        x = self.encoder[-1](x)
+        for up, gate, fuse in zip(self.ups, self.gates, self.decoder, strict=True):
+            x = up(x)
+            x = fuse(torch.cat([gate(skips.pop(), x), x], dim=1))
+        return crop(self.head(x), size)

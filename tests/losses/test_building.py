@@ -1,0 +1,60 @@
+"""Losses by name and in sums."""
+
+import pytest
+import torch
+
+from medseg3d.errors import ConfigError
+from medseg3d.losses import LOSSES
+from medseg3d.losses.building import build_loss
+
+GENERATOR = torch.Generator().manual_seed(1)
+LOGITS = torch.randn(2, 3, 4, 4, 4, generator=GENERATOR)
+TARGET = torch.randint(0, 3, (2, 1, 4, 4, 4), generator=GENERATOR)
+
+
+def test_a_sum_is_the_sum_of_its_weighted_parts() -> None:
+    found = build_loss("dice + 0.5*focal+2e-1*top_k", {"focal": {"gamma": 1.0}})(LOGITS, TARGET)
+    dice, focal, top_k = (
+        LOSSES.build(name, **options)(LOGITS, TARGET)
+        for name, options in (("dice", {}), ("focal", {"gamma": 1.0}), ("top_k", {}))
+    )
+    torch.testing.assert_close(found, dice + 0.5 * focal + 0.2 * top_k)
+    torch.testing.assert_close(build_loss("3*dice")(LOGITS, TARGET), 3 * dice)
+
+
+def test_dice_plus_cross_entropy_is_dice_ce() -> None:
+    both = build_loss("dice+cross_entropy", {"batch": True})
+    torch.testing.assert_close(both(LOGITS, TARGET), build_loss("dice_ce")(LOGITS, TARGET))
+
+
+def test_options_go_to_all_parts_that_have_them() -> None:
+    loss = build_loss("dice+cross_entropy", {"ignore_index": 2, "batch": True})
+    assert [part.ignore_index for part in loss.losses] == [2, 2]
+    assert loss.losses[0].batch is True
+
+
+def test_the_spacing_goes_to_losses_that_measure() -> None:
+    loss = build_loss("dice+boundary", spacing=(1.0, 1.0, 3.0))
+    assert loss.losses[1].spacing == (1.0, 1.0, 3.0)
+    own = build_loss("boundary", {"spacing": [2.0, 2.0, 2.0]}, spacing=(1.0, 1.0, 3.0))
+    assert own.spacing == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dise", {}, "unknown loss 'dise'; did you mean dice"),
+        ("dice+focl", {}, "did you mean focal"),
+        ("dice+", {}, "'' is no term of a sum"),
+        ("x*dice", {}, r"'x\*dice' is no term of a sum"),
+        ("dice+-1*focal", {}, "is no term of a sum"),
+        ("dice+0*focal", {}, "factor above 0"),
+        ("dice+focal", {"gama": 2}, "no part has an option 'gama'"),
+        ("dice+focal", {"focal": {"gama": 2}}, "did you mean gamma"),
+        ("soft_normalized_cut", {}, "compares with the image instead of labels"),
+        ("dice+semantic_encoding", {}, "compares with the presence instead of labels"),
+    ],
+)
+def test_what_cannot_be_built_is_said(name: str, options, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_loss(name, options)
