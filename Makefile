@@ -6,7 +6,7 @@ DEV := .venv/.dev-installed
 CHECKED := medseg3d tests sample_data
 PEERS := build/bench-predict/peers
 
-.PHONY: demo test bench bench-predict lint format clean
+.PHONY: demo test bench bench-predict bench-score lint format clean
 
 demo: $(RUNTIME)
 	$(BIN)/medseg3d demo
@@ -26,6 +26,10 @@ bench: $(DEV)
 # against nnU-Net and MONAI; BENCH= gives options, such as BENCH="--parts compare"
 bench-predict: $(DEV) $(PEERS)/.installed
 	$(BIN)/python -m tests.benchmarks.predict $(BENCH)
+
+# against monai.metrics; BENCH= gives options, such as BENCH="--labels 1"
+bench-score: $(DEV)
+	$(BIN)/python -m tests.benchmarks.score $(BENCH)
 
 $(PEERS)/.installed: tests/benchmarks/predict/requirements-peers.txt
 	$(PYTHON) -m venv $(PEERS)

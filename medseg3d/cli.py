@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that help and typing errors
 
 import json
 import logging
+import shlex
 import subprocess
 import sys
 import traceback
@@ -20,12 +21,22 @@ from pydantic import BaseModel
 from typer.core import TyperGroup
 
 import medseg3d
-from medseg3d.cli_options import FLAGS, Quiet, Verbose, command, merged, option_rows
+from medseg3d.cli_options import (
+    FLAGS,
+    Quiet,
+    UsageError,
+    Verbose,
+    command,
+    merged,
+    option_rows,
+)
 from medseg3d.config import (
     CheckConfig,
+    CompareConfig,
     ExportConfig,
     FitConfig,
     PredictConfig,
+    ReviewConfig,
     ScoreConfig,
     read_yaml,
 )
@@ -33,6 +44,7 @@ from medseg3d.errors import RunError, Terminated
 from medseg3d.process import (
     FAILED,
     INTERRUPTED,
+    MISUSED,
     PIPE_CLOSED,
     TERMINATED,
     drop_output,
@@ -53,6 +65,8 @@ COMMANDS: dict[str, type[BaseModel]] = {
     "fit": FitConfig,
     "predict": PredictConfig,
     "score": ScoreConfig,
+    "compare": CompareConfig,
+    "review": ReviewConfig,
     "check": CheckConfig,
     "export": ExportConfig,
 }
@@ -84,7 +98,7 @@ def _told(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         ended = isinstance(error, Terminated)
         return (TERMINATED, "terminated") if ended else (INTERRUPTED, "interrupted")
-    return FAILED, sentence(error)
+    return MISUSED if isinstance(error, UsageError) else FAILED, sentence(error)
 
 
 app = typer.Typer(
@@ -146,6 +160,7 @@ def fit(config: FitConfig) -> None:
 
     run = api.fit(config)
     _show(run.scores.summary)
+    LOGGER.info("look at the held-out cases: medseg3d review %s", shlex.quote(str(run.folder)))
     typer.echo(run.bundle)
 
 
@@ -156,15 +171,23 @@ def predict(config: PredictConfig) -> None:
     """
     from medseg3d import api
 
-    for prediction in api.predict(config):
+    predictions = api.predict(config)
+    for prediction in predictions:
         volumes = (f"{name} {volume:.4g} mL" for name, volume in prediction.volumes_ml.items())
         typer.echo(f"{prediction.path}\t{', '.join(volumes)}")
+    folders = {prediction.path.parent for prediction in predictions}
+    if len(folders) == 1:
+        written = predictions[0].path if len(predictions) == 1 else folders.pop()
+        images = (part for path in config.inputs for part in ("--images", str(path)))
+        offer = shlex.join(["medseg3d", "review", str(written), *images])
+        LOGGER.info("look at the result: %s", offer)
 
 
 def score(config: ScoreConfig) -> None:
     """Compare predicted label maps with references, paired by case id.
 
-    Writes one row per case and label, and a summary beside the table.
+    Writes one row per case and label, and beside the table a JSON file with the summary: means
+    with intervals over patients, definitions, versions and digests of the files.
     """
     from medseg3d import api
 
@@ -202,10 +225,59 @@ app.command(
     "score",
     epilog=_examples(
         "medseg3d score predictions references",
-        "medseg3d score predictions references -o liver.csv --tolerance-mm 2",
+        "medseg3d score predictions references -o liver.xlsx --tolerance-mm 2",
+        "medseg3d score unet references --also vnet --also swin -o models.csv",
+        "medseg3d score predictions references --metrics dice,hausdorff_95 --surface mesh",
         "All options, also those without a flag: medseg3d list options",
     ),
 )(command(ScoreConfig, score))
+
+
+def compare(config: CompareConfig) -> None:
+    """Compare models by their tables of scores, case by case.
+
+    Writes a table of paired differences with intervals, tests and effects, everything as JSON,
+    and a figure.
+    """
+    from medseg3d import api
+    from medseg3d.scoring.comparison_text import comparison_text
+
+    result = api.compare(config)
+    _print(comparison_text(result.comparison))
+    typer.echo(result.csv)
+
+
+app.command(
+    "compare",
+    epilog=_examples(
+        "medseg3d compare unet.csv vnet.csv",
+        "medseg3d compare unet.csv vnet.csv swin.csv --baseline unet -o liver.csv",
+        "medseg3d compare scores.csv --attributes patients.csv --columns dice --figure svg",
+        "All options, also those without a flag: medseg3d list options",
+    ),
+)(command(CompareConfig, compare))
+
+
+def review(config: ReviewConfig) -> None:
+    """Make a page to look at predictions with, worst case first.
+
+    The folder opens with a double click on its index.html, without a server. With references it
+    shows where the predictions err; without, what is unusual comes first. Prints the page.
+    """
+    from medseg3d import api
+
+    typer.echo(api.review(config).page)
+
+
+app.command(
+    "review",
+    epilog=_examples(
+        "medseg3d review predictions --images images --references references",
+        "medseg3d review predictions --images images --scores scores.csv -o liver",
+        "medseg3d review runs/liver",
+        "All options, also those without a flag: medseg3d list options",
+    ),
+)(command(ReviewConfig, review))
 
 
 def check(config: CheckConfig) -> None:
@@ -397,6 +469,15 @@ def demo(
             out=run.folder / "scores.csv",
         )
     )
+    page = api.review(
+        ReviewConfig(
+            predictions=predictions,
+            images=(sample / "imagesTs",),
+            references=sample / "labelsTs",
+            scores=result.csv,
+            out=run.folder / "review",
+        )
+    ).page
     _show(result.summary)
     places = {
         "cases": sample,
@@ -404,6 +485,7 @@ def demo(
         "model": run.bundle,
         "predictions": predictions,
         "scores": result.csv,
+        "review": page,
     }
     for what, where in places.items():
         typer.echo(f"{what:12}{where}")

@@ -28,6 +28,10 @@ FLAGS = "command line"
 SETTINGS = "--set"
 
 
+class UsageError(ConfigError):
+    """What was typed is refused, whatever a file says; exit code 2."""
+
+
 def _louder(given: bool) -> bool:
     if given:
         LOGGER.setLevel(logging.DEBUG)
@@ -125,15 +129,15 @@ def given_options(
         settings: ``KEY=VALUE`` texts.
 
     Raises:
-        ConfigError: If the file or a setting cannot be read, or a flag and a setting
-            disagree about one option.
+        ConfigError: If the file cannot be read.
+        UsageError: If a setting is no such text, or a flag and a setting are about one option.
     """
     from_flags = {name: value for name, value in flags.items() if value not in (None, [], ())}
     from_settings: dict[str, Any] = {}
     for text in settings:
         key, value = _setting(text)
         if key in from_flags:
-            raise ConfigError(f"{key} is given twice, as --{_dashed(key)} and with --set")
+            raise UsageError(f"{key} is given twice, as --{_dashed(key)} and with --set")
         _place(from_settings, key.split("."), value)
     from_file = read_yaml(file) if file is not None else {}
     return {str(file): from_file, FLAGS: from_flags, SETTINGS: from_settings}
@@ -145,7 +149,26 @@ def merged(model: type[M], layers: Mapping[str, Mapping[str, Any]]) -> M:
     Raises:
         ConfigError: If a key is unknown or a value does not fit; the message begins with
             the source of the value, a file with its line.
+        UsageError: Likewise, if what was typed is wrong without the file too.
     """
+    values, origins = _combined(model, layers)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        wrong = [str(problem["loc"][0]) for problem in error.errors() if problem["loc"]]
+        sources = [_spelled(origins[name], name) for name in wrong if name in origins]
+    try:
+        return validated(model, values, source=", ".join(dict.fromkeys(sources)) or "options")
+    except ConfigError as error:
+        if _is_wrong_as_typed(model, layers):
+            raise UsageError(str(error)) from None
+        raise
+
+
+def _combined(
+    model: type[BaseModel], layers: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values of all layers, and the source of each."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for source, layer in layers.items():
@@ -156,12 +179,17 @@ def merged(model: type[M], layers: Mapping[str, Mapping[str, Any]]) -> M:
         for name, value in layer.items():
             values[name] = _over(_starting_point(model, name, values), value)
             origins[name] = source
+    return values, origins
+
+
+def _is_wrong_as_typed(model: type[BaseModel], layers: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the values would be refused without the file too."""
+    typed = {source: layers[source] for source in (FLAGS, SETTINGS) if source in layers}
     try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        wrong = [str(problem["loc"][0]) for problem in error.errors() if problem["loc"]]
-        sources = [_spelled(origins[name], name) for name in wrong if name in origins]
-    return validated(model, values, source=", ".join(dict.fromkeys(sources)) or "options")
+        model.model_validate(_combined(model, typed)[0])
+    except ValidationError as error:  # what only the file has is missing
+        return any(each["type"] != "missing" or each["loc"][1:] for each in error.errors())
+    return False
 
 
 def option_rows(model: type[BaseModel], prefix: str = "") -> Iterator[dict[str, str]]:
@@ -280,11 +308,11 @@ def _setting(text: str) -> tuple[str, Any]:
 
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise ConfigError(f"--set expects KEY=VALUE, such as batch_size=2, got {text!r}")
+        raise UsageError(f"--set expects KEY=VALUE, such as batch_size=2, got {text!r}")
     try:
         return key, YAML(typ="safe").load(value)
     except YAMLError:
-        raise ConfigError(f"--set {key}: {value!r} is not a YAML value; quote texts") from None
+        raise UsageError(f"--set {key}: {value!r} is not a YAML value; quote texts") from None
 
 
 def _place(values: dict[str, Any], steps: Sequence[str], value: Any) -> None:

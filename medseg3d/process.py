@@ -14,6 +14,7 @@ from types import FrameType
 from medseg3d.errors import MedSeg3DError, Terminated
 
 FAILED = 1
+MISUSED = 2
 INTERRUPTED = 130
 TERMINATED = 143
 PIPE_CLOSED = 141

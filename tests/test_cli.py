@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 import medseg3d
 from medseg3d import cli
 from medseg3d.cli_options import command, given_options, merged, option_rows
-from medseg3d.config import FitConfig, Options, Part, PredictConfig, ScoreConfig
+from medseg3d.config import FitConfig, Options, Part, PredictConfig, ReviewConfig, ScoreConfig
 from medseg3d.errors import ConfigError, DataError, Terminated
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +53,10 @@ class Recorder(ModuleType):
     def score(self, config: ScoreConfig) -> SimpleNamespace:
         self._record(config)
         return SimpleNamespace(summary="summary of the scores", csv=config.out)
+
+    def review(self, config: ReviewConfig) -> SimpleNamespace:
+        self._record(config)
+        return SimpleNamespace(page=config.out and config.out / "index.html")
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +94,7 @@ def write(path: Path, text: str) -> Path:
 
 def test_commands_are_these() -> None:
     assert {c.name for c in cli.app.registered_commands} == {
-        *("fit", "predict", "score"),
+        *("fit", "predict", "score", "compare", "review"),
         *("check", "export", "info", "list", "demo"),
     }
 
@@ -104,17 +108,23 @@ def test_flags_are_these() -> None:
         "fit": [
             *("data", "out", "network", "loss", "epochs", "max_minutes"),
             *("fold", "device", "seed", "workers", "mirror", "resume", "skip_unpaired"),
+            "postprocess",
         ],
         "predict": [
             *("inputs", "model", "out", "overlap", "fast", "accurate", "crop", "roi", "roi_mask"),
             *("backend", "precision", "threads", "max_memory", "device", "probabilities"),
             *("uncertainty", "shard", "cluster", "overwrite", "skip_existing", "format"),
-            *("replace_nonfinite", "mirror"),
+            *("replace_nonfinite", "mirror", "postprocess"),
         ],
         "score": [
-            *("predictions", "references", "out", "skip_unpaired", "tolerance_mm", "overwrite"),
+            *("predictions", "references", "also", "out", "layout", "metrics", "tolerance_mm"),
+            *("surface", "resample", "patients", "skip_unpaired", "threads", "overwrite"),
             *("shard", "cluster"),
         ],
+        "compare": [
+            *("tables", "out", "columns", "baseline", "attributes", "figure", "overwrite"),
+        ],
+        "review": ["predictions", "images", "references", "scores", "out", "title", "overwrite"],
         "check": [
             *("data", "as_json", "html", "overwrite", "fix", "dry_run", "resample_labels"),
             *("ignore_geometry", "resample_channels", "map", "onehot", "replace_nonfinite"),
@@ -171,14 +181,23 @@ def test_predict_takes_several_inputs_and_prints_volumes(api: Recorder) -> None:
 
 
 def test_score_hands_its_flags_on(api: Recorder) -> None:
-    result = run("score", "predicted", "expert", "-o", "t.csv", "--tolerance-mm", "2")
+    result = run(
+        *("score", "predicted", "expert", "--also", "b", "--also", "c", "-o", "t.csv"),
+        *("--tolerance-mm", "2", "--tolerance-mm", "3.5", "--metrics", "dice,assd"),
+        *("--metrics", "recall", "--layout", "long", "--surface", "mesh", "--resample"),
+    )
     assert result.exit_code == 0, result.output
     assert api.calls == [
         ScoreConfig(
             predictions=Path("predicted"),
             references=Path("expert"),
+            also=(Path("b"), Path("c")),
             out=Path("t.csv"),
-            tolerance_mm=2,
+            tolerance_mm=(2, 3.5),
+            metrics=(Part(name="dice"), Part(name="assd"), Part(name="recall")),
+            layout="long",
+            surface="mesh",
+            resample=True,
         )
     ]
     assert result.stdout.splitlines()[-1] == "t.csv"
@@ -268,14 +287,14 @@ def test_a_budget_on_the_command_line_replaces_the_one_in_the_file(
         (["--seed", "1", "--set", "seed=2"], "seed is given twice, as --seed and with --set"),
         (["--epochs", "0"], "command line: epochs: input should be greater than 0, got 0"),
         (["--fold", "9"], "options: fold 9 does not exist; folds are 0 to 4"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["--set", "stages=[{}]"], "--set: stages.0.name is missing; stages.0.share is missing"),
     ],
 )
-def test_wrong_option_is_one_line_and_exit_code_1(
+def test_wrong_option_is_one_line_and_exit_code_2(
     api: Recorder, arguments: list[str], message: str
 ) -> None:
     result = run("fit", "cases", *arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.startswith(f"medseg3d fit: {message}")
     assert result.stderr.count("\n") == 1
     assert api.calls == []
@@ -288,10 +307,45 @@ def test_wrong_key_of_a_file_is_named_with_its_line(api: Recorder, tmp_path: Pat
     assert (result.exit_code, result.stderr) == (1, expected)
 
 
+@pytest.mark.parametrize(
+    ("text", "arguments", "code"),
+    [
+        ("epochs: 0", ["cases"], 1),
+        ("epochs: 0", ["cases", "--seed", "3", "--set", "batch_size=2"], 1),
+        ("epochs: 0\ndata: cases", [], 1),
+        ("fold: 9", ["cases"], 1),
+        ("[epochs", ["cases"], 1),
+        ("epochs: 3", ["cases", "--seed", "-1"], 2),
+        ("data: cases", ["--seed", "-1"], 2),
+        ("epochs: 3", ["cases", "--fold", "9"], 2),
+        ("epochs: 0", ["cases", "--set", "batchsize=1"], 2),
+    ],
+)
+def test_what_is_typed_wrong_is_misuse_and_what_is_in_a_file_is_not(
+    api: Recorder, tmp_path: Path, text: str, arguments: list[str], code: int
+) -> None:
+    result = run("fit", *arguments, "--config", write(tmp_path / "a.yaml", text))
+    assert (result.exit_code, api.calls) == (code, [])
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_not_there_is_no_misuse(api: Recorder) -> None:
+    result = run("fit", "cases", "--config", "nowhere.yaml")
+    assert (result.exit_code, api.calls) == (1, [])
+    assert result.stderr.startswith("medseg3d fit: nowhere.yaml: cannot be read")
+
+
+def test_two_presets_are_misuse(api: Recorder) -> None:
+    result = run("predict", "a.nii.gz", "--fast", "--accurate")
+    assert (result.exit_code, api.calls) == (2, [])
+    told = "medseg3d predict: options: fast and accurate exclude each other; give one of them\n"
+    assert result.stderr == told
+
+
 def test_several_problems_are_told_at_once(api: Recorder, tmp_path: Path) -> None:
     file = write(tmp_path / "broken.yaml", "epochs: many\n")
     result = run("fit", "cases", "--config", file, "--seed", "-1")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert f"{file}:1, command line: epochs: " in result.stderr
     assert "seed: input should be greater than or equal to 0" in result.stderr
 
@@ -365,7 +419,7 @@ def test_log_goes_to_stderr_and_says_what_is_a_warning(api: Recorder) -> None:
 
     vars(api)["fit"] = fit
     result = run("fit", "cases")
-    assert result.stderr == "8 cases\nwarning: case a has no labels\n"
+    assert result.stderr.splitlines()[:2] == ["8 cases", "warning: case a has no labels"]
 
 
 def test_version() -> None:
@@ -373,7 +427,7 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["fit", "predict", "score", "check", "export", "info", "list", "demo"]
+    "name", ["fit", "predict", "score", "review", "check", "export", "info", "list", "demo"]
 )
 def test_help_of_each_command_has_examples(name: str) -> None:
     result = run(name, "--help")
@@ -411,12 +465,32 @@ def test_list_of_parts_has_names_and_facts(kind: str) -> None:
 def test_demo_fits_predicts_and_scores_in_one_run_folder(api: Recorder) -> None:
     result = run("demo", "-o", api.folder)
     assert result.exit_code == 0, result.output
-    fit, predict, score = api.calls
+    fit, predict, score, review = api.calls
     sample = ROOT / "sample_data"
     assert (fit.data, fit.out) == (sample, api.folder)
     assert (predict.inputs, predict.model) == ((sample / "imagesTs",), (api.folder,))
     assert (score.predictions, score.references) == (predict.out, sample / "labelsTs")
+    assert (review.predictions, review.images) == (predict.out, predict.inputs)
+    assert (review.references, review.scores) == (score.references, score.out)
     assert f"scores      {api.folder / 'scores.csv'}" in result.stdout
+    assert f"review      {api.folder / 'review' / 'index.html'}" in result.stdout
+
+
+def test_fit_and_predict_say_how_to_look_at_what_they_made(api: Recorder) -> None:
+    api.folder = api.folder.parent / "my run"
+    offer = f"look at the held-out cases: medseg3d review '{api.folder}'"
+    assert offer in run("fit", "cases").stderr.splitlines()
+    told = run("predict", "ct_0000.nii.gz", "ct_0001.nii.gz").stderr.splitlines()
+    path = api.folder / "case_seg.nii.gz"
+    images = "--images ct_0000.nii.gz --images ct_0001.nii.gz"
+    assert f"look at the result: medseg3d review '{path}' {images}" in told
+
+
+def test_review_prints_the_page(api: Recorder) -> None:
+    result = run("review", "predictions", "--images", "a", "--images", "b", "-o", "page")
+    assert (result.exit_code, result.stdout) == (0, "page/index.html\n")
+    [config] = api.calls
+    assert config.images == (Path("a"), Path("b"))
 
 
 def test_demo_without_checkout_says_what_it_needs(

@@ -9,29 +9,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medseg3d.api.checking import CheckReport, check
+    from medseg3d.api.comparing import CompareResult, compare
     from medseg3d.api.fitting import Run, fit
     from medseg3d.api.models import export, info, info_rows
     from medseg3d.api.predicting import predict
     from medseg3d.api.prediction_batch import Prediction
+    from medseg3d.api.reviewing import Review, review
     from medseg3d.api.scores import ScoreResult, score
 
 __all__ = [
     "CheckReport",
+    "CompareResult",
     "Prediction",
+    "Review",
     "Run",
     "ScoreResult",
     "check",
+    "compare",
     "export",
     "fit",
     "info",
     "info_rows",
     "predict",
+    "review",
     "score",
 ]
 
 _HOMES = {
     "CheckReport": "checking",
     "check": "checking",
+    "CompareResult": "comparing",
+    "compare": "comparing",
     "Run": "fitting",
     "fit": "fitting",
     "export": "models",
@@ -39,6 +47,8 @@ _HOMES = {
     "info_rows": "models",
     "Prediction": "prediction_batch",
     "predict": "predicting",
+    "Review": "reviewing",
+    "review": "reviewing",
     "ScoreResult": "scores",
     "score": "scores",
 }

@@ -1,18 +1,22 @@
 """The end of a run: held-out cases labeled as ``predict`` would label them, and scored."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import torch
 
+from medseg3d.api import cleaning_table
+from medseg3d.api.cleaning_choice import Trial, candidates, outcomes_of, tried
 from medseg3d.api.scores import ScoreResult, write_scores
 from medseg3d.api.validating import dice_by_label
 from medseg3d.api.verdict import Verdict, evenly, is_comparable, judged
-from medseg3d.config import FitConfig
+from medseg3d.config import Cleaning, FitConfig
 from medseg3d.data.canonical import canonical, labels_on
 from medseg3d.data.cases import Case
 from medseg3d.data.plan import Plan
@@ -20,8 +24,9 @@ from medseg3d.data.threads import in_threads
 from medseg3d.device import Precision
 from medseg3d.errors import ModelError, about_case
 from medseg3d.geometry.grid import Grid
+from medseg3d.inference.cleaning import clean
 from medseg3d.inference.predictor import Predictor
-from medseg3d.io import read_image, read_labels, write_labels
+from medseg3d.io import Volume, read_image, read_labels, write_labels
 from medseg3d.progress import track
 from medseg3d.scoring import Row, score_case
 from medseg3d.training.faults import enough_memory
@@ -68,17 +73,69 @@ class FinalValidation:
             found.write(kept)
         return found
 
-    def scores(self, precision: Precision) -> ScoreResult:
-        """Label all cases in that arithmetic and compare them with their references."""
+    def cleaning(self, precision: Precision) -> dict[str, Cleaning]:
+        """What is done to each label after the network, found out on all cases.
+
+        What was tried is kept beside the scores.
+
+        Args:
+            precision: Arithmetic to label them in.
+
+        Returns:
+            Rules by the name of the label.
+        """
+        if self.config.postprocess == "none":
+            return {}
+        table = self.folder / cleaning_table.NAME
+        if not table.is_file():
+            predictor = cache(lambda: self._open(precision))
+            rules = candidates(self.config.postprocess_volumes_mm3)
+
+            def trial(case: Case) -> Trial:
+                self._path(case).unlink(missing_ok=True)  # cleaned in a way that is not known
+                raw = self._path(case, precision)
+                labels, reference, grid = self._labels(case, raw, _segmenting(predictor))
+                with _enough_memory(case):
+                    return tried(labels, reference, grid, values=sorted(self._names), rules=rules)
+
+            found = in_threads(trial, self.cases, threads=1)
+            found = track(found, "Trying post-processing", total=len(self.cases), unit="case")
+            outcomes = outcomes_of(list(found), rules, self._names)
+            cleaning_table.write_table(outcomes, table)
+            cleaning_table.tell(outcomes)
+        return cleaning_table.read_choice(table)
+
+    def scores(
+        self, precision: Precision, cleaning: Mapping[str, Cleaning] | None = None
+    ) -> ScoreResult:
+        """Label all cases in that arithmetic and compare them with their references.
+
+        Args:
+            precision: The arithmetic.
+            cleaning: What is done to each label after the network, by its name.
+        """
         predictor = cache(lambda: self._open(precision))
+        chosen = cleaning or {}
+        rules = {value: chosen[name] for value, name in self._names.items() if name in chosen}
 
         def score(case: Case) -> list[Row]:
-            path = self._path(case)
-            compared = self._path(case, precision)
-            if compared.is_file():
-                compared.replace(path)
-            labels, reference, grid = self._labels(case, path, predictor)
-            return score_case(case.id, labels, reference, grid, labels=self._names)
+            path, raw = self._path(case), self._path(case, precision)
+            if raw.is_file() and not rules:
+                raw.replace(path)
+
+            def cleaned(volume: Volume) -> LabelMap:
+                labels: LabelMap
+                if raw.is_file():
+                    labels = np.require(read_labels(raw).labels, requirements="W")
+                else:
+                    labels = predictor().segment(canonical(volume))
+                clean(labels, rules, voxel_mm3=volume.grid.voxel_volume_ml * 1000)
+                return labels
+
+            labels, reference, grid = self._labels(case, path, cleaned)
+            return score_case(
+                case.id, labels, reference, grid, labels=self._names, patient=case.patient
+            )
 
         # in another thread, so that an interrupt need not wait for a large case
         scored = in_threads(score, self.cases, threads=1)
@@ -109,7 +166,7 @@ class FinalValidation:
         def dice(case: Case) -> list[float]:
             path = self._path(case, precision)
             try:
-                labels, reference, _ = self._labels(case, path, lambda: predictor)
+                labels, reference, _ = self._labels(case, path, _segmenting(lambda: predictor))
             except ModelError:  # not finite
                 if precision == "fp32":
                     raise
@@ -121,16 +178,16 @@ class FinalValidation:
         return list(found), predictor.network.backend
 
     def _labels(
-        self, case: Case, path: Path, predictor: Callable[[], Predictor]
+        self, case: Case, path: Path, make: Callable[[Volume], LabelMap]
     ) -> tuple[LabelMap, LabelMap, Grid]:
-        """Labels that are kept or predicted now, the reference, and the grid of both."""
+        """Labels that are kept or made now, the reference, and the grid of both."""
         assert case.labels is not None
-        with about_case(case.id), enough_memory(f"validating case {case.id}", SMALLER_CASE):
+        with about_case(case.id), _enough_memory(case):
             volume = read_image(case.images)
             if path.is_file():
                 labels = read_labels(path).labels
             else:
-                labels = predictor().segment(canonical(volume))
+                labels = make(volume)
                 write_labels(path, labels, volume)
             return labels, labels_on(read_labels(case.labels), volume.grid), volume.grid
 
@@ -150,6 +207,7 @@ class FinalValidation:
 
     def _forget_labels(self, verdict: Verdict | None) -> None:
         """Remove labels whose arithmetic is not known, or another one."""
+        (self.folder / cleaning_table.NAME).unlink(missing_ok=True)
         for case in self.cases:
             self._path(case).unlink(missing_ok=True)
         if verdict is not None:
@@ -158,3 +216,12 @@ class FinalValidation:
     def _forget_compared(self) -> None:
         for precision in get_args(Precision):
             shutil.rmtree(self.folder / precision, ignore_errors=True)
+
+
+def _segmenting(predictor: Callable[[], Predictor]) -> Callable[[Volume], LabelMap]:
+    """Labels as the network gives them."""
+    return lambda volume: predictor().segment(canonical(volume))
+
+
+def _enough_memory(case: Case) -> AbstractContextManager[None]:
+    return enough_memory(f"validating case {case.id}", SMALLER_CASE)

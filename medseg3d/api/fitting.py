@@ -193,12 +193,14 @@ class _Fit:
             verdict = final.verdict(self.precision, can_tell)
             found = {"precision": verdict.accepted, "dice_changes": verdict.dice_changes}
             description = description.model_copy(update=found)
-            scores = final.scores(verdict.accepted)
+            cleaning = final.cleaning(verdict.accepted)
+            description = description.model_copy(update={"cleaning": cleaning})
+            scores = final.scores(verdict.accepted, cleaning)
         except Exception:  # the model is whole; only its scores are missing
             _save_again(best, path, description)
             raise
         dice = {
-            name: mean([row.dice for row in scores.rows if row.label == value])
+            name: mean([row.scores["dice"] for row in scores.rows if row.label == value])
             for value, name in self.labels.items()
         }
         reached = dice | {"mean": mean(list(dice.values()))}

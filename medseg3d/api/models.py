@@ -15,7 +15,7 @@ from medseg3d.bundle import (
     read_bundle,
 )
 from medseg3d.bundle.description import MOST_DICE_CHANGE
-from medseg3d.config import ExportConfig, validated
+from medseg3d.config import Cleaning, ExportConfig, validated
 from medseg3d.errors import ConfigError, ModelError, RunError
 from medseg3d.io import atomic
 from medseg3d.machine import in_words
@@ -91,8 +91,8 @@ def info(model: Path | str) -> dict[str, Any]:
 
     Returns:
         File, size and digest, versions, network and options, parameters, plan, precision,
-        changes of the mean Dice by others, scores and training, ready for JSON. Case ids are
-        counted, not told.
+        changes of the mean Dice by others, scores, cleaning and training, ready for JSON. Case
+        ids are counted, not told.
 
     Raises:
         ModelError: If there is none, or it is damaged.
@@ -108,6 +108,7 @@ def info(model: Path | str) -> dict[str, Any]:
         "parameters": contents.num_parameters,
         "tensors": contents.num_weights,
         **bundle.model_dump(mode="json", include={"plan", "precision", "dice_changes", "scores"}),
+        **bundle.model_dump(mode="json", include={"cleaning"}),
         "training": {
             name: bundle.training[name] for name in TOLD_OF_TRAINING if name in bundle.training
         },
@@ -134,6 +135,7 @@ def info_rows(facts: dict[str, Any]) -> list[dict[str, str]]:
         "patch": f"{_times(plan['patch_size'])} voxels",
         "precision": ", ".join([facts["precision"], *map(_change, facts["dice_changes"].items())]),
         "Dice": ", ".join(f"{name} {score:.4f}" for name, score in facts["scores"].items()),
+        "post-processing": "; ".join(map(_cleaned, facts["cleaning"].items())) or "none",
         "training": _listed({"cases": facts["cases"]} | told),
         "versions": _listed(versions),
     }
@@ -172,6 +174,11 @@ def _change(item: tuple[str, float]) -> str:
     precision, change = item
     told = "accepted" if abs(change) < MOST_DICE_CHANGE else "refused"
     return f"{precision} changes the mean Dice by {change:+.4f}: {told}"
+
+
+def _cleaned(item: tuple[str, dict[str, Any]]) -> str:
+    label, rule = item
+    return f"{label}: {Cleaning.model_validate(rule).in_words}"
 
 
 def _channel(channel: dict[str, Any]) -> str:

@@ -1,19 +1,26 @@
 """How much memory and disk a case takes, told from the header of its image."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
+from medseg3d.api.outputs import Target, is_dicom
+from medseg3d.api.region import part_shape
+from medseg3d.config import PredictConfig
 from medseg3d.data.cases import Case
 from medseg3d.data.plan import Plan
 from medseg3d.data.preprocess import working_shape
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
+from medseg3d.inference.course import Course
 from medseg3d.inference.slab import least_slab_bytes, slab_bytes
+from medseg3d.inference.windows import fit_window
 from medseg3d.io import read_grid
-from medseg3d.machine import in_words, memory_in_reach
+from medseg3d.machine import in_words, memory_in_reach, num_processors
 from medseg3d.types import Size3
 
 PROGRAM = 500 << 20
@@ -22,7 +29,7 @@ PROGRAM = 500 << 20
 WINDOW_BYTES = 16
 """Bytes per voxel of a window and channel of the finest stage while it is predicted, measured."""
 
-FLOAT = 4
+FLOAT, SHORT = 4, 2
 PACKED_LABELS = 0.005
 PACKED_PROBABILITIES = 0.05
 """What packing leaves of label maps and probabilities at the least, measured."""
@@ -40,7 +47,8 @@ class Needs:
         slab: Memory of that slab, if there is enough.
         least_slab: The least that it can be cut down to.
         labels: Size of the label map, not packed.
-        planes: Size of the probabilities and the uncertainty that are asked for, not packed.
+        probabilities: Size of the probabilities, if they are asked for, not packed.
+        uncertainty: Likewise of the uncertainty.
     """
 
     reading: int
@@ -48,7 +56,8 @@ class Needs:
     slab: int
     least_slab: int
     labels: int
-    planes: int
+    probabilities: int
+    uncertainty: int
 
     @property
     def memory(self) -> int:
@@ -65,26 +74,48 @@ class Needs:
         """Memory of reading this case while another one is computed."""
         return self.memory - PROGRAM
 
-    def disk(self, file: Path, *, of_labels: bool) -> int:
-        """Bytes that a file takes at least, beside which planes are collected."""
-        if file.suffix.lower() == ".dcm":
-            return 0  # holds only slices that are not empty, one bit per voxel
-        if not of_labels:
-            return int(self.planes * (1 + PACKED_PROBABILITIES))
-        return int(self.labels * PACKED_LABELS) if file.suffix.lower() in PACKED else self.labels
+    @property
+    def collected(self) -> int:
+        """Disk that is taken beside the outputs until they are written."""
+        return self.probabilities + self.uncertainty
+
+    def disk(self, target: Target) -> Iterator[tuple[Path, int]]:
+        """Folder and bytes, at least, of every output."""
+        packed = target.labels.suffix.lower() in PACKED
+        labels = int(self.labels * PACKED_LABELS) if packed else self.labels
+        if is_dicom(target.labels):
+            labels = 0  # holds only slices that are not empty, one bit per voxel
+        yield target.labels.parent, labels
+        if target.probabilities is not None:
+            yield target.probabilities.parent, int(self.probabilities * PACKED_PROBABILITIES)
+        if target.uncertainty is not None:
+            yield target.uncertainty.parent, int(self.uncertainty * PACKED_PROBABILITIES)
 
 
-def needs_of(case: Case, plan: Plan, *, model: Path, overlap: float, planes: int) -> Needs:
+def disk_of(jobs: Sequence[tuple[Needs, Target]]) -> Iterator[tuple[Path, int]]:
+    """Folder and bytes, at least, of all outputs of some cases, and of what is collected.
+
+    That is the most of two cases in turn, since one is written while the next is computed.
+    """
+    for needs, target in jobs:
+        yield from needs.disk(target)
+    collected = [needs.collected for needs, _ in jobs]
+    most = max([*map(sum, pairwise(collected)), *collected], default=0)
+    for _, target in jobs[:1]:
+        yield target.labels.parent, most
+
+
+def needs_of(case: Case, plan: Plan, config: PredictConfig, *, model: Path) -> Needs:
     """Read the headers of a case, and refuse it if it does not fit the model.
 
     Args:
         case: The case; no voxel is read.
         plan: Plan of the model.
+        config: What is asked for.
         model: File of the model, to name it.
-        overlap: Fraction of a window shared with its neighbor.
-        planes: Numbers per voxel that are written beside the labels.
 
     Raises:
+        ConfigError: If ``--roi`` does not fit the image.
         DataError: If a header cannot be trusted, the number of channels is not the plan's or
             the working grid would be absurdly large.
     """
@@ -99,32 +130,53 @@ def needs_of(case: Case, plan: Plan, *, model: Path, overlap: float, planes: int
     grid = grids[0][0]
     canonical = grid.canonical()
     shape = working_shape(canonical.shape, canonical.spacing, plan.spacing)
-    return estimate(grid, plan, working=shape, overlap=overlap, planes=planes)
+    part = part_shape(config, grid, plan)
+    touched = zip(shape, part, canonical.shape, strict=True)
+    i, j, k = (min(after, -(-after * n // before) + 1) for after, n, before in touched)
+    return estimate(grid, plan, config, working=(i, j, k), part=part)
 
 
-def estimate(grid: Grid, plan: Plan, *, working: Size3, overlap: float, planes: int = 0) -> Needs:
+def estimate(
+    grid: Grid, plan: Plan, config: PredictConfig, *, working: Size3, part: Size3
+) -> Needs:
     """What predicting an image on ``grid`` takes.
 
     Args:
         grid: Grid of the image.
         plan: Plan of the model.
+        config: What is asked for.
         working: Voxels of the working grid, or of the part of it that is looked at.
-        overlap: Fraction of a window shared with its neighbor.
-        planes: Numbers per voxel that are written beside the labels.
+        part: Voxels of the image that are looked at, along the RAS+ axes.
     """
     voxels, channels = prod(grid.shape), len(plan.channels)
     image, prepared = FLOAT * channels * voxels, FLOAT * channels * prod(working)
     labels = np.min_scalar_type(max(plan.labels)).itemsize * voxels
     network = WINDOW_BYTES * plan.width * prod(plan.patch_size)
+    network += _planes_at_work(plan, config, working, part)
     slab = (plan.num_labels, working, plan.patch_size)
+    # outside of the part only background is filled in; of a mask nobody knows the part yet
+    taken = 0 if config.roi_mask is not None else prod(part)
+    probabilities = SHORT * (voxels + (plan.num_labels - 1) * taken)
     return Needs(
         reading=PROGRAM + image,
         computing=PROGRAM + max(image + 2 * prepared, prepared + labels + network),
-        slab=slab_bytes(*slab, overlap),
-        least_slab=least_slab_bytes(*slab, overlap),
+        slab=slab_bytes(*slab, config.overlap),
+        least_slab=least_slab_bytes(*slab, config.overlap),
         labels=labels,
-        planes=2 * planes * voxels,
+        probabilities=probabilities if config.probabilities else 0,
+        uncertainty=SHORT * taken if config.uncertainty else 0,
     )
+
+
+def _planes_at_work(plan: Plan, config: PredictConfig, working: Size3, part: Size3) -> int:
+    """Memory of native planes of logits, one per thread, and of what is made of them."""
+    if not (config.probabilities or config.uncertainty):
+        return 0
+    course = Course(working, fit_window(working, plan.patch_size, (1, 1, 1)), config.overlap)
+    _, a, b = course.axes
+    made = 2 * SHORT * (plan.num_labels if config.probabilities else 1)  # also in whole rows
+    threads = config.threads or num_processors()
+    return threads * part[a] * part[b] * (FLOAT * plan.num_labels + made)
 
 
 def expect_memory(needed: int, limit: int | None = None, *, told: int = 0) -> int:

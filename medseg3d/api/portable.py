@@ -143,7 +143,12 @@ def description(bundle: Bundle) -> dict[str, Any]:
                 "Each voxel takes the value of the channel with the largest logit; outside the "
                 "box it is 0.",
                 "Reorder the axes to those of the image.",
+                "Cleaning, by label name: first take away parts (26-connected) of all labels that "
+                "are smaller than the label's largest (keep_largest) or than min_volume_mm3; then "
+                "(fill_holes), smaller bounding boxes first, give the label those voxels of value "
+                "0 from which no 6-connected way outside of the label leads to the image's border.",
             ],
+            "cleaning": bundle.model_dump(mode="json", include={"cleaning"})["cleaning"],
         },
     }
 

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg3d.api.prediction_batch import Batch, Prediction
-from medseg3d.api.worker import open_predictor
+from medseg3d.api.worker import open_predictor, rules_for
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.canonical import canonical
 from medseg3d.errors import ConfigError, DataError
 from medseg3d.geometry.grid import Grid
+from medseg3d.inference.cleaning import clean
 from medseg3d.io import Volume
 from medseg3d.types import Affine, LabelMap
 
@@ -82,4 +83,7 @@ def _predict_array(
     matrix: Affine = np.asarray(affine, dtype=np.float64)
     grid = Grid((image.shape[1], image.shape[2], image.shape[3]), matrix)
     config = validated(PredictConfig, {"inputs": ["array"]} | options)
-    return open_predictor(config).segment(canonical(Volume.from_array(image, grid)))
+    rules = rules_for(config)
+    labels = open_predictor(config).segment(canonical(Volume.from_array(image, grid)))
+    clean(labels, rules, voxel_mm3=grid.voxel_volume_ml * 1000)
+    return labels

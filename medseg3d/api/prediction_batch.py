@@ -8,11 +8,20 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from medseg3d.api.batch import FAILED_CSV, Failures
-from medseg3d.api.needs import expect_memory, needs_of
+from medseg3d.api.cleaning_rules import rules_in_words
+from medseg3d.api.needs import disk_of, expect_memory, needs_of
 from medseg3d.api.outputs import Target, expect_disk, expect_new, find_targets, is_dicom
 from medseg3d.api.pipeline import in_line
 from medseg3d.api.records import NAME, Record, Records
-from medseg3d.api.worker import Job, Labeled, Prepared, Worker, models_of, open_predictor
+from medseg3d.api.worker import (
+    Job,
+    Labeled,
+    Prepared,
+    Worker,
+    models_of,
+    open_predictor,
+    rules_for,
+)
 from medseg3d.bundle import inspect_bundle, read_bundle
 from medseg3d.cluster.shard import Shard, parse_shard
 from medseg3d.config import PredictConfig
@@ -122,31 +131,29 @@ class Batch:
         if left_out := len(self.cases) - len(todo):
             log.info("%d of %d cases are there already", left_out, len(self.cases))
         if not config.overwrite:
-            ours = self.records.planned if self.records is not None else ()
+            ours = self.records.ours if self.records is not None else ()
             new = [target for _, target in todo]
             expect_new(new, skip_existing=config.skip_existing, ours=ours)
         model = models_of(config)[0]
         plan = read_bundle(model).plan
+        rules = rules_for(config)
         jobs = []
         for case, target in todo:
             with self.failures.of(case.id, case.images[0]):
                 jobs.append(self._job(case, target, plan, model))
-        expect_disk(
-            (file.parent, job.needs.disk(file, of_labels=file == job.target.labels))
-            for job in jobs
-            for file in job.target.files
-        )
-        if jobs and self.records is not None:
+        expect_disk(disk_of([(job.needs, job.target) for job in jobs]))
+        if self.records is not None:
             self.records.begin(file for job in jobs for file in job.target.files)
         if jobs:
             most = in_words(max(job.needs.memory for job in jobs))
             log.info("memory: up to about %s of %s", most, in_words(memory_in_reach()))
+            if rules:
+                log.info("post-processing: %s", rules_in_words(rules, plan.labels))
         return jobs
 
     def _job(self, case: Case, target: Target, plan: Plan, model: Path) -> Job:
         config = self.config
-        planes = plan.num_labels * config.probabilities + config.uncertainty
-        needs = needs_of(case, plan, model=model, overlap=config.overlap, planes=planes)
+        needs = needs_of(case, plan, config, model=model)
         expect_memory(needs.reading, config.memory_limit, told=needs.least)
         if is_dicom(target.labels):
             expect_identified(case.images[0])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -17,12 +18,15 @@ from medseg3d.io import atomic, sources
 log = logging.getLogger("medseg3d")
 
 NAME = "predictions.json"
+OF_ANY = re.compile(r"predictions(-\d+of\d+)?\.json")
+"""What the file is called, and those of the parts of a folder that machines do (--shard)."""
+
 PAUSE = 20.0
 """Times as long as the file took to write are others' before it is written again."""
 
 MATTERS = (
     *("overlap", "mirror", "crop", "roi", "roi_mask", "precision", "backend", "format"),
-    *("probabilities", "uncertainty", "replace_nonfinite"),
+    *("probabilities", "uncertainty", "replace_nonfinite", "postprocess", "cleaning"),
 )
 """Options that decide what is in an output; of two runs with equal ones, one is enough."""
 
@@ -36,7 +40,7 @@ class Record:
         inputs: Size in bytes and time of the last change in ns of each of its files, by path.
         outputs: Size in bytes of each file written, by path.
         seconds: Time of each stage: ``read``, ``prepare``, ``network``, ``stitch``, ``restore``,
-            ``write`` and ``total``.
+            ``clean``, ``write`` and ``total``.
         volumes_ml: Volume of each foreground label.
         windows: Windows that the network saw.
         skipped: Windows that held only air.
@@ -44,6 +48,8 @@ class Record:
         backend: What computed the network.
         precision: Its arithmetic.
         notes: What was odd about the case.
+        cleaning: What was done after the network to each label that is cleaned: the rule in
+            words, and the mL removed and filled.
     """
 
     case: str
@@ -57,6 +63,7 @@ class Record:
     backend: str
     precision: str
     notes: tuple[str, ...] = ()
+    cleaning: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -70,6 +77,7 @@ class Records:
         cases: Finished cases by their labels' path.
         planned: Outputs that were not there when this work was begun; one that is there now
             without a record was made by it before it was killed.
+        elsewhere: What the files of other parts of the folder hold.
     """
 
     path: Path
@@ -77,12 +85,28 @@ class Records:
     options: dict[str, Any]
     cases: dict[str, Record] = field(default_factory=dict)
     planned: set[str] = field(default_factory=set)
+    elsewhere: "list[Records]" = field(default_factory=list)
+    _adopted: bool = False
     _next: float = 0.0
 
     @classmethod
     def open(cls, path: Path, models: dict[str, str], config: PredictConfig) -> "Records":
-        """Go on with the file if the same models and options made it, else begin a new one."""
+        """Go on with the file if the same models and options made it, else begin a new one.
+
+        Those of other parts of the folder, and of the whole, are looked at too.
+        """
         options = config.model_dump(mode="json", include=set(MATTERS))
+        records = cls._stored(path, models, options)
+        others = path.parent.iterdir() if path.parent.is_dir() else ()
+        records.elsewhere = [
+            cls._stored(other, models, options)
+            for other in sorted(others)
+            if OF_ANY.fullmatch(other.name) and other.name != path.name
+        ]
+        return records
+
+    @classmethod
+    def _stored(cls, path: Path, models: dict[str, str], options: dict[str, Any]) -> "Records":
         records = cls(path, models, options)
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
@@ -96,18 +120,35 @@ class Records:
             log.warning("%s cannot be read, so no case in it counts as finished", path)
         return records
 
+    @property
+    def ours(self) -> set[str]:
+        """Outputs that this work, or that on another part of the folder, was to make."""
+        return self.planned.union(*(other.planned for other in self.elsewhere))
+
     def is_finished(self, case: Case, files: Sequence[Path]) -> bool:
-        """Whether the case was predicted before, from the same files, and all of it is there."""
-        record = self.cases.get(str(files[0].absolute()))
-        if record is None or record.inputs != stamps(case):
+        """Whether the case was predicted before, from the same files, and all of it is there.
+
+        What a part of the folder has done goes on the record of the whole.
+        """
+        place = str(files[0].absolute())
+        known = [each.cases[place] for each in (self, *self.elsewhere) if place in each.cases]
+        if not known:
             return False
-        found = sizes(files)
-        return len(found) == len(files) and found == record.outputs
+        expected = stamps(case), sizes(files)
+        record = next((each for each in known if (each.inputs, each.outputs) == expected), None)
+        if record is None or len(record.outputs) != len(files):
+            return False
+        if self.path.name == NAME and self.cases.get(place) != record:
+            self.cases[place] = record
+            self._adopted = True
+        return True
 
     def begin(self, files: Iterable[Path]) -> None:
         """Note, on the disk too, which outputs will be made now."""
-        self.planned |= {str(file.absolute()) for file in files}
-        self.save()
+        new = {str(file.absolute()) for file in files}
+        self.planned |= new
+        if new or self._adopted:
+            self.save()
 
     def add(self, record: Record) -> None:
         """Put a case on record that is finished; call :meth:`save` at the end."""

@@ -1,17 +1,20 @@
 """The part of a case that is asked for with ``--roi`` or ``--roi-mask``."""
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg3d.config import PredictConfig
-from medseg3d.data.canonical import Box, CanonicalCase, labels_on
+from medseg3d.data.canonical import Box, labels_on
+from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError, DataError
 from medseg3d.geometry.grid import Grid
+from medseg3d.geometry.orientation import Reorientation
 from medseg3d.io import case_stem, read_labels
-from medseg3d.types import LabelMap, Size3
+from medseg3d.types import LabelMap, Mask, Size3, Spacing
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,8 @@ class Region:
     box: Box
     mask: npt.NDArray[np.bool_] | None = None
 
-    def canonical_box(self, case: CanonicalCase, margin: Size3) -> Box:
+    def canonical_box(self, turn: Reorientation, margin: Size3 = (0, 0, 0)) -> Box:
         """The box in RAS+ order with ``margin`` voxels around it, as far as there are any."""
-        turn = case.reorientation
         edges = []
         for axis, source in enumerate(turn.order):
             length = turn.source.shape[source]
@@ -37,6 +39,10 @@ class Region:
                 first, last = length - last, length - first
             edges.append(slice(max(0, first - margin[axis]), min(length, last + margin[axis])))
         return edges[0], edges[1], edges[2]
+
+    def canonical_mask(self, turn: Reorientation) -> Mask | None:
+        """The mask in RAS+ order, None for the whole box."""
+        return None if self.mask is None else turn.apply(self.mask)
 
     def keep(self, labels: LabelMap) -> None:
         """Put background outside, in place; ``labels`` has the order of the file."""
@@ -65,6 +71,34 @@ def region_of(config: PredictConfig, case_id: str, grid: Grid) -> Region | None:
         raise DataError(f"the region in {path} is empty; mark something, or leave out --roi-mask")
     i, j, k = (slice(int(places[0]), int(places[-1]) + 1) for places in found)
     return Region((i, j, k), mask)
+
+
+def surroundings(spacing: Spacing, plan: Plan) -> Size3:
+    """Voxels around a region that the network sees to know what is inside: half a window."""
+    i, j, k = (
+        ceil(window * target / edge / 2)
+        for window, target, edge in zip(plan.patch_size, plan.spacing, spacing, strict=True)
+    )
+    return i, j, k
+
+
+def part_shape(config: PredictConfig, grid: Grid, plan: Plan) -> Size3:
+    """Voxels of the part to look at along the RAS+ axes, as far as ``--roi`` tells.
+
+    Raises:
+        ConfigError: If the box does not fit the image.
+    """
+    turn = Reorientation.to_canonical(grid)
+    if config.roi is None:
+        return turn.grid.shape
+    region = Region(_box(config.roi, grid.shape))
+    return lengths(region.canonical_box(turn, surroundings(turn.grid.spacing, plan)))
+
+
+def lengths(box: Box) -> Size3:
+    """Voxels of a box along each axis."""
+    i, j, k = (edge.stop - edge.start for edge in box)
+    return i, j, k
 
 
 def _box(text: str, shape: Size3) -> Box:

@@ -2,31 +2,47 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeAlias
 
 from medseg3d.api.batch import FAILED_CSV, Failures
 from medseg3d.api.outputs import expect_writable
-from medseg3d.api.pairs import SHOWN, Pair, Rules, score_pair
+from medseg3d.api.pairs import Pair, Rules, Scored, score_pair
+from medseg3d.api.score_inputs import find_pairs
+from medseg3d.api.score_origin import files_scored, options_scored, origin
+from medseg3d.api.score_rows import completed, warn_of_other_values
 from medseg3d.cluster.runner import Cluster
 from medseg3d.cluster.shard import Shard, parse_shard
 from medseg3d.config import ScoreConfig, validated
-from medseg3d.data.cases import label_names_near, pair_by_id
+from medseg3d.data.cases import label_names_near
+from medseg3d.data.threads import in_threads
 from medseg3d.errors import DataError, RunError
-from medseg3d.geometry.grid import Grid
-from medseg3d.io.atomic import sweep
+from medseg3d.io.atomic import stops_all, sweep
+from medseg3d.machine import num_processors
 from medseg3d.progress import Progress, track
-from medseg3d.scoring import Row, Summary, score_case, summarize, write_csv, write_json
+from medseg3d.scoring import (
+    Column,
+    Layout,
+    Row,
+    Summary,
+    expect_format,
+    summarize,
+    write_json,
+    write_table,
+)
+from medseg3d.scoring.columns import columns as usual_columns
 
 log = logging.getLogger("medseg3d")
 
-Scored = dict[str, list[Row]]
-"""The rows of each case."""
+MOST_AT_ONCE = 8
+"""Cases in memory at once; with more processors, each case gets several."""
+
+Found: TypeAlias = dict[tuple[str, str], Scored]
+"""What came of each pair, by its key."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +50,10 @@ class ScoreResult:
     """Scores of a set of cases.
 
     Attributes:
-        rows: One per case and label.
-        summary: Mean, sd, median and counts per label.
-        csv: Table that was written.
-        json: Summary that was written.
+        rows: One per model, case and label.
+        summary: Mean, interval, sd, median and counts per model and label.
+        csv: Table that was written, a CSV unless another suffix was asked for.
+        json: Summary that was written, with definitions, versions and digests.
     """
 
     rows: tuple[Row, ...]
@@ -57,9 +73,10 @@ def score(
         **options: See :class:`medseg3d.config.ScoreConfig`.
 
     Raises:
-        ConfigError: If ``shard`` or ``cluster`` cannot be understood.
-        DataError: If partners are missing or the label maps of a case lie on different grids.
-        RunError: If some cases could not be scored; the others are in the table.
+        ConfigError: If a metric, ``shard`` or ``cluster`` cannot be understood.
+        DataError: If partners are missing.
+        RunError: If some cases could not be scored, as when their label maps lie on different
+            grids; the others are in the table. If outputs exist or cannot be written.
     """
     config = (
         predictions
@@ -68,74 +85,129 @@ def score(
             ScoreConfig, {"predictions": predictions, "references": references} | options
         )
     )
+    chosen = usual_columns(config.metrics, tolerances_mm=config.tolerance_mm)
+    expect_format(config.out)
     shard = parse_shard(config.shard) if config.shard else Shard(1, 1)
-    found = pair_by_id(config.predictions, config.references, skip_unpaired=config.skip_unpaired)
-    pairs = shard.of((Pair(*one) for one in found), key=lambda pair: pair.case)
-    if shard.count > 1:
-        log.info("part %s: %d of %d cases", shard, len(pairs), len(found))
-    csv = config.out.with_name(shard.name(config.out.name))
-    _expect_free(csv, overwrite=config.overwrite)
-    failures = Failures(len(pairs), csv.parent, name=shard.name(FAILED_CSV))
+    pairs = _of_shard(shard, find_pairs(config))
+    table = config.out.with_name(shard.name(config.out.name))
+    _expect_free(table, overwrite=config.overwrite)
+    failures = Failures(len(pairs), table.parent, name=shard.name(FAILED_CSV))
     rules = Rules(
         names=config.labels or _known_names(config.references),
         all_named=bool(config.labels),
-        tolerance_mm=config.tolerance_mm,
+        columns=chosen,
+        surface=config.surface,
         border_is_surface=config.border_is_surface,
+        resample=config.resample,
     )
-    scored = _score(partial(score_pair, rules), pairs, failures, config.cluster)
-    if not scored:
-        failures.end("cases could not be scored")
-    rows = list(_completed({pair.case: scored[pair.case] for pair in pairs if pair.case in scored}))
+    found = _score(rules, pairs, failures, config)
+    kind = "label maps" if config.also else "cases"
+    if not found:
+        failures.end(f"{kind} could not be scored")
+    done = [(pair, found[pair.key]) for pair in pairs if pair.key in found]
+    rows = list(completed(done, chosen))
     if not rows and shard.count == 1:
         raise DataError(
             "the label maps hold background only, so there is no label to score; name the labels "
             "that are meant: --set 'labels={1: liver}'"
         )
-    _warn_of_other_values(rows)
-    result = write_scores(
-        rows,
-        csv,
-        tolerance_mm=config.tolerance_mm,
-        border_is_surface=config.border_is_surface,
-    )
-    failures.end(f"cases could not be scored, the others are in {csv}")
+    warn_of_other_values(rows)
+    about = {"options": options_scored(config), "files": files_scored(done)}
+    result = write_scores(rows, table, columns=chosen, layout=config.layout, about=about)
+    failures.end(f"{kind} could not be scored, the others are in {table}")
     return result
 
 
-def _score(
-    score_one: Callable[[Pair], list[Row]],
-    pairs: Sequence[Pair],
-    failures: Failures,
-    cluster: str | None,
-) -> Scored:
-    """The rows of each case that can be scored, in any order."""
-    if cluster is not None:
-        return _score_in_workers(score_one, pairs, failures, cluster)
-    scored: Scored = {}
-    for pair in track(pairs, "Scoring", unit="case"):
+def write_scores(
+    rows: Iterable[Row],
+    table: Path,
+    *,
+    columns: Sequence[Column] | None = None,
+    layout: Layout = "wide",
+    about: Mapping[str, Any] | None = None,
+) -> ScoreResult:
+    """Write the table and, beside it, the summary with definitions and versions as JSON.
+
+    The JSON file tells the digest of the table, and one of an earlier table is removed first, so
+    that never one stands beside the other's.
+
+    Args:
+        rows: Scores, one per model, case and label.
+        table: File to write or replace; its suffix is the format.
+        columns: Of the scores; by default the usual ones.
+        layout: A column for each metric, or a row.
+        about: What else the JSON file tells.
+
+    Raises:
+        RunError: If one cannot be written.
+    """
+    rows, chosen = tuple(rows), usual_columns() if columns is None else columns
+    names = [column.name for column in chosen]
+    summary = summarize(rows, columns=names)
+    json = table.with_suffix(".json")
+    with suppress(OSError):  # writing it says what is wrong
+        json.unlink()
+    write_table(rows, table, layout=layout, columns=names)
+    write_json(summary, json, about=origin(table, chosen) | dict(about or {}))
+    return ScoreResult(rows, summary, table, json)
+
+
+def _of_shard(shard: Shard, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs of this part; all models of a case are in the same part."""
+    cases = {pair.case for pair in pairs}
+    chosen = shard.of(cases, key=str)
+    if shard.count > 1:
+        log.info("part %s: %d of %d cases", shard, len(chosen), len(cases))
+    wanted = set(chosen)
+    return [pair for pair in pairs if pair.case in wanted]
+
+
+def _score(rules: Rules, pairs: Sequence[Pair], failures: Failures, config: ScoreConfig) -> Found:
+    """What came of each pair that can be scored."""
+    if config.cluster is not None:
+        rules = replace(rules, threads=config.threads or 1)
+        return _score_in_workers(partial(score_pair, rules), pairs, failures, config.cluster)
+    threads = config.threads or num_processors()
+    at_once = max(1, min(threads, len(pairs), MOST_AT_ONCE))
+    rules = replace(rules, threads=max(1, threads // at_once))
+
+    def attempt(pair: Pair) -> Scored | Exception:
+        try:
+            return score_pair(rules, pair)
+        except Exception as error:
+            if stops_all(error):
+                raise
+            return error
+
+    found: Found = {}
+    outcomes = in_threads(attempt, pairs, threads=at_once)
+    unit = "label map" if config.also else "case"
+    outcomes = track(outcomes, "Scoring", total=len(pairs), unit=unit)
+    for pair, outcome in zip(pairs, outcomes, strict=True):
         with failures.of(pair.case, pair.prediction):
-            scored[pair.case] = score_one(pair)
-    return scored
+            if isinstance(outcome, Exception):
+                raise outcome
+            found[pair.key] = outcome
+    return found
 
 
 def _score_in_workers(
-    score_one: Callable[[Pair], list[Row]],
+    score_one: Callable[[Pair], Scored],
     pairs: Sequence[Pair],
     failures: Failures,
     address: str,
-) -> Scored:
+) -> Found:
     """The same in the workers of a cluster, to which paths are sent and nothing else."""
     if not pairs:
         return {}
-    scored: Scored = {}
-    jobs = [Pair(one.case, one.prediction.absolute(), one.reference.absolute()) for one in pairs]
+    found: Found = {}
     with (
-        Progress("Scoring", total=len(jobs), unit="case") as bar,
-        Cluster(address, at_most=len(jobs)) as cluster,
+        Progress("Scoring", total=len(pairs), unit="case") as bar,
+        Cluster(address, at_most=len(pairs)) as cluster,
     ):
 
-        def on_result(pair: Pair, rows: list[Row]) -> None:
-            scored[pair.case] = rows
+        def on_result(pair: Pair, scored: Scored) -> None:
+            found[pair.key] = scored
             bar.advance()
 
         def on_failure(pair: Pair, error: RunError) -> None:
@@ -143,64 +215,23 @@ def _score_in_workers(
             with failures.of(pair.case, pair.prediction):
                 raise error
 
+        jobs = [pair.absolute() for pair in pairs]
         cluster.run(score_one, jobs, on_result=on_result, on_failure=on_failure)
-    return scored
+    return found
 
 
-def write_scores(
-    rows: list[Row], csv: Path, *, tolerance_mm: float = 1.0, border_is_surface: bool = True
-) -> ScoreResult:
-    """Write the table and, beside it, the summary as JSON."""
-    summary = summarize(rows, tolerance_mm=tolerance_mm, border_is_surface=border_is_surface)
-    write_csv(rows, csv)
-    write_json(summary, csv.with_suffix(".json"))
-    return ScoreResult(tuple(rows), summary, csv, csv.with_suffix(".json"))
-
-
-def _expect_free(csv: Path, *, overwrite: bool) -> None:
+def _expect_free(table: Path, *, overwrite: bool) -> None:
     """Refuse to replace files or to write where that is impossible, before the work."""
-    files = (csv, csv.with_suffix(".json"))
+    files = (table, table.with_suffix(".json"))
     existing = [str(file) for file in files if os.path.lexists(file)]
     if existing and not overwrite:
         raise RunError(
             f"{' and '.join(existing)} exist already; give --overwrite to replace them, or choose "
             "another -o"
         )
-    expect_writable([csv.parent])
-    sweep(csv.parent)
-
-
-def _warn_of_other_values(rows: Sequence[Row]) -> None:
-    """Values that only ever occur on one side are more likely a coding than a miss."""
-    ours = {row.label for row in rows if row.prediction_ml > 0}
-    theirs = {row.label for row in rows if row.reference_ml > 0}
-    if ours - theirs and theirs - ours:
-        log.warning(
-            "only the predictions hold %s and only the references hold %s; if these mean the "
-            "same, map the values to each other before scoring",
-            _listed(ours - theirs),
-            _listed(theirs - ours),
-        )
-
-
-def _listed(values: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(values)[:SHOWN]))
+    expect_writable([table.parent])
+    sweep(table.parent)
 
 
 def _known_names(references: Path) -> dict[int, str]:
     return {value: name for value, name in label_names_near(references).items() if value != 0}
-
-
-def _completed(scored: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
-    """The rows of all cases, with a row for every label that any case has."""
-    names = {row.label: row.name for rows in scored.values() for row in rows}
-    nothing = np.zeros((1, 1, 1), np.uint8)
-    nowhere = Grid((1, 1, 1), np.eye(4))
-    for case_id, rows in scored.items():
-        there = {row.label for row in rows}
-        lacking = {label: name for label, name in names.items() if label not in there}
-        if not lacking:
-            yield from rows
-            continue
-        empty = score_case(case_id, nothing, nothing, nowhere, labels=lacking)
-        yield from sorted([*rows, *empty], key=lambda row: row.label)

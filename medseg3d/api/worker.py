@@ -5,15 +5,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from medseg3d.api.cleaning_rules import Rules, changes_in_words, cleaning_facts, rules_of
 from medseg3d.api.needs import Needs, estimate, expect_memory
 from medseg3d.api.outputs import Target
 from medseg3d.api.records import Record, sizes, stamps
-from medseg3d.api.region import Region, region_of
+from medseg3d.api.region import Region, lengths, region_of, surroundings
 from medseg3d.bundle import read_bundle
 from medseg3d.config import PredictConfig
 from medseg3d.data.canonical import CanonicalCase, canonical
@@ -22,14 +23,16 @@ from medseg3d.data.familiar import case_warnings
 from medseg3d.data.preprocess import WorkingCase
 from medseg3d.device import find_device
 from medseg3d.errors import DataError, MedSeg3DError
-from medseg3d.inference.planes import Entropy, PlaneFile, Probabilities
+from medseg3d.inference.cleaning import clean
+from medseg3d.inference.planes import Entropy, PlaneFile, PlaneSink, Probabilities
 from medseg3d.inference.predictor import Predictor, Segmentation
 from medseg3d.inference.windows import Advance
+from medseg3d.inference.within import Within
 from medseg3d.io import Volume, read_image, write_labels
 from medseg3d.machine import in_words, memory_in_reach, peak_memory
 from medseg3d.process import out_of_memory
 from medseg3d.runs import find_bundle
-from medseg3d.types import LabelMap, Size3
+from medseg3d.types import LabelMap
 
 log = logging.getLogger("medseg3d")
 
@@ -126,6 +129,15 @@ def models_of(config: PredictConfig) -> list[Path]:
     return [find_bundle(path) for path in config.model] or [find_bundle(None)]
 
 
+def rules_for(config: PredictConfig) -> Rules:
+    """What is done to the labels after the network.
+
+    Raises:
+        ConfigError: If the options name a label that the model does not have.
+    """
+    return rules_of(config, [read_bundle(path) for path in models_of(config)])
+
+
 class Worker:
     """Predicts cases with the model that is loaded.
 
@@ -137,6 +149,8 @@ class Worker:
     def __init__(self, predictor: Predictor, config: PredictConfig) -> None:
         self.predictor = predictor
         self.config = config
+        self.rules = rules_for(config)
+        self._cpu: Predictor | None = None
 
     def read(self, job: Job) -> Prepared:
         """Read and preprocess.
@@ -160,7 +174,8 @@ class Worker:
             seen = time.perf_counter()
             part = None
             if region is not None:
-                part = region.canonical_box(case, _margin(case, self.predictor))
+                margin = surroundings(case.grid.spacing, plan)
+                part = region.canonical_box(case.reorientation, margin)
             working = self.predictor.prepare(case, part=part)
         done = time.perf_counter()
         slab = self._slab(case, working)
@@ -176,10 +191,10 @@ class Worker:
         begun = time.perf_counter()
         planes = self._planes(job.target, prepared)
         with _enough_memory(job.needs):
-            found = self._label(job.case.id, prepared, planes, advance)
-        timing = found.timing
-        if prepared.region is not None:
-            prepared.region.keep(found.labels)
+            found = self._label(job.case.id, prepared, _sinks(planes, prepared), advance)
+            labeled = time.perf_counter()
+            cleaning = self._clean(job.case.id, found.labels, prepared)
+        timing, cleaned = found.timing, time.perf_counter()
         voxel = prepared.like.grid.voxel_volume_ml
         record = Record(
             case=job.case.id,
@@ -190,6 +205,7 @@ class Worker:
                 "network": timing.network,
                 "stitch": timing.stitch,
                 "restore": timing.restore,
+                "clean": cleaned - labeled,
                 "compute": time.perf_counter() - begun,
             },
             volumes_ml=_volumes(found.labels, self.predictor.bundle.plan.labels, voxel),
@@ -199,6 +215,7 @@ class Worker:
             backend=self.predictor.network.backend,
             precision=self.predictor.network.precision,
             notes=prepared.notes,
+            cleaning=cleaning,
         )
         return Labeled(found.labels, planes, prepared.like, record)
 
@@ -223,11 +240,28 @@ class Worker:
             peak_memory_bytes=peak_memory(),
         )
 
+    def _clean(
+        self, case_id: str, labels: LabelMap, prepared: Prepared
+    ) -> dict[str, dict[str, Any]]:
+        """Clean the labels that are wanted, in place; what was done to each."""
+        region, names = prepared.region, self.predictor.bundle.plan.labels
+        if region is not None:
+            region.keep(labels)
+        voxel_ml = prepared.like.grid.voxel_volume_ml
+        changes = clean(labels, self.rules, voxel_mm3=voxel_ml * 1000)
+        if region is not None:  # a hole may lie in a hole of the region
+            region.keep(labels)
+        facts = cleaning_facts(self.rules, changes, names, voxel_ml=voxel_ml)
+        if told := changes_in_words(facts):
+            log.info("case %s: post-processing: %s", case_id, told)
+        return facts
+
     def _slab(self, case: CanonicalCase, working: WorkingCase) -> int:
         """Memory for half-finished logits, or a refusal."""
         _, i, j, k = working.image.shape
         config, plan = self.config, self.predictor.bundle.plan
-        needs = estimate(case.grid, plan, working=(i, j, k), overlap=config.overlap)
+        part = lengths(working.placement.part)
+        needs = estimate(case.grid, plan, config, working=(i, j, k), part=part)
         allowed = expect_memory(needs.computing + needs.least_slab, config.memory_limit)
         return min(needs.slab, allowed - needs.computing)
 
@@ -244,7 +278,7 @@ class Worker:
         self,
         case_id: str,
         prepared: Prepared,
-        planes: Sequence[PlaneFile],
+        planes: Sequence[PlaneSink],
         advance: Advance | None,
     ) -> Segmentation:
         usual = self.predictor
@@ -260,12 +294,25 @@ class Worker:
             case_id,
             usual.device,
         )
-        precision = "auto" if self.config.precision == "fp16" else self.config.precision
-        options = {"device": "cpu", "backend": "auto", "precision": precision}
-        on_cpu = open_predictor(self.config.model_copy(update=options))
-        return on_cpu.label(
+        return self._on_cpu().label(
             prepared.working, planes=planes, max_slab_bytes=prepared.slab, advance=advance
         )
+
+    def _on_cpu(self) -> Predictor:
+        """The same model on the CPU, kept for the next case that is too large for the GPU."""
+        if self._cpu is None:
+            precision = "auto" if self.config.precision == "fp16" else self.config.precision
+            options = {"device": "cpu", "backend": "auto", "precision": precision}
+            self._cpu = open_predictor(self.config.model_copy(update=options))
+        return self._cpu
+
+
+def _sinks(planes: Sequence[PlaneFile], prepared: Prepared) -> Sequence[PlaneSink]:
+    """What takes the planes; outside of a region they become background, as the labels do."""
+    if prepared.region is None or not planes:
+        return planes
+    region, turn = prepared.region, prepared.working.placement.reorientation
+    return [Within(planes, region.canonical_box(turn), region.canonical_mask(turn))]
 
 
 @contextmanager
@@ -280,18 +327,6 @@ def _enough_memory(needs: Needs) -> Iterator[None]:
             f"process may use {in_words(memory_in_reach())}; crop the image, or use a larger "
             "machine"
         ) from error
-
-
-def _margin(case: CanonicalCase, predictor: Predictor) -> Size3:
-    """Voxels around a region that the network sees to know what is inside: half a window."""
-    plan = predictor.bundle.plan
-    i, j, k = (
-        ceil(window * target / spacing / 2)
-        for window, target, spacing in zip(
-            plan.patch_size, plan.spacing, case.grid.spacing, strict=True
-        )
-    )
-    return i, j, k
 
 
 def _volumes(labels: LabelMap, names: Mapping[int, str], voxel_ml: float) -> dict[str, float]:

@@ -11,7 +11,7 @@ from medseg3d import __version__
 from medseg3d.bundle.layout import DESCRIPTION, FORMAT
 from medseg3d.bundle.refusal import UnfitError
 from medseg3d.bundle.strict_json import parse_object
-from medseg3d.config import Options, validated
+from medseg3d.config import Cleaning, Options, validated
 from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError, ModelError
 
@@ -42,6 +42,11 @@ class Bundle(Options):
         default_factory=dict,
         description="Change of the mean Dice against fp32, on held-out cases, per arithmetic.",
     )
+    cleaning: dict[str, Cleaning] = Field(
+        default_factory=dict,
+        description="What predict does to a label, by its name, because it improved the Dice of "
+        "held-out cases.",
+    )
     training: dict[str, Any] = Field(
         default_factory=dict, description="Data set, fold, steps, minutes and versions."
     )
@@ -62,6 +67,13 @@ class Bundle(Options):
             raise ValueError(
                 f"channels is {self.channels}, but the plan has {len(self.plan.channels)} channels"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _cleaning_of_labels(self) -> "Bundle":
+        names = {name for value, name in self.plan.labels.items() if value != 0}
+        if unknown := sorted(self.cleaning.keys() - names):
+            raise ValueError(f"cleaning names {unknown[0]!r}, which is no label of the plan")
         return self
 
 

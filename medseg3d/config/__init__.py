@@ -5,21 +5,27 @@ argument); all others are reached through ``--config FILE.yaml`` and ``--set key
 """
 
 from medseg3d.config.check import CheckConfig
+from medseg3d.config.cleaning import Cleaning
+from medseg3d.config.compare import CompareConfig
 from medseg3d.config.export import ExportConfig
 from medseg3d.config.files import read_yaml, to_yaml
 from medseg3d.config.fit import AugmentationConfig, FitConfig, StageConfig
 from medseg3d.config.options import Options, Part, validated
 from medseg3d.config.predict import PredictConfig
+from medseg3d.config.review import ReviewConfig
 from medseg3d.config.score import ScoreConfig
 
 __all__ = [
     "AugmentationConfig",
     "CheckConfig",
+    "Cleaning",
+    "CompareConfig",
     "ExportConfig",
     "FitConfig",
     "Options",
     "Part",
     "PredictConfig",
+    "ReviewConfig",
     "ScoreConfig",
     "StageConfig",
     "read_yaml",

@@ -177,6 +177,17 @@ class FitConfig(Options):
         description="Held-out cases on which bf16 (or fp16) must reach the Dice of fp32 to be used "
         "by predict; 0 leaves that out, and predict compares on its first windows.",
     )
+    postprocess: Literal["auto", "none"] = Field(
+        "auto",
+        description="auto tries on the held-out cases whether keeping the largest part of a label, "
+        "removing small parts or filling holes improves its Dice, and predict does what did; none "
+        "leaves that out.",
+        json_schema_extra=FLAG,
+    )
+    postprocess_volumes_mm3: tuple[PositiveFloat, ...] = Field(
+        (10.0, 30.0, 100.0, 300.0, 1000.0),
+        description="Volumes in mm3 under which removing parts is tried.",
+    )
     stages: tuple[StageConfig, ...] = Field(
         (), description="Training stages for networks that have them (hdenseunet)."
     )

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medseg3d.config.cleaning import Cleaning
 from medseg3d.config.options import ARGUMENT, FLAG, Options, flag
 
 
@@ -148,6 +149,17 @@ class PredictConfig(Options):
         "slower, a little better.",
         json_schema_extra=FLAG,
     )
+    postprocess: Literal["auto", "none"] = Field(
+        "auto",
+        description="auto cleans each label as fit found best on its held-out cases (largest part, "
+        "parts under a volume, holes); none leaves labels as the network gives them.",
+        json_schema_extra=FLAG,
+    )
+    cleaning: dict[str, Cleaning] = Field(
+        default_factory=dict,
+        description="What is done to a label, by its name, in place of what postprocess says: "
+        "keep_largest, min_volume_mm3, fill_holes.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -172,6 +184,9 @@ class PredictConfig(Options):
         if value is None:
             return ()
         return (value,) if isinstance(value, str | Path) else value
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
     @property
     def memory_limit(self) -> int | None:

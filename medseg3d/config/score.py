@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from medseg3d.config.options import ARGUMENT, FLAG, Options, flag
+from medseg3d.config.options import ARGUMENT, FLAG, Options, Part, flag
+
+TABLES = (".csv", ".xlsx", ".parquet")
 
 
 class ScoreConfig(Options):
@@ -18,10 +23,51 @@ class ScoreConfig(Options):
     references: Path = Field(
         description="Reference label map or folder of them.", json_schema_extra=ARGUMENT
     )
+    also: tuple[Path, ...] = Field(
+        (),
+        description="Predictions of another model, to score beside the first; repeatable. The "
+        "column model of the table has the names of the folders.",
+        json_schema_extra=FLAG,
+    )
     out: Path = Field(
         Path("scores.csv"),
-        description="Table to write; the summary goes beside it as .json.",
+        description="Table to write: .csv, .xlsx or .parquet; the summary goes beside it as .json.",
         json_schema_extra=flag("-o"),
+    )
+    layout: Literal["wide", "long"] = Field(
+        "wide",
+        description="A column for each metric, or a row.",
+        json_schema_extra=FLAG,
+    )
+    metrics: tuple[Part, ...] | None = Field(
+        None,
+        description="Metrics by name (medseg3d list metrics), with commas between them or "
+        "repeated; default those for overlap, surfaces and volumes. In YAML, with options: "
+        "[dice, {name: f_beta, options: {beta: 2}}].",
+        json_schema_extra=FLAG,
+    )
+    tolerance_mm: tuple[float, ...] = Field(
+        (1.0, 2.0),
+        min_length=1,
+        description="Accepted surface distance of surface Dice, in mm; repeatable, a column each.",
+        json_schema_extra=FLAG,
+    )
+    surface: Literal["voxel", "mesh"] = Field(
+        "voxel",
+        description="Whether surfaces are voxels that count the same, or a mesh weighted by area.",
+        json_schema_extra=FLAG,
+    )
+    resample: bool = Field(
+        False,
+        description="Bring predictions that lie on another grid onto that of the reference, by "
+        "the nearest voxel; without, they are refused.",
+        json_schema_extra=FLAG,
+    )
+    patients: Path | None = Field(
+        None,
+        description="CSV with the columns case and patient, for intervals over patients; default "
+        "by the case ids: sub-07_ses-1 and sub-07_ses-2 are one patient.",
+        json_schema_extra=FLAG,
     )
     skip_unpaired: bool = Field(
         False,
@@ -29,10 +75,10 @@ class ScoreConfig(Options):
         "prediction.",
         json_schema_extra=FLAG,
     )
-    tolerance_mm: float = Field(
-        1.0,
+    threads: int | None = Field(
+        None,
         gt=0,
-        description="Accepted surface distance of surface Dice, in mm.",
+        description="Processors to use; default all that this process is allowed.",
         json_schema_extra=FLAG,
     )
     overwrite: bool = Field(False, description="Replace existing files.", json_schema_extra=FLAG)
@@ -59,7 +105,33 @@ class ScoreConfig(Options):
 
     @field_validator("out")
     @classmethod
-    def _csv(cls, value: Path) -> Path:
-        if value.suffix.lower() != ".csv":
-            raise ValueError(f"the table is written as CSV, so {value.name} must end in .csv")
+    def _table(cls, value: Path) -> Path:
+        if value.suffix.lower() not in TABLES:
+            raise ValueError(f"the name of the table must end in {', '.join(TABLES)}")
+        return value
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _one_by_one(cls, value: Any) -> Any:
+        items = [value] if isinstance(value, (str, dict)) else value
+        if not isinstance(items, (list, tuple)):
+            return value
+        split = [item.split(",") if isinstance(item, str) else [item] for item in items]
+        return [
+            name.strip() if isinstance(name, str) else name for names in split for name in names
+        ]
+
+    @field_validator("tolerance_mm", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, (int, float)) else value
+
+    @field_validator("tolerance_mm")
+    @classmethod
+    def _lengths(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        for tolerance, times in Counter(value).items():
+            if not (math.isfinite(tolerance) and tolerance > 0):
+                raise ValueError("expected distances in mm above 0")
+            if times > 1:
+                raise ValueError(f"{tolerance:g} mm is given twice")
         return value

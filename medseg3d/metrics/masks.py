@@ -10,6 +10,7 @@ is called either way::
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import update_wrapper
+from inspect import signature
 from math import prod
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
@@ -168,6 +169,10 @@ class MaskMetric(Generic[P]):
     def __init__(self, function: Callable[Concatenate[MaskPair, P], float]) -> None:
         self.of = function
         update_wrapper(self, function)
+        _, *options = signature(function).parameters.values()
+        plain = signature(MaskMetric.__call__).parameters
+        masks = [plain[name] for name in ("prediction", "reference", "spacing")]
+        self.__signature__ = signature(function).replace(parameters=[*masks, *options])
 
     def __call__(
         self,

@@ -1,232 +1,164 @@
-"""Summary of a table of scores: per label, and for the mean over the labels of each case."""
+"""A summary of scores in a JSON file that says its conventions, and on the terminal."""
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from medseg3d.io.atomic import atomic
-from medseg3d.metrics import METRICS
-from medseg3d.scoring.case import Row, Status
-from medseg3d.scoring.table import SCORES
+from medseg3d.scoring.bootstrap import LEVEL, RESAMPLES
+from medseg3d.scoring.columns import Column
+from medseg3d.scoring.statistics import Group, Statistics, Summary, summarize
+from medseg3d.scoring.table import VOLUMES
+
+__all__ = ["Summary", "as_dict", "column_facts", "summarize", "summary_table", "write_json"]
 
 CONVENTION = (
     "missed (only the reference has the label) and spurious (only the prediction has it) enter "
-    "every mean with the worst value: 0 for overlap and surface Dice, the image diagonal in mm "
-    "for distances; both_empty (neither has it) is undefined, leaves the means of the metrics "
-    "and is counted apart; mean_where_ok looks only at cases where both have the label"
+    "every mean with the worst value: 0 for ratios such as Dice and surface Dice, the image "
+    "diagonal in mm for distances; both_empty (neither has it) is undefined, leaves the means of "
+    "all but volumes and their differences, and is counted apart; mean_where_ok looks only at "
+    "cases where both have the label"
 )
 
-METRIC_OF = {
-    "dice": "dice",
-    "iou": "iou",
-    "precision": "precision",
-    "recall": "recall",
-    "hausdorff_mm": "hausdorff",
-    "hausdorff_95_mm": "hausdorff_95",
-    "assd_mm": "assd",
-    "surface_dice": "surface_dice",
-}
-"""The metric behind each column of the table."""
+INTERVAL = (
+    f"bootstrap interval of the mean at the level {LEVEL:g}, from {RESAMPLES} resamples of whole "
+    "patients with all their cases (bias-corrected and accelerated); null with fewer than two "
+    "patients"
+)
 
-VOLUMES = {
-    "prediction_ml": {
+VOLUME_FACTS = {
+    f"{role}_ml": {
         "unit": "mL",
         "better": "none",
-        "definition": "volume of the label in the prediction: voxels times |det| of the affine",
-    },
-    "reference_ml": {
-        "unit": "mL",
-        "better": "none",
-        "definition": "volume of the label in the reference: voxels times |det| of the affine",
-    },
+        "definition": f"volume of the label in the {role}: voxels times |det| of the affine",
+        "source": "geometry of the image",
+    }
+    for role in ("prediction", "reference")
 }
 
 SHOWN = {
     "dice": ("Dice", 3),
     "hausdorff_95_mm": ("HD95 mm", 1),
     "assd_mm": ("ASSD mm", 2),
-    "surface_dice": ("NSD", 3),
+    "surface_dice_1mm": ("NSD 1 mm", 3),
 }
 """Heading and decimals of the columns on the terminal; the files hold all columns."""
 
-
-@dataclass(frozen=True)
-class Statistics:
-    """Distribution of one column over the cases where it is defined.
-
-    ``sd`` is that of a sample (``n - 1``), ``nan`` below two cases.
-    """
-
-    mean: float
-    sd: float
-    median: float
-    n: int
-    mean_where_ok: float
+MOST_SHOWN = 4
 
 
-@dataclass(frozen=True)
-class Group:
-    """Statistics of one label, or of the mean over labels (``label`` is ``None``).
+def as_dict(summary: Summary) -> dict[str, Any]:
+    """The summary as JSON can hold it; numbers that are not finite are ``None``."""
+    return {
+        "convention": CONVENTION,
+        "interval": INTERVAL,
+        "models": [
+            {
+                "model": one.model,
+                "labels": [_group_as_dict(group) for group in one.labels],
+                "mean_over_labels": _group_as_dict(one.mean_over_labels),
+            }
+            for one in summary.models
+        ],
+    }
 
-    ``n`` counts its rows, one per case; for the mean over labels the cases, while the other
-    counts stay those of cases and labels.
-    """
 
-    label: int | None
-    name: str
-    n: int
-    n_missed: int
-    n_spurious: int
-    n_both_empty: int
-    scores: Mapping[str, Statistics]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a table of scores says, with the conventions needed to read it."""
-
-    labels: tuple[Group, ...]
-    mean_over_labels: Group
-    tolerance_mm: float | None
-    border_is_surface: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """The summary as JSON can hold it; undefined numbers are ``None``."""
-        return {
-            "convention": CONVENTION,
-            "tolerance_mm": self.tolerance_mm,
-            "border_is_surface": self.border_is_surface,
-            "columns": column_facts(),
-            "labels": [_group_as_dict(group) for group in self.labels],
-            "mean_over_labels": _group_as_dict(self.mean_over_labels),
+def column_facts(columns: Iterable[Column]) -> dict[str, dict[str, Any]]:
+    """Metric, options, unit, better direction, definition and source of every numeric column."""
+    facts: dict[str, dict[str, Any]] = {
+        column.name: {
+            "metric": column.metric,
+            "options": dict(column.options),
+            "unit": column.unit,
+            "better": column.better,
+            "definition": column.definition,
+            "source": column.source,
         }
+        for column in columns
+    }
+    return facts | VOLUME_FACTS
 
 
-def column_facts() -> dict[str, dict[str, str]]:
-    """Unit, better direction and definition of every numeric column."""
-    facts = {}
-    for column in SCORES:
-        source = METRICS.facts(METRIC_OF[column]) if column in METRIC_OF else VOLUMES[column]
-        facts[column] = {key: str(source[key]) for key in ("unit", "better", "definition")}
-    return facts
-
-
-def summarize(
-    rows: Iterable[Row], *, tolerance_mm: float | None = None, border_is_surface: bool = True
-) -> Summary:
-    """Describe a table by label, and by the mean over labels of each case.
+def write_json(summary: Summary, path: Path, *, about: Mapping[str, Any]) -> None:
+    """Write the summary with its conventions; the file appears complete or not at all.
 
     Args:
-        rows: Scores, one per case and label.
-        tolerance_mm: Tolerance the surface Dice was computed with, for the record.
-        border_is_surface: Whether voxels at the volume's border were surface, likewise.
+        summary: What to write.
+        path: File to write or replace.
+        about: What else there is to say, above the summary; paths and the like become texts.
     """
-    by_label: dict[int, list[Row]] = {}
-    by_case: dict[str, list[Row]] = {}
-    for row in rows:
-        by_label.setdefault(row.label, []).append(row)
-        by_case.setdefault(row.case, []).append(row)
-    return Summary(
-        labels=tuple(
-            _group(label, of_label[0].name, [[row] for row in of_label])
-            for label, of_label in sorted(by_label.items())
-        ),
-        mean_over_labels=_group(None, "mean over labels", list(by_case.values())),
-        tolerance_mm=tolerance_mm,
-        border_is_surface=border_is_surface,
-    )
-
-
-def write_json(summary: Summary, path: Path) -> None:
-    """Write the summary with its conventions; the file appears complete or not at all."""
-    text = json.dumps(summary.as_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-    with atomic(path) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+    facts = {**about, **as_dict(summary)}
+    text = json.dumps(facts, indent=2, allow_nan=False, ensure_ascii=False, default=str)
+    with atomic(path) as beside:  # bytes of file names that are no UTF-8 become JSON's escapes
+        beside.write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 def summary_table(summary: Summary) -> Table:
-    """Mean and standard deviation of the main scores, for the terminal."""
+    """Means and intervals of the main scores, for the terminal."""
+    shown = _shown(summary.columns)
     table = Table(
-        caption="mean (sd) over cases; missed and spurious labels count as the worst value, "
-        "labels empty in both maps are left out"
+        caption=f"mean [{LEVEL:.0%} interval over patients]; missed and spurious labels count as "
+        "the worst value, labels empty in both maps are left out"
     )
-    table.add_column("label", overflow="fold")
-    for heading in ("n", *(title for title, _ in SHOWN.values()), "missed", "spurious", "empty"):
+    has_models = len(summary.models) > 1
+    for heading in (*(["model"] if has_models else []), "label"):
+        table.add_column(heading, overflow="fold")
+    titles = [title for title, _ in shown.values()]
+    for heading in ("n", *titles, "missed", "spurious", "empty"):
         table.add_column(heading, justify="right", overflow="fold")
-    for group in summary.labels:
-        table.add_row(*_cells(group))
-    table.add_section()
-    table.add_row(*_cells(summary.mean_over_labels), style="bold")
+    for one in summary.models:
+        first = [Text(one.model)] if has_models else []
+        for group in one.labels:
+            table.add_row(*first, *_cells(group, shown))
+        if not has_models:
+            table.add_section()
+        table.add_row(*first, *_cells(one.mean_over_labels, shown), style="bold")
+        table.add_section()
     return table
-
-
-def _group(label: int | None, name: str, cases: Sequence[Sequence[Row]]) -> Group:
-    """Statistics over cases of the mean over each case's rows."""
-    statuses: list[Status] = [row.status for rows in cases for row in rows]
-    return Group(
-        label=label,
-        name=name,
-        n=len(cases),
-        n_missed=statuses.count("missed"),
-        n_spurious=statuses.count("spurious"),
-        n_both_empty=statuses.count("both_empty"),
-        scores={column: _statistics(column, cases) for column in SCORES},
-    )
-
-
-def _statistics(column: str, cases: Sequence[Sequence[Row]]) -> Statistics:
-    values = _defined(_mean([getattr(row, column) for row in rows]) for rows in cases)
-    where_ok = _defined(
-        _mean([getattr(row, column) for row in rows if row.status == "ok"]) for rows in cases
-    )
-    return Statistics(
-        mean=_mean(values),
-        sd=float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"),
-        median=float(np.median(values)) if values else float("nan"),
-        n=len(values),
-        mean_where_ok=_mean(where_ok),
-    )
-
-
-def _mean(values: Sequence[float]) -> float:
-    defined = _defined(values)
-    return math.fsum(defined) / len(defined) if defined else float("nan")
-
-
-def _defined(values: Iterable[float]) -> list[float]:
-    return [value for value in values if not math.isnan(value)]
 
 
 def _group_as_dict(group: Group) -> dict[str, Any]:
     scores = {
-        column: {
-            key: None if math.isnan(value) else value for key, value in vars(statistics).items()
-        }
+        column: {key: _as_json(value) for key, value in vars(statistics).items()}
         for column, statistics in group.scores.items()
     }
     return {**vars(group), "scores": scores}
 
 
-def _cells(group: Group) -> list[str]:
-    return [
-        escape(group.name if group.label is None else f"{group.label} {group.name}"),
+def _as_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return None if math.isnan(value[0]) else list(value)
+    return value if math.isfinite(value) else None
+
+
+def _shown(columns: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Heading and decimals of those columns that go on the terminal, the usual ones first."""
+    known = {name: SHOWN[name] for name in SHOWN if name in columns}
+    others = {name: (name, 3) for name in columns if name not in (*SHOWN, *VOLUMES)}
+    fitting = known if len(known) == len(SHOWN) else known | others
+    return dict(list(fitting.items())[:MOST_SHOWN])
+
+
+def _cells(group: Group, shown: Mapping[str, tuple[str, int]]) -> list[Text]:
+    texts = [
+        group.name if group.label is None else f"{group.label} {group.name}",
         str(group.n),
-        *(_mean_and_sd(group.scores[column], digits) for column, (_, digits) in SHOWN.items()),
+        *(_mean_in_words(group.scores[column], digits) for column, (_, digits) in shown.items()),
         str(group.n_missed),
         str(group.n_spurious),
         str(group.n_both_empty),
     ]
+    return [Text(text) for text in texts]
 
 
-def _mean_and_sd(statistics: Statistics, digits: int) -> str:
+def _mean_in_words(statistics: Statistics, digits: int) -> str:
     if math.isnan(statistics.mean):
         return "-"
-    sd = "" if math.isnan(statistics.sd) else f" ({statistics.sd:.{digits}f})"
-    return f"{statistics.mean:.{digits}f}{sd}"
+    low, high = statistics.interval
+    bounds = "" if math.isnan(low) else f" [{low:.{digits}f}; {high:.{digits}f}]"
+    return f"{statistics.mean:.{digits}f}{bounds}"

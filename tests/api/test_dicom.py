@@ -35,7 +35,7 @@ def test_a_series_becomes_a_segmentation(
     assert ours.labels.any()
     assert ours.grid.same_as(read_image(tmp_path / "in" / "P1").grid)
     result = score(tmp_path / "seg", tmp_path / "nii", out=tmp_path / "scores.csv")
-    assert {row.dice for row in result.rows if row.case == "P1"} <= {1.0}
+    assert {row.scores["dice"] for row in result.rows if row.case == "P1"} <= {1.0}
 
 
 def test_a_bad_series_does_not_stop_the_others(

@@ -216,7 +216,7 @@ def final(cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def dice_of(final: FinalValidation, found: Verdict) -> list[float]:
-    return [row.dice for row in final.scores(found.accepted).rows]
+    return [row.scores["dice"] for row in final.scores(found.accepted).rows]
 
 
 def test_an_accepted_arithmetic_is_that_of_the_scores(final: Make, cases: tuple[Case, ...]) -> None:

@@ -217,7 +217,8 @@ def test_empty_borders_do_not_count_for_the_memory(tmp_path: Path, tiny_model: P
 def needs_of_file(path: Path, model: Path) -> Needs:
     plan = read_bundle(find_bundle(model)).plan
     [case] = find_inputs([path])
-    return needs_of(case, plan, model=model, overlap=0.5, planes=0)
+    config = validated(PredictConfig, {"inputs": [path]})
+    return needs_of(case, plan, config, model=model)
 
 
 def test_less_memory_gives_the_same_labels(tmp_path: Path, tiny_model: Path) -> None:
@@ -252,16 +253,18 @@ def test_a_full_gpu_hands_the_case_to_the_cpu(
             predictor.label = full  # type: ignore[method-assign]
         return predictor
 
-    [usual] = medseg3d.predict(images / "case0.nii", model=tiny_model, out=images.parent / "a.nii")
+    usual = medseg3d.predict(images, model=tiny_model, out=images.parent / "a", precision="fp32")
     for module in (prediction_batch, worker):
         monkeypatch.setattr(module, "open_predictor", on_gpu)
     with caplog.at_level(logging.WARNING, "medseg3d"):
-        [other] = medseg3d.predict(
-            images / "case0.nii", model=tiny_model, out=images.parent / "b.nii", precision="fp32"
+        others = medseg3d.predict(
+            images, model=tiny_model, out=images.parent / "b", precision="fp32"
         )
-    assert "case case0: the memory of cuda is too small for it" in caplog.text
-    assert devices == ["auto", "cpu"]
-    assert other.path.read_bytes() == usual.path.read_bytes()
+    for number in range(4):
+        assert f"case case{number}: the memory of cuda is too small for it" in caplog.text
+    assert devices == ["auto", "cpu"]  # the model is opened once for all of them
+    for expected, found in zip(usual, others, strict=True):
+        assert found.path.read_bytes() == expected.path.read_bytes()
 
 
 def test_doubts_about_a_case_are_logged(
@@ -550,7 +553,7 @@ def test_odd_names_go_through_predict_and_score(tmp_path: Path, tiny_model: Path
     assert {prediction.path.name for prediction in found} == {f"{n}.nii.gz" for n in ODD_NAMES}
     result = medseg3d.score(tmp_path / "out", tmp_path / "out", out=tmp_path / "scores.csv")
     assert {row.case for row in result.rows} == set(ODD_NAMES)
-    assert {row.dice for row in result.rows if row.status == "ok"} == {1.0}
+    assert {row.scores["dice"] for row in result.rows if row.status == "ok"} == {1.0}
 
 
 def test_a_name_with_a_leading_dash_and_bytes_outside_utf8_on_the_command_line(
@@ -641,7 +644,7 @@ def test_a_reference_stored_in_another_order_is_turned(images: Path, tiny_model:
     nib.save(turned, images.parent / "r" / "a.nii")
     assert turned.shape != stored.shape
     result = medseg3d.score(found.path, images.parent / "r" / "a.nii", out=images.parent / "s.csv")
-    assert {row.dice for row in result.rows} == {1.0}
+    assert {row.scores["dice"] for row in result.rows} == {1.0}
 
 
 def test_labels_that_a_case_lacks_still_get_their_row(tmp_path: Path) -> None:
@@ -659,7 +662,8 @@ def test_labels_that_a_case_lacks_still_get_their_row(tmp_path: Path) -> None:
         ("b", 5, "ok"),
     ]
     empty = [row for row in result.rows if row.status == "both_empty"]
-    assert all(np.isnan([row.dice, row.hausdorff_95_mm, row.surface_dice]).all() for row in empty)
+    undefined = ("dice", "hausdorff_95_mm", "surface_dice_1mm")
+    assert np.isnan([[row.scores[name] for name in undefined] for row in empty]).all()
     assert {row.prediction_ml for row in empty} == {0.0}
 
 

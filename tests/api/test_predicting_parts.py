@@ -63,6 +63,31 @@ def test_a_mask_is_a_region_too(image: Path, tiny_model: Path) -> None:
     assert not found[mask == 0].any()
 
 
+@pytest.mark.parametrize("kind", ["roi", "roi_mask"])
+def test_probabilities_and_uncertainty_end_with_the_region(
+    image: Path, tiny_model: Path, kind: str
+) -> None:
+    inside = np.zeros(SHAPE, bool)
+    inside[4:20, :18, 10:] = True
+    box = {"roi": "4:20,:18,10:"}
+    options = {"model": tiny_model, "probabilities": True, "uncertainty": True}
+    region = box
+    if kind == "roi_mask":
+        inside &= np.random.default_rng(5).random(SHAPE) < 0.5
+        inside[[4, 19], [0, 17], [10, 29]] = True  # so that the box is the same
+        region = {"roi_mask": image.parent / "mask.nii"}
+        nib.save(nib.Nifti1Image(inside.astype(np.uint8), TURNED), region["roi_mask"])
+    [whole] = medseg3d.predict(image, out=image.parent / "w.nii", **options, **box)
+    [found] = medseg3d.predict(image, out=image.parent / "f.nii", **options, **region)
+    for name, outside in (("path", 0), ("probabilities", [1, 0, 0]), ("uncertainty", 0)):
+        voxels = nib.load(getattr(found, name)).get_fdata()
+        of_box = nib.load(getattr(whole, name)).get_fdata()
+        np.testing.assert_array_equal(voxels[inside], of_box[inside])
+        assert np.abs(voxels[~inside] - outside).max() < 1e-7  # the factor of the file is rounded
+    doubt = nib.load(found.uncertainty).get_fdata()[inside]
+    assert (doubt > 0.01).mean() > 0.5
+
+
 def test_probabilities_and_uncertainty_go_with_the_labels(image: Path, tiny_model: Path) -> None:
     [found] = medseg3d.predict(
         *(image,),
@@ -151,6 +176,27 @@ def test_parts_of_a_folder_are_the_folder(tmp_path: Path, tiny_model: Path) -> N
     ]
     assert done[0] | done[1] == {f"c{n}" for n in range(5)}
     assert not done[0] & done[1]
+
+
+def test_the_whole_knows_what_its_parts_have_done(tmp_path: Path, tiny_model: Path) -> None:
+    for number in range(5):
+        write_image(tmp_path / "in" / f"c{number}.nii", seed=number)
+    out, options = tmp_path / "out", {"model": tiny_model, "out": tmp_path / "out"}
+    [c1, c3] = medseg3d.predict(tmp_path / "in", shard="2/2", **options)
+    assert [c1.case_id, c3.case_id] == ["c1", "c3"]
+    made = c1.path.stat().st_mtime_ns
+    found = medseg3d.predict(tmp_path / "in", **options)
+    assert [prediction.case_id for prediction in found] == ["c0", "c2", "c4"]
+    assert c1.path.stat().st_mtime_ns == made
+    whole = json.loads((out / "predictions.json").read_text())["cases"]
+    parts = json.loads((out / "predictions-2of2.json").read_text())["cases"]
+    assert sorted(record["case"] for record in whole.values()) == [f"c{n}" for n in range(5)]
+    assert whole[str(c1.path)] == parts[str(c1.path)]
+    for part in ("1/2", "2/2", "3/4"):  # nor is anything done again by other parts
+        assert medseg3d.predict(tmp_path / "in", shard=part, **options) == []
+    write_image(tmp_path / "in" / "c3.nii", seed=7)
+    with pytest.raises(RunError, match=r"1 outputs exist already \(.*c3\.nii\.gz\)"):
+        medseg3d.predict(tmp_path / "in", **options)
 
 
 def test_workers_make_the_same_files_and_a_killed_one_costs_nothing(

@@ -85,6 +85,78 @@ def test_a_broken_file_only_forgets(
     assert "no case in it counts as finished" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["predictions-1of2.json", "predictions.json"])
+def test_a_case_that_another_part_did_is_finished(tmp_path: Path, case: Case, name: str) -> None:
+    labels, part = tmp_path / "a_seg.nii.gz", tmp_path / name
+    _finished(case, labels, Records.open(part, {"m": "12"}, _config()))
+    for other in ("predictions-2of2.json", "predictions-3of12.json"):
+        records = Records.open(tmp_path / other, {"m": "12"}, _config())
+        assert records.is_finished(case, [labels])
+        records.begin([])
+        assert not records.path.exists()  # what others did is not on its record
+    labels.write_bytes(b"cut")
+    assert not Records.open(tmp_path / "predictions-2of2.json", {"m": "12"}, _config()).is_finished(
+        case, [labels]
+    )
+
+
+def test_the_whole_takes_over_what_its_parts_did(tmp_path: Path, case: Case) -> None:
+    labels, path = tmp_path / "a_seg.nii.gz", tmp_path / "predictions.json"
+    _finished(
+        case, labels, Records.open(tmp_path / "predictions-7of9.json", {"m": "12"}, _config())
+    )
+    records = Records.open(path, {"m": "12"}, _config())
+    assert records.cases == {}
+    assert records.is_finished(case, [labels])
+    records.begin([])
+    assert json.loads(path.read_text())["cases"][str(labels)]["backend"] == "eager"
+    written = path.stat().st_mtime_ns
+    again = Records.open(path, {"m": "12"}, _config())
+    assert again.is_finished(case, [labels])
+    again.begin([])
+    assert path.stat().st_mtime_ns == written  # nothing is new
+
+
+def test_the_part_that_fits_the_files_counts(tmp_path: Path, case: Case) -> None:
+    labels, path = tmp_path / "a_seg.nii.gz", tmp_path / "predictions.json"
+    _finished(case, labels, Records.open(path, {"m": "12"}, _config()))
+    case.images[0].write_bytes(b"newer image")
+    assert not Records.open(path, {"m": "12"}, _config()).is_finished(case, [labels])
+    _finished(
+        case, labels, Records.open(tmp_path / "predictions-1of1.json", {"m": "12"}, _config())
+    )
+    records = Records.open(path, {"m": "12"}, _config())
+    assert records.is_finished(case, [labels])
+    assert records.cases[str(labels)].inputs == stamps(case)
+
+
+@pytest.mark.parametrize("change", ["model", "options", "name", "broken"])
+def test_other_work_in_the_folder_does_not_count(
+    tmp_path: Path, case: Case, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = tmp_path / "a_seg.nii.gz"
+    name = "my-predictions-1of2.json" if change == "name" else "predictions-1of2.json"
+    options = _config(overlap=0.25) if change == "options" else _config()
+    digest = "13" if change == "model" else "12"
+    _finished(case, labels, Records.open(tmp_path / name, {"m": digest}, options))
+    if change == "broken":
+        (tmp_path / name).write_text("{")
+    records = Records.open(tmp_path / "predictions.json", {"m": "12"}, _config())
+    assert not records.is_finished(case, [labels])
+    assert ("predictions-1of2.json cannot be read" in caplog.text) == (change == "broken")
+
+
+def test_outputs_of_a_killed_part_may_be_replaced(tmp_path: Path) -> None:
+    part = Records.open(tmp_path / "predictions-1of2.json", {"m": "12"}, _config())
+    part.begin([tmp_path / "a_seg.nii.gz"])
+    whole = Records.open(tmp_path / "predictions.json", {"m": "12"}, _config())
+    whole.begin([tmp_path / "b_seg.nii.gz"])
+    assert whole.ours == {str(tmp_path / f"{name}_seg.nii.gz") for name in "ab"}
+    assert json.loads(whole.path.read_text())["planned"] == [str(tmp_path / "b_seg.nii.gz")]
+    other = Records.open(tmp_path / "predictions.json", {"m": "13"}, _config())
+    assert other.ours == set()
+
+
 def test_it_is_not_written_for_each_of_thousands(
     tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:

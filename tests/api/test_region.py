@@ -65,9 +65,15 @@ def test_the_box_turns_with_the_image(
     marked = np.zeros((1, *SHAPE), np.float32)
     marked[0][region.box] = 1
     case = canonical(Volume.from_array(marked, grid))
-    box = region.canonical_box(case, (0, 0, 0))
+    turn = case.reorientation
+    box = region.canonical_box(turn)
     assert np.array_equal(case.image[0] == 1, _filled(case.image.shape[1:], box))
-    wider = region.canonical_box(case, (1, 9, 0))
+    mask = np.random.default_rng(0).random(SHAPE) < 0.5
+    turned = Region(region.box, mask).canonical_mask(turn)
+    seen = canonical(Volume.from_array(mask[None].astype(np.float32), grid)).image[0] == 1
+    np.testing.assert_array_equal(turned, seen)
+    assert region.canonical_mask(turn) is None
+    wider = region.canonical_box(turn, (1, 9, 0))
     assert [(b.start, b.stop) for b in wider] == [
         (max(0, b.start - margin), min(length, b.stop + margin))
         for b, margin, length in zip(box, (1, 9, 0), case.image.shape[1:], strict=True)

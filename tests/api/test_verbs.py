@@ -237,6 +237,7 @@ def test_probabilities_sum_to_one_and_agree_with_the_labels(
         model=run.bundle,
         out=tmp_path / "out.nii.gz",
         probabilities=True,
+        postprocess="none",
     )
     assert prediction.probabilities is not None
     probabilities = nib.load(prediction.probabilities).get_fdata(dtype=np.float32)
@@ -249,13 +250,14 @@ def test_probabilities_sum_to_one_and_agree_with_the_labels(
 
 def test_scores_of_the_reference_against_itself_are_perfect(cases: Path, tmp_path: Path) -> None:
     result = medseg3d.score(cases / "labels", cases / "labels", out=tmp_path / "scores.csv")
-    assert {row.dice for row in result.rows} == {1.0}
-    assert {row.hausdorff_95_mm for row in result.rows} == {0.0}
+    assert {row.scores["dice"] for row in result.rows} == {1.0}
+    assert {row.scores["hausdorff_95_mm"] for row in result.rows} == {0.0}
     with result.csv.open() as file:
         header = file.readline().strip()
     assert header == (
-        "case,label,name,dice,iou,precision,recall,hausdorff_mm,hausdorff_95_mm,assd_mm,"
-        "surface_dice,prediction_ml,reference_ml,status"
+        "case,patient,model,label,name,dice,iou,precision,recall,volume_similarity,hausdorff_mm,"
+        "hausdorff_95_mm,assd_mm,masd_mm,surface_dice_1mm,surface_dice_2mm,volume_difference_ml,"
+        "prediction_ml,reference_ml,status"
     )
     assert json.loads(result.json.read_text())["convention"]
 

@@ -10,7 +10,7 @@ import pytest
 
 import medseg3d
 from medseg3d.errors import ConfigError, RunError
-from medseg3d.scoring import read_csv
+from medseg3d.scoring import read_table
 
 LABELS = {1: "core", 2: "shell"}
 NUM_CASES = 5
@@ -45,8 +45,8 @@ def test_tables_of_parts_are_the_table_in_pieces(
     ]
     assert [part.csv.name for part in parts] == ["t-2of3.csv", "t-1of3.csv", "t-3of3.csv"]
     assert "part 2/3: 2 of 5 cases" in caplog.messages
-    rows = [row for part in parts for row in read_csv(part.csv)]
-    assert sorted(rows, key=lambda row: (row.case, row.label)) == read_csv(whole.csv)
+    rows = [row for part in parts for row in read_table(part.csv)]
+    assert sorted(rows, key=lambda row: (row.case, row.label)) == read_table(whole.csv)
     assert all(part.json.is_file() and part.json.stem == part.csv.stem for part in parts)
 
 
@@ -91,7 +91,7 @@ def test_workers_write_the_same_as_this_process(
     for name in ("scores.csv", "scores.json"):
         assert Path("here", name).read_bytes() == Path("there", name).read_bytes()
     assert failed(Path("there", "failed.csv")) == ["c3"]
-    assert len(read_csv(Path("there", "scores.csv"))) == 4 * len(LABELS)
+    assert len(read_table(Path("there", "scores.csv"))) == 4 * len(LABELS)
 
 
 @pytest.mark.parametrize("options", [{"shard": "5/4"}, {"cluster": "local:none"}])

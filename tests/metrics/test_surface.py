@@ -1,41 +1,29 @@
-"""Surface distances: the published vectors, the definition by brute force, and the axioms."""
+"""Surface distances: the published vectors, and the axioms and invariances of a metric."""
 
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from monai.metrics import (
-    compute_average_surface_distance,
-    compute_hausdorff_distance,
-    compute_surface_dice,
-)
 from scipy import ndimage
 
 from medseg3d.errors import ConfigError, DataError
-from medseg3d.metrics import surface as surface_module
+from medseg3d.metrics import nearest
+from medseg3d.metrics.distances import SurfaceDistances, surface_distances, surface_voxels
+from medseg3d.metrics.masks import MaskPair
 from medseg3d.metrics.overlap import dice, iou, precision, recall
-from medseg3d.metrics.surface import (
-    assd,
-    hausdorff,
-    hausdorff_95,
-    masd,
-    surface,
-    surface_dice,
-    surface_distances,
-)
+from medseg3d.metrics.surface import assd, hausdorff, hausdorff_95, masd, surface_dice
 from medseg3d.metrics.volume import volume_difference
 from medseg3d.types import Mask, Spacing
 
 SHAPE = (6, 5, 4)
 ISOTROPIC = (1.0, 1.0, 1.0)
 SYMMETRIC = (hausdorff, hausdorff_95, assd, masd, surface_dice)
+KINDS = ("voxel", "mesh")
+each_kind = pytest.mark.parametrize("kind", KINDS)
 each_metric = pytest.mark.parametrize("metric", SYMMETRIC, ids=lambda metric: metric.__name__)
-each_distance = pytest.mark.parametrize("metric", SYMMETRIC[:-1], ids=lambda m: m.__name__)
 masks = arrays(np.bool_, SHAPE, elements=st.booleans())
 spacings = st.tuples(*[st.floats(0.1, 10.0)] * 3)
 
@@ -92,6 +80,15 @@ def two_single_voxels() -> Pair:
     return Pair(reference, prediction, (1.5, 1.0, 0.5))
 
 
+class Mesh(NamedTuple):
+    """Values of DeepMind's surface-distance."""
+
+    hausdorff_95: float
+    directed: tuple[float, float]  # to the reference, to the prediction
+    pooled: float
+    surface_dice: float  # at 1 mm
+
+
 class Expected(NamedTuple):
     """Values on which MONAI, MetricsReloaded and an independent reference agree."""
 
@@ -105,28 +102,34 @@ class Expected(NamedTuple):
     directed: tuple[float, float] | None  # to the reference, to the prediction
     surface_dice: tuple[float, float]  # at 1 and 2 mm
     volume_difference: float
+    mesh: Mesh
 
 
 VECTORS = {
     shifted_ellipsoid: Expected(
         (936, 784, 662), (320, 368), (0.76977, 0.62571, 0.84439, 0.70726),
         3.60555, 3.16228, 3.00000, 1.43593, (1.36866, 1.49442), (0.55523, 0.75872), -0.456,
+        Mesh(3.00000, (0.74871, 0.90254), 0.82970, 0.74236),
     ),
     box_at_the_border: Expected(
         (864, 924, 726), (474, 464), (0.81208, 0.68362, 0.78571, 0.84028),
         2.62488, 2.50000, 2.50000, 0.77629, (0.93876, 0.61032), (0.79318, 0.82729), 0.096,
+        Mesh(2.50000, (0.74754, 0.60337), 0.67795, 0.88589),
     ),
     noise_and_an_outlier: Expected(
         (739, 817, 710), (403, 290), (0.91260, 0.83924, 0.86903, 0.96076),
         15.09967, 2.82843, 2.23607, 0.43430, (0.65750, 0.12414), (0.88456, 0.93218), 0.156,
+        Mesh(2.00000, (0.42873, 0.00760), 0.26009, 0.92139),
     ),
     missed_lesion: Expected(
         (408, 323, 302), (230, 292), (0.82627, 0.70396, 0.93498, 0.74020),
         17.50114, 15.20822, 13.80652, 1.05550, (0.14756, 1.77066), (0.94253, 0.94253), -0.20825,
+        Mesh(15.20822, (0.12972, 2.51459), 1.47627, 0.90761),
     ),
     two_single_voxels: Expected(
         (1, 1, 0), (1, 1), (0.0, 0.0, 0.0, 0.0),
         2.91548, 2.91548, 2.91548, 2.91548, None, (0.0, 0.0), 0.0,
+        Mesh(2.91548, (2.24598, 2.24598), 2.24598, 0.0),
     ),
 }  # fmt: skip
 each_vector = pytest.mark.parametrize(
@@ -144,7 +147,8 @@ def test_drawings_have_the_published_sizes(draw, expected: Expected) -> None:
     pair = draw()
     shared = pair.reference & pair.prediction
     assert (pair.reference.sum(), pair.prediction.sum(), shared.sum()) == expected.sizes
-    assert (surface(pair.prediction).sum(), surface(pair.reference).sum()) == expected.surfaces
+    surfaces = (surface_voxels(pair.prediction).sum(), surface_voxels(pair.reference).sum())
+    assert surfaces == expected.surfaces
 
 
 @each_vector
@@ -170,125 +174,164 @@ def test_distance_vectors(draw, expected: Expected) -> None:
 @each_vector
 def test_mean_distances_of_each_direction(draw, expected: Expected) -> None:
     reference, prediction, spacing = draw()
-    distances = surface_distances(prediction, reference, spacing)
+    distances = surface_distances(MaskPair(prediction, reference, spacing))
     directed = expected.directed or (expected.assd, expected.assd)
     assert distances.to_reference.mean() == near(directed[0])
     assert distances.to_prediction.mean() == near(directed[1])
     assert masd(prediction, reference, spacing) == near(sum(directed) / 2)
 
 
-@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
-@each_pair
-def test_distances_agree_with_monai(draw) -> None:
+@each_vector
+def test_mesh_vectors(draw, expected: Expected) -> None:
     reference, prediction, spacing = draw()
-    pair = [torch.from_numpy(mask)[None, None] for mask in (prediction, reference)]
-    ours = surface_distances(prediction, reference, spacing)
-    for percentile in (50, 95, 100):
-        theirs = compute_hausdorff_distance(*pair, percentile=percentile, spacing=spacing)
-        assert ours.hausdorff(percentile) == near(theirs.item())
-    theirs = compute_average_surface_distance(*pair, symmetric=True, spacing=spacing)
-    assert ours.assd() == near(theirs.item())
-    for tolerance in (0.65, 1.3, 2.0):
-        theirs = compute_surface_dice(*pair, [tolerance], include_background=True, spacing=spacing)
-        assert ours.surface_dice(tolerance) == near(theirs.item())
-
-
-@each_pair
-def test_the_distance_transform_and_the_tree_measure_the_same(draw, monkeypatch) -> None:
-    reference, prediction, spacing = draw()
-    found = []
-    for voxels_per_query in (0, 10**9):
-        monkeypatch.setattr(surface_module, "VOXELS_PER_QUERY", voxels_per_query)
-        distances = surface_distances(prediction, reference, spacing)
-        found.append((distances.to_reference, distances.to_prediction))
-    for tree, transform in zip(*found, strict=True):
-        np.testing.assert_allclose(tree, transform, rtol=1e-12)
-
-
-def brute_force(
-    prediction: Mask, reference: Mask, spacing: Spacing
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The definition, by comparing every pair of surface voxels."""
-    points = [
-        np.argwhere(mask & ~ndimage.binary_erosion(mask)) * spacing
-        for mask in (prediction, reference)
-    ]
-    distances = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)
-    return distances.min(axis=1), distances.min(axis=0)
-
-
-@given(prediction=masks, reference=masks, spacing=spacings)
-def test_agrees_with_the_definition(prediction: Mask, reference: Mask, spacing: Spacing) -> None:
-    assume(prediction.any() and reference.any())
-    there, back = brute_force(prediction, reference, spacing)
-    both = np.concatenate([there, back])
     pair = (prediction, reference, spacing)
-    assert hausdorff(*pair) == pytest.approx(both.max())
-    assert hausdorff_95(*pair) == pytest.approx(
-        max(np.percentile(there, 95), np.percentile(back, 95))
+    assert hausdorff(*pair, surface="mesh") == near(expected.hausdorff)
+    assert hausdorff_95(*pair, surface="mesh") == near(expected.mesh.hausdorff_95)
+    assert assd(*pair, surface="mesh") == near(expected.mesh.pooled)
+    assert masd(*pair, surface="mesh") == near(sum(expected.mesh.directed) / 2)
+    found = surface_distances(MaskPair(*pair), surface="mesh")
+    directed = (found.to_reference.mean(), found.to_prediction.mean())
+    assert directed == near(expected.mesh.directed)
+    assert surface_dice(*pair, surface="mesh") == near(expected.mesh.surface_dice)
+
+
+def distances_of(masks: MaskPair, **options) -> list[np.ndarray]:
+    found = surface_distances(masks, **options)
+    return [found.to_reference.distances, found.to_prediction.distances]
+
+
+@each_kind
+@each_pair
+@pytest.mark.parametrize(("places", "voxels"), [(1, 0), (1, 10**9), (30, 0), (30, 10**9)])
+def test_looking_around_tree_and_transform_measure_the_same(
+    draw, kind: str, places: int, voxels: int, monkeypatch
+) -> None:
+    reference, prediction, spacing = draw()
+    masks = MaskPair(prediction, reference, spacing)
+    expected = distances_of(masks, surface=kind)
+    monkeypatch.setattr(nearest, "PLACES_TO_LOOK_AT", places)
+    monkeypatch.setattr(nearest, "VOXELS_PER_QUERY", voxels)
+    for found, usual in zip(distances_of(masks, surface=kind), expected, strict=True):
+        np.testing.assert_allclose(found, usual, rtol=1e-12)
+
+
+def test_a_surface_is_measured_once_for_all_metrics(monkeypatch) -> None:
+    reference, prediction, spacing = shifted_ellipsoid()
+    masks = MaskPair(prediction, reference, spacing)
+    calls = []
+    measure = nearest.nearest_distances
+    monkeypatch.setattr(
+        "medseg3d.metrics.distances.nearest_distances",
+        lambda *arguments: calls.append(arguments) or measure(*arguments),
     )
-    assert hausdorff_95(*pair, pooled=True) == pytest.approx(np.percentile(both, 95))
-    assert assd(*pair) == pytest.approx(both.mean())
-    assert masd(*pair) == pytest.approx((there.mean() + back.mean()) / 2)
-    assert surface_dice(*pair, tolerance=1.7) == pytest.approx((both <= 1.7).mean())
+    for metric in (*SYMMETRIC, *SYMMETRIC):
+        metric.of(masks)
+    assert len(calls) == 1
+    hausdorff.of(masks, surface="mesh")
+    assert len(calls) == 2
+
+
+def test_masks_cut_out_of_an_image_are_taken_as_they_are() -> None:
+    reference, prediction, spacing = box_at_the_border()
+    expected = surface_distances(MaskPair(prediction, reference, spacing), border=False).assd()
+    box = (slice(0, 8), slice(0, 14), slice(2, 18))  # a margin of a voxel inside the image
+    cut = MaskPair(prediction[box], reference[box], spacing, num_voxels=reference.size)
+    assert surface_distances(cut, border=False).assd() == pytest.approx(expected)
 
 
 @given(mask=masks)
 def test_surface_is_what_erosion_removes(mask: Mask) -> None:
-    np.testing.assert_array_equal(surface(mask), mask & ~ndimage.binary_erosion(mask))
+    np.testing.assert_array_equal(surface_voxels(mask), mask & ~ndimage.binary_erosion(mask))
 
 
+@each_kind
 @given(a=masks, b=masks, c=masks)
-def test_hausdorff_is_a_metric(a: Mask, b: Mask, c: Mask) -> None:
+def test_hausdorff_is_a_metric(kind: str, a: Mask, b: Mask, c: Mask) -> None:
     assume(a.any() and b.any() and c.any())
-    d_ab, d_bc, d_ac = (hausdorff(*pair, ISOTROPIC) for pair in ((a, b), (b, c), (a, c)))
-    assert hausdorff(a, a, ISOTROPIC) == 0
-    assert d_ab == hausdorff(b, a, ISOTROPIC)
+    d_ab, d_bc, d_ac = (
+        hausdorff(*pair, ISOTROPIC, surface=kind) for pair in ((a, b), (b, c), (a, c))
+    )
+    assert hausdorff(a, a, ISOTROPIC, surface=kind) == 0
+    assert d_ab == hausdorff(b, a, ISOTROPIC, surface=kind)
     assert d_ac <= d_ab + d_bc + 1e-9
+    if kind == "voxel":
+        assert (d_ab == 0) == np.array_equal(surface_voxels(a), surface_voxels(b))
 
 
-@each_metric
+def all_of(first: Mask, second: Mask, spacing: Spacing, kind: str) -> list[float]:
+    """The distances, then the surface Dice."""
+    pair = MaskPair(first, second, spacing)
+    return [metric.of(pair, surface=kind) for metric in SYMMETRIC]
+
+
+@each_kind
 @given(a=masks, b=masks, axis=st.sampled_from([0, 1, 2]))
-def test_swap_padding_flip_and_axis_order_change_nothing(metric, a: Mask, b: Mask, axis) -> None:
+def test_swap_padding_flip_and_axis_order_change_nothing(
+    kind: str, a: Mask, b: Mask, axis: int
+) -> None:
     spacing = (2.0, 0.5, 3.0)
-    expected = pytest.approx(metric(a, b, spacing), nan_ok=True)
-    assert metric(b, a, spacing) == expected
-    assert metric(np.pad(a, 2), np.pad(b, 2), spacing) == expected
-    assert metric(np.flip(a, axis), np.flip(b, axis), spacing) == expected
-    turned = (2.0, 3.0, 0.5)
-    assert metric(a.swapaxes(1, 2), b.swapaxes(1, 2), turned) == expected
+    expected = pytest.approx(all_of(a, b, spacing, kind), nan_ok=True)
+    assert all_of(b, a, spacing, kind) == expected
+    assert all_of(np.pad(a, 2), np.pad(b, 2), spacing, kind) == expected
+    assert all_of(np.flip(a, axis), np.flip(b, axis), spacing, kind) == expected
+    assert all_of(a.swapaxes(1, 2), b.swapaxes(1, 2), (2.0, 3.0, 0.5), kind) == expected
+    assert all_of(np.asfortranarray(a), b, spacing, kind) == expected
 
 
-@each_distance
+@each_kind
 @given(a=masks, b=masks, factor=st.floats(0.2, 5.0))
-def test_distances_scale_with_the_spacing(metric, a: Mask, b: Mask, factor: float) -> None:
-    scaled = metric(a, b, (2.0 * factor, 0.5 * factor, 3.0 * factor))
-    assert scaled == pytest.approx(factor * metric(a, b, (2.0, 0.5, 3.0)), nan_ok=True)
+def test_distances_scale_with_the_spacing(kind: str, a: Mask, b: Mask, factor: float) -> None:
+    *scaled, _ = all_of(a, b, (2.0 * factor, 0.5 * factor, 3.0 * factor), kind)
+    *usual, _ = all_of(a, b, (2.0, 0.5, 3.0), kind)
+    assert scaled == pytest.approx([factor * distance for distance in usual], nan_ok=True)
 
 
+@each_kind
 @given(a=masks, b=masks, spacing=spacings)
-def test_surface_dice_is_full_at_the_hausdorff_distance(a: Mask, b: Mask, spacing: Spacing) -> None:
+def test_surface_dice_is_full_at_the_hausdorff_distance_and_grows_up_to_it(
+    kind: str, a: Mask, b: Mask, spacing: Spacing
+) -> None:
     assume(a.any() and b.any())
-    assert surface_dice(a, b, spacing, tolerance=hausdorff(a, b, spacing)) == 1.0
+    largest = hausdorff(a, b, spacing, surface=kind)
+    shares = [
+        surface_dice(a, b, spacing, tolerance=part * largest, surface=kind)
+        for part in (0.0, 0.3, 0.6, 1.0)
+    ]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert largest == 0.0 or shares[0] < 1.0
 
 
+@each_kind
+@given(a=masks, b=masks, spacing=spacings)
+def test_averages_lie_below_the_percentiles_of_all(
+    kind: str, a: Mask, b: Mask, spacing: Spacing
+) -> None:
+    assume(a.any() and b.any())
+    found = surface_distances(MaskPair(a, b, spacing), surface=kind)
+    steps = [found.hausdorff(percentile) for percentile in (1, 50, 95, 99.9, 100)]
+    assert steps == sorted(steps)
+    assert found.assd() <= steps[-1] + 1e-9
+    means = sorted((found.to_reference.mean(), found.to_prediction.mean()))
+    assert means[0] - 1e-9 <= found.assd() <= means[1] + 1e-9
+    assert found.masd() == pytest.approx(sum(means) / 2)
+
+
+@each_kind
 @each_metric
-def test_two_empty_masks_are_undefined(metric) -> None:
+def test_two_empty_masks_are_undefined(metric, kind: str) -> None:
     empty = np.zeros(SHAPE, dtype=bool)
-    assert np.isnan(metric(empty, empty, ISOTROPIC))
+    assert np.isnan(metric(empty, empty, ISOTROPIC, surface=kind))
 
 
-@each_distance
-def test_one_empty_mask_is_infinitely_far(metric) -> None:
+@pytest.mark.parametrize("border", [True, False])
+@each_kind
+@each_metric
+def test_one_empty_mask_is_as_bad_as_can_be(metric, kind: str, border: bool) -> None:
     empty = np.zeros(SHAPE, dtype=bool)
-    assert metric(empty, ~empty, ISOTROPIC) == np.inf
-    assert metric(~empty, empty, ISOTROPIC) == np.inf
-
-
-def test_one_empty_mask_has_no_surface_within_tolerance() -> None:
-    empty = np.zeros(SHAPE, dtype=bool)
-    assert surface_dice(empty, ~empty, ISOTROPIC) == 0.0
-    assert surface_dice(~empty, empty, ISOTROPIC) == 0.0
+    worst = 0.0 if metric is surface_dice else np.inf
+    assert metric(empty, ~empty, ISOTROPIC, surface=kind, border=border) == worst
+    assert metric(~empty, empty, ISOTROPIC, surface=kind, border=border) == worst
 
 
 @pytest.mark.parametrize("spacing_mm", [0.7, float(np.float32(0.8)), 0.1])
@@ -322,16 +365,50 @@ def test_tolerance_must_be_a_distance(tolerance: float) -> None:
         surface_dice(full, full, ISOTROPIC, tolerance=tolerance)
 
 
+def test_the_kind_of_surface_is_one_of_two() -> None:
+    full = np.ones(SHAPE, dtype=bool)
+    with pytest.raises(ConfigError, match="surface must be voxel or mesh, got 'subvoxel'"):
+        hausdorff(full, full, ISOTROPIC, surface="subvoxel")
+
+
+def test_without_a_spacing_there_is_no_distance() -> None:
+    full = np.ones(SHAPE, dtype=bool)
+    with pytest.raises(DataError, match="needs the spacing"):
+        hausdorff(full, full)
+
+
+def directed_maxima(found: SurfaceDistances) -> tuple[float, float]:
+    return (found.to_reference.distances.max(), found.to_prediction.distances.max())
+
+
 @given(a=masks, b=masks, spacing=spacings)
 def test_without_the_border_a_cut_is_no_surface(a: Mask, b: Mask, spacing: Spacing) -> None:
+    assume(a.any() and b.any())
     grown = [np.pad(mask, 1, mode="edge") for mask in (a, b)]
     inside = tuple(slice(1, -1) for _ in range(3))
-    of_a, of_b = (surface(mask)[inside] for mask in grown)
-    found = surface_distances(a, b, spacing, border=False)
+    of_a, of_b = (surface_voxels(mask)[inside] for mask in grown)
+    found = surface_distances(MaskPair(a, b, spacing), border=False)
     assert found.to_reference.size == of_a.sum()
     assert found.to_prediction.size == of_b.sum()
     assume(of_a.any() and of_b.any())
     points_a, points_b = (np.argwhere(mask) * spacing for mask in (of_a, of_b))
-    distances = np.linalg.norm(points_a[:, None] - points_b[None], axis=-1)
-    expected = max(distances.min(axis=1).max(), distances.min(axis=0).max())
-    assert found.hausdorff() == pytest.approx(expected)
+    apart = np.linalg.norm(points_a[:, None] - points_b[None], axis=-1)
+    expected = (apart.min(axis=1).max(), apart.min(axis=0).max())
+    assert directed_maxima(found) == pytest.approx(expected)
+
+
+@given(a=masks, b=masks, spacing=spacings)
+def test_without_the_border_a_mesh_is_open_where_it_is_cut(
+    a: Mask, b: Mask, spacing: Spacing
+) -> None:
+    assume(a.any() and b.any())
+    found = surface_distances(MaskPair(a, b, spacing), surface="mesh", border=False)
+    inside = [
+        sum(
+            mask[i : i - 1 or None, j : j - 1 or None, k : k - 1 or None].astype(int)
+            for i, j, k in np.ndindex(2, 2, 2)
+        )
+        for mask in (a, b)
+    ]
+    sizes = [np.count_nonzero((corners > 0) & (corners < 8)) for corners in inside]
+    assert [found.to_reference.size, found.to_prediction.size] == sizes

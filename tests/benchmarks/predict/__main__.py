@@ -1,6 +1,6 @@
 """``make bench-predict``: everything that is missing, then one report.
 
-Takes about 90 minutes on two cores, most of it the peers; 20 more to train the networks at the
+Takes about 90 minutes on two cores, most of it the peers; 60 more to train the networks at the
 first time. Needs 24 GiB of memory for nnU-Net with 20 labels (it is ended first should that not
 do). Let nothing else run meanwhile. An interrupted run goes on where it was.
 
@@ -18,6 +18,8 @@ parts, with more options::
     throughput  convolutions against the peak       python -m tests.benchmarks.predict.throughput
     memory      length of the scan and labels       python -m tests.benchmarks.predict.memory
     startup     small cases                         python -m tests.benchmarks.predict.startup
+    crop        Dice without the crop to the body   python -m tests.benchmarks.predict.crop
+    presets     Dice and time of the presets        python -m tests.benchmarks.predict.presets
 """
 
 import argparse
@@ -26,10 +28,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.benchmarks.predict import compare, ct, memory, startup, throughput
+from tests.benchmarks.predict import compare, crop, ct, memory, presets, startup, throughput
 from tests.benchmarks.predict.results import FOLDER, Results, say
 
-PARTS = ("train", "compare", "throughput", "memory", "startup")
+PARTS = ("train", "compare", "throughput", "memory", "startup", "crop", "presets")
 
 
 def report(folder: Path) -> str:
@@ -42,6 +44,8 @@ def report(folder: Path) -> str:
         "Convolutions": throughput.report(results),
         "Peak memory in GiB": memory.report(results),
         "Small cases": startup.report(results),
+        "Crop to the body": crop.report(results),
+        "Presets": presets.report(results),
     }
     machine = f"{platform.machine()}, {_processor()}, {platform.python_version()}"
     text = [f"# make bench-predict\n\nMeasured on: {machine}."]

@@ -13,19 +13,9 @@ from medseg3d.bundle import Bundle, save_bundle
 from medseg3d.data.plan import Normalization, Plan
 from medseg3d.inference.backends.source import Source
 from medseg3d.networks import build_network
+from tests.networks.rows import ROWS
 
 CPU = torch.device("cpu")
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "denseunet_2d": {"stem": 6, "growth": 4, "layers": [2, 1], "slice_axis": 0},
-    "denseunet_3d": {"stem": 6, "growth": 4, "layers": [2, 1], "long_skips": True},
-    "hdenseunet": {
-        **{"stem": 6, "growth": [4, 3], "layers": [[1, 1], [1, 1]]},
-        **{"slice_axis": 1, "slice_chunk": 3},
-    },
-    "unet3d": {"width": 4, "strides": [[1, 2, 2], [2, 2, 1]], "kernels": [[1, 3, 3], 3, 3]},
-    "vnet": {"width": 4, "strides": [[2, 2, 1], [1, 2, 2]], "kernels": 3},
-}
 
 MakeSource = Callable[..., Source]
 
@@ -46,7 +36,7 @@ def make_source(tmp_path: Path) -> MakeSource:
     """Writes a bundle of a random network with three labels."""
 
     def make(network: str = "unet3d", *, channels: int = 2, **facts: Any) -> Source:
-        options = OPTIONS[network] | facts.pop("options", {})
+        options = ROWS[network].options | facts.pop("options", {})
         rule = {"scheme": "ct", "lower": -100.0, "upper": 200.0, "mean": 40.0, "sd": 20.0}
         plan = Plan(
             num_cases=3,

@@ -72,9 +72,9 @@ def kept(source: Source) -> Path:
 def test_a_conversion_is_made_once_and_the_network_then_not_built(
     source: Source, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cache.converted(source, counting) == ("made 1", (2, 4, 2))
+    assert cache.converted(source, counting) == ("made 1", (4, 4, 4))
     monkeypatch.setattr(Source, "network", lambda _: pytest.fail("built"))
-    assert cache.converted(fresh(source), counting) == ("made 1", (2, 4, 2))
+    assert cache.converted(fresh(source), counting) == ("made 1", (4, 4, 4))
     assert sorted(path.name for path in kept(source).iterdir()) == ["conversion.json", "model.txt"]
     assert [path.name for path in kept(source).parent.iterdir()] == [kept(source).name]
 
@@ -127,8 +127,8 @@ def test_a_damaged_conversion_is_replaced_in_silence(
 ) -> None:
     cache.converted(source, counting)
     damage(kept(source), how)
-    assert cache.converted(fresh(source), counting) == ("made 2", (2, 4, 2))
-    assert cache.converted(fresh(source), counting) == ("made 2", (2, 4, 2))
+    assert cache.converted(fresh(source), counting) == ("made 2", (4, 4, 4))
+    assert cache.converted(fresh(source), counting) == ("made 2", (4, 4, 4))
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(list(kept(source).iterdir())) == 2
 
@@ -165,8 +165,8 @@ def test_without_any_folder_it_stays_in_memory(
         raise error
 
     monkeypatch.setattr(Counting, "save", full)
-    assert cache.converted(source, counting) == ("made 1", (2, 4, 2))
-    assert cache.converted(fresh(source), counting) == ("made 2", (2, 4, 2))
+    assert cache.converted(source, counting) == ("made 1", (4, 4, 4))
+    assert cache.converted(fresh(source), counting) == ("made 2", (4, 4, 4))
     assert not list(source.path.with_name("model.medseg3d.cache").iterdir())
     assert not list((home / ".cache" / "medseg3d").iterdir())
 

@@ -204,7 +204,7 @@ def test_compiling_changes_nothing_but_the_speed(
     source = make_source()
     found = ready(source, backend="compile", precision="fp32")
     assert isinstance(found, Compiled)
-    assert (found.backend, found.divisor) == ("compile", (2, 4, 2))
+    assert (found.backend, found.divisor) == ("compile", (4, 4, 4))
     expected = ready(source, backend="eager", precision="fp32")
     for shape in ((1, 2, 4, 8, 8), (2, 2, 8, 8, 4)):
         image = windows(*shape)

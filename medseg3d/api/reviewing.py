@@ -1,0 +1,269 @@
+"""``review``: a page to look at predictions with, worst case first."""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medseg3d.api.batch import FAILED_CSV, Failures
+from medseg3d.api.outputs import expect_writable
+from medseg3d.config import FitConfig, ReviewConfig, read_yaml, validated
+from medseg3d.data.cases import Case, label_names_near, patient_of
+from medseg3d.data.dataset_json import description_in
+from medseg3d.data.layouts import find_cases as find_labeled
+from medseg3d.data.partners import Fault, count, without_role
+from medseg3d.errors import ConfigError, DataError
+from medseg3d.io import case_stem, sources
+from medseg3d.progress import track
+from medseg3d.review.blocks import values_of
+from medseg3d.review.finding import find_cases
+from medseg3d.review.folder import (
+    PAGE,
+    expect_free,
+    new_folder,
+    write_assets,
+    write_case,
+    write_list,
+    write_picture,
+)
+from medseg3d.review.outliers import measure
+from medseg3d.review.slices import ANY_LABEL, worst_slices
+from medseg3d.review.thumbnails import thumbnail
+from medseg3d.review.volumes import CaseFiles, CaseVolumes, for_page, load, script_of
+from medseg3d.review.worklist import Entry, colors_of, script_name, thumbnail_name, work_list
+from medseg3d.scoring import Row, read_table, score_case
+
+log = logging.getLogger("medseg3d")
+
+DEFAULT = Path("review")
+HELD_OUT = "validation"
+RUN_FILE = "config.yaml"
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Review:
+    """A page that was written.
+
+    Attributes:
+        page: Open this in a browser.
+        num_cases: Cases on it.
+    """
+
+    page: Path
+    num_cases: int
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What is reviewed, by whatever it was named."""
+
+    predictions: Path
+    images: Sequence[Path] | Mapping[str, Case]
+    references: Path | None
+    scores: Path | None
+    out: Path
+    title: str
+    label_names: Mapping[int, str]
+    channel_name: str
+
+
+@dataclass
+class _Page:
+    """What has been found for the page so far."""
+
+    inputs: _Inputs
+    config: ReviewConfig
+    table: Mapping[str, list[Row]]
+    entries: list[Entry] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
+
+    def add(self, files: CaseFiles, folder: Path) -> None:
+        """Write the files of one case and remember its line of the list."""
+        case = load(files, channel=self.config.channel)
+        names = self._names_in(case)
+        rows = self._rows(files, case, names)
+        worst = worst_slices(case.prediction, case.reference, case.grid.spacing)
+        page = for_page(case, channel_name=self.inputs.channel_name)
+        k = worst[ANY_LABEL].voxel[2] // page.block[2]
+        picture = thumbnail(page.case, k, page.window, colors_of(names))
+        entry = Entry(
+            id=files.id,
+            patient=next((row.patient for row in rows if row.patient), patient_of(files.id)),
+            has_reference=files.reference is not None,
+            measures=measure(case.prediction, case.grid.voxel_volume_ml, case.uncertainty),
+            rows=rows,
+            digest=_digest(files.prediction),
+        )
+        number = len(self.entries) + 1
+        write_case(folder, script_name(number), script_of(files.id, page, worst))
+        write_picture(folder, thumbnail_name(number), picture)
+        self.entries.append(entry)
+        self.names |= names | {row.label: row.name for row in rows}
+
+    def _names_in(self, case: CaseVolumes) -> dict[int, str]:
+        """Names of the labels that are known or found."""
+        values = values_of(case.prediction)
+        if case.reference is not None:
+            values |= values_of(case.reference)
+        found = {label: f"label {label}" for label in sorted(values) if label != 0}
+        return dict(sorted((found | dict(self.inputs.label_names)).items()))
+
+    def _rows(self, files: CaseFiles, case: CaseVolumes, names: Mapping[int, str]) -> list[Row]:
+        """Scores from the table, or computed now where there is a reference."""
+        if self.inputs.scores is not None:
+            rows = _rows_of(files, self.table)
+            if not rows:
+                log.warning("%s has no scores of case %s", self.inputs.scores, files.id)
+            return rows
+        if case.reference is None:
+            return []
+        return score_case(
+            files.id,
+            case.prediction,
+            case.reference,
+            case.grid,
+            labels=self.config.labels or names,
+            patient=patient_of(files.id),
+        )
+
+
+def review(predictions: Path | str | ReviewConfig, **options: Any) -> Review:
+    """Write a folder with a page for looking at predictions; it opens without a server.
+
+    Args:
+        predictions: A label map, a folder of them, or a run for its held-out cases; or all
+            options.
+        **options: See :class:`medseg3d.config.ReviewConfig`.
+
+    Raises:
+        ConfigError: If an option is wrong, or no images are given.
+        DataError: If nothing is found that could be shown.
+        RunError: If the folder cannot be written, or some cases could not be shown; the others
+            are on the page.
+    """
+    config = (
+        predictions
+        if isinstance(predictions, ReviewConfig)
+        else validated(ReviewConfig, {"predictions": predictions} | options)
+    )
+    inputs = _inputs(config)
+    out = inputs.out
+    expect_free(out, overwrite=config.overwrite)
+    expect_writable([out.absolute().parent])
+    unusable: list[Fault] = []
+    cases = find_cases(inputs.predictions, inputs.images, inputs.references, unusable=unusable)
+    table = {} if inputs.scores is None else _table(inputs.scores, inputs.predictions)
+    failures = Failures(
+        len(cases) + len(unusable), out.absolute().parent, name=f"{out.name}_{FAILED_CSV}"
+    )
+    for fault in unusable:
+        failures.add(", ".join(fault.cases), fault.file, fault)
+    page = _Page(inputs, config, table)
+    with new_folder(out) as folder:
+        write_assets(folder)
+        for files in track(cases, "Preparing the review", unit="case"):
+            with failures.of(files.id, files.prediction):
+                page.add(files, folder)
+        if not page.entries:
+            failures.end("cases could not be shown")
+        failed = {failure.case: failure.error for failure in failures.found}
+        listed = work_list(
+            page.entries, title=inputs.title, names=dict(sorted(page.names.items())), failed=failed
+        )
+        write_list(folder, listed)
+    failures.end(f"cases could not be shown, the others are on {out / PAGE}")
+    return Review(out / PAGE, len(page.entries))
+
+
+def _inputs(config: ReviewConfig) -> _Inputs:
+    """What is given, completed by what a run says about itself."""
+    run = config.predictions
+    is_run = (run / RUN_FILE).is_file() and (run / HELD_OUT).is_dir()
+    if not is_run and config.images is None:
+        raise ConfigError(
+            f"{run} needs the images that were predicted: --images FOLDER (a run folder knows its "
+            "own)"
+        )
+    images: Sequence[Path] | Mapping[str, Case] = config.images or ()
+    names = config.labels or _names_near(config.references, run, *(config.images or ()))
+    channels = _channels_near(config.images or ())
+    title = case_stem(run.absolute())
+    if is_run and config.images is None:
+        trained = validated(FitConfig, read_yaml(run / RUN_FILE), source=str(run / RUN_FILE))
+        dataset = find_labeled(trained.data, skip_unpaired=trained.skip_unpaired)
+        images = {case.id: case for case in dataset.cases}
+        names = names or dataset.label_names or {}
+        channels = dataset.channel_names or ()
+    return _Inputs(
+        predictions=run / HELD_OUT if is_run else run,
+        images=images,
+        references=config.references,
+        scores=config.scores,
+        out=config.out or (run / DEFAULT if is_run else DEFAULT),
+        title=config.title or (f"{title}: held-out cases" if is_run else title),
+        label_names={label: name for label, name in names.items() if label != 0},
+        channel_name=channels[config.channel] if config.channel < len(channels) else "",
+    )
+
+
+def _names_near(*places: Path | None) -> Mapping[int, str]:
+    """Label names of the first place that has them beside it."""
+    found = (label_names_near(place) for place in places if place is not None)
+    return next((names for names in found if names), {})
+
+
+def _channels_near(images: Iterable[Path]) -> Sequence[str]:
+    """Channel names from a ``dataset.json`` beside the images or their folder."""
+    for place in images:
+        start = place.absolute() if place.is_dir() else place.absolute().parent
+        for folder in (start, start.parent):
+            if names := description_in(folder).channel_names:
+                return names
+    return ()
+
+
+def _table(path: Path, predictions: Path) -> dict[str, list[Row]]:
+    """The scores of each case, of the model that is reviewed.
+
+    Raises:
+        DataError: If the table holds several models and none has the name of the folder.
+    """
+    if not path.is_file():
+        raise DataError(f"no table {path}; write one with medseg3d score")
+    rows = read_table(path)
+    models = sorted({row.model for row in rows})
+    if len(models) > 1:
+        wanted = predictions.absolute().name
+        if wanted not in models:
+            raise DataError(
+                f"{path} holds {count(models, 'model')} and none is called {wanted}, as the folder "
+                "of the predictions is; give a table with the scores of these predictions"
+            )
+        rows = [row for row in rows if row.model == wanted]
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.case, []).append(row)
+    return found
+
+
+def _rows_of(files: CaseFiles, table: Mapping[str, list[Row]]) -> list[Row]:
+    """The rows of a case, which may be called as its image or as its prediction."""
+    names = (files.id, case_stem(files.prediction))
+    bare = {without_role(case): rows for case, rows in table.items()}
+    for name in names:
+        if name in table:
+            return table[name]
+    return next((bare[key] for name in names if (key := without_role(name)) in bare), [])
+
+
+def _digest(prediction: Path) -> str:
+    """SHA-256 of the files of a label map."""
+    digest = hashlib.sha256()
+    for file in sources(prediction):
+        with file.open("rb") as opened:
+            while part := opened.read(CHUNK):
+                digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""The folder of a review: it appears whole or not at all."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from medseg3d.errors import RunError
+from medseg3d.io import atomic
+from medseg3d.io.atomic import reason_of
+
+PAGE = "index.html"
+LIST = "cases.js"
+ASSETS = "assets"
+
+
+def expect_free(out: Path, *, overwrite: bool) -> None:
+    """Refuse a place where something is that is no review, or one that may not be replaced.
+
+    Raises:
+        RunError: Saying what is there and what to do.
+    """
+    if not os.path.lexists(out):
+        return
+    if not out.is_dir():
+        raise RunError(f"{out} is no folder; choose another -o")
+    if not any(out.iterdir()):
+        return
+    if not ((out / PAGE).is_file() and (out / LIST).is_file()):
+        raise RunError(f"{out} holds something else than a review; choose another -o")
+    if not overwrite:
+        raise RunError(f"{out} exists already; give --overwrite to replace it, or another -o")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of ``out`` at the end.
+
+    After any exception ``out`` is as it was.
+
+    Args:
+        out: Where the review shall appear; a review that is there is replaced.
+
+    Yields:
+        An empty folder beside it.
+
+    Raises:
+        RunError: If the place cannot be written.
+    """
+    place = Path(os.path.realpath(out))
+    beside = place.with_name(f".medseg3d-{secrets.token_hex(6)}-part")
+    before = place.with_name(f"{beside.name}-before")
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        if place.is_dir():
+            place.rename(before)
+        beside.rename(place)
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {reason_of(error)}") from error
+    finally:
+        if before.is_dir() and not place.exists():
+            before.rename(place)
+        for left in (beside, before):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def write_assets(folder: Path) -> None:
+    """Write the page and what it loads, but for the cases.
+
+    Raises:
+        RunError: If the installation lacks the page, or the disk is full.
+    """
+    source = resources.files(__package__).joinpath(ASSETS)
+    if not source.joinpath(PAGE).is_file():
+        raise RunError("the page of the review is not installed; install medseg3d again")
+    for name, content in _files(source):
+        target = folder / name if name == PAGE else folder / ASSETS / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
+def write_script(path: Path, before: str, value: Any, after: str) -> None:
+    """Write a value as JavaScript; a page from ``file://`` may load scripts, but no JSON.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII only
+    with atomic(path) as beside:
+        beside.write_text(f"{before}{text}{after}\n", encoding="ascii")
+
+
+def write_case(folder: Path, name: str, value: dict[str, Any]) -> None:
+    """Write the script of one case."""
+    write_script(folder / name, "window.REVIEW_CASE(", value, ");")
+
+
+def write_list(folder: Path, value: dict[str, Any]) -> None:
+    """Write the work list."""
+    write_script(folder / LIST, "window.REVIEW = ", value, ";")
+
+
+def write_picture(folder: Path, name: str, content: bytes) -> None:
+    """Write a thumbnail."""
+    with atomic(folder / name) as beside:
+        beside.write_bytes(content)
+
+
+def _files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+    for entry in folder.iterdir():
+        if entry.name.startswith((".", "__")):
+            continue
+        if entry.is_dir():
+            yield from _files(entry, f"{prefix}{entry.name}/")
+        else:
+            yield f"{prefix}{entry.name}", entry.read_bytes()
