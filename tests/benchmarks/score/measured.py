@@ -111,10 +111,26 @@ def _dice(pair: list[Any]) -> Any:
     return metrics.compute_dice(*pair, include_background=True, num_classes=pair[0].shape[1])
 
 
+def with_whole_numbers(prediction: Labels, reference: Labels, labels: int, threads: int) -> Values:
+    """What follows from counting voxels, in integers and therefore exactly."""
+    del threads
+    found: Values = {name: [] for name in ("dice", "iou", "precision", "recall")}
+    for label in range(1, labels + 1):
+        ours, theirs = prediction == label, reference == label
+        both = int(np.count_nonzero(ours & theirs))
+        predicted, expected = int(np.count_nonzero(ours)), int(np.count_nonzero(theirs))
+        found["dice"].append(2 * both / (predicted + expected))
+        found["iou"].append(both / (predicted + expected - both))
+        found["precision"].append(both / predicted)
+        found["recall"].append(both / expected)
+    return found
+
+
 TOOLS: dict[str, Callable[[Labels, Labels, int, int], Values]] = {
     "medseg3d": with_medseg3d,
     "monai": with_monai,
     "monai by label": with_monai_by_label,
+    "exact": with_whole_numbers,
 }
 
 
