@@ -1,26 +1,55 @@
 """Segmentation networks, one file per architecture, in folders per family.
 
 Contract: ``Net(in_channels, out_channels, *, ...)`` registered by one decorator with the
-facts ``title=``, ``year=``, ``paper=`` (arXiv id or DOI) and ``dims=``.
+facts ``title=``, ``year=``, ``paper=`` (arXiv id or DOI), ``dims=``, ``parameters=`` (of
+``paper()``) and, where it gives more than logits, ``outputs=`` (what, in words).
 
 ``eval()``: ``forward(x) -> logits (B, L, *spatial)`` for any input size. ``train()`` with
 deep supervision: a list of logits, finest first. Activations are never inside.
 
 Every network has ``divisor``, one integer per voxel axis: sizes that are multiples of it
 are processed without inner padding. Optional class methods: ``paper()`` builds the
-published configuration, ``plan_options(topology)`` turns a measured plan into options.
+published configuration, ``plan_options(topology)`` turns a measured plan into options. A
+network that learns from more than logits has ``objective(loss, image, labels)``, which gives
+the whole loss of a training step; ``loss(logits, labels)`` is the one that was chosen.
+
+``monai:NAME`` is the class of that name in ``monai.networks.nets``.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
+from medseg3d.errors import ConfigError
 from medseg3d.networks.topology import Topology
 from medseg3d.registry import Registry
 
-NETWORKS: Registry[type[nn.Module]] = Registry("network", __name__)
+MONAI = "monai:"
+
+
+class _Networks(Registry[type[nn.Module]]):
+    """Our networks, and those of MONAI by their prefix."""
+
+    def __getitem__(self, name: str) -> type[nn.Module]:
+        if name.startswith(MONAI):
+            from medseg3d.networks.from_monai import MonaiClass
+
+            return cast(type[nn.Module], MonaiClass(name))  # is called and asked like one
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        if isinstance(name, str) and name.startswith(MONAI):
+            try:
+                self[name]
+            except ConfigError:
+                return False
+            return True
+        return super().__contains__(name)
+
+
+NETWORKS: Registry[type[nn.Module]] = _Networks("network", __name__)
 
 
 def build_network(
@@ -34,7 +63,7 @@ def build_network(
     """Build a registered network; explicit options win over what the plan suggests.
 
     Args:
-        name: Registered name, for instance ``"unet3d"``.
+        name: Registered name, for instance ``"unet3d"``, or ``monai:`` and a class of MONAI.
         in_channels: Image channels ``C``.
         out_channels: Logit channels ``L``, background included.
         topology: What the plan measured; a network without ``plan_options`` ignores it.

@@ -115,6 +115,11 @@ def test_channels_are_not_options() -> None:
         ("hdenseunet", {"layers": [[1, 1], [1]]}, "as many blocks in both"),
         ("hdenseunet", {"stage": "4d"}, "stage must be one of"),
         ("hdenseunet", {"context": "labels"}, "context must be one of"),
+        ("danet", {"depths": [1, 1]}, "danet needs 4 depths, got 2"),
+        ("graph_unet", {"ratios": [0.5, 0]}, r"ratios must lie in \(0, 1\], got \(0.5, 0\)"),
+        ("m_net", {"strides": [2, 2]}, "m_net needs 3 strides, got 2"),
+        ("m_net", {"slab": 4}, "a slab is an odd number of slices of a volume, got 4"),
+        ("m_net", {"slab": 3, "spatial_dims": 2}, "got 3 and spatial_dims=2"),
     ],
 )
 def test_wrong_values_are_explained(name: str, options: dict[str, object], message: str) -> None:

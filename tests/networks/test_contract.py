@@ -51,6 +51,9 @@ def test_facts_name_the_paper(name: str) -> None:
     facts = NETWORKS.facts(name)
     assert set(facts) >= {"title", "year", "paper", "dims"}
     assert facts["paper"].startswith(("10.", "1", "2"))
+    assert facts["parameters"] == ROWS[name].published
+    more = "deep_supervision" in inspect.signature(NETWORKS[name]).parameters
+    assert ("outputs" in facts) == (more or hasattr(NETWORKS[name], "objective"))
 
 
 @each_network
@@ -87,6 +90,9 @@ def test_divisible_images_are_not_padded(name: str) -> None:
 @each_network
 def test_every_parameter_learns(name: str) -> None:
     network = build(name).train()
+    for parameter_name, parameter in network.named_parameters():
+        if parameter_name.endswith("share"):  # begins at 0, where what it weighs cannot learn yet
+            nn.init.constant_(parameter, 0.5)
     loss_of(network(image(ROWS[name].roomy))).backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not idle

@@ -60,3 +60,61 @@ class SqueezeExcite(nn.Module):
         by_channel = torch.sigmoid(self.excite(self.squeeze(means).relu()))
         by_channel = by_channel.reshape(*by_channel.shape, *(1,) * (x.ndim - 2))
         return x * by_channel + x * torch.sigmoid(self.spatial(x))
+
+
+class PositionAttention(nn.Module):
+    """Each voxel plus a mean of all voxels, weighted by how their features agree.
+
+    The weights take memory for the square of the number of voxels. How much is added is learned
+    and begins at nothing.
+
+    Shape:
+        - input and output: ``(B, channels, *sp)``
+
+    References:
+        Fu et al., "Dual attention network for scene segmentation", CVPR 2019. arXiv:1809.02983
+    """
+
+    def __init__(self, channels: int, *, style: Style) -> None:
+        super().__init__()
+        conv, inner = style.operators.conv, max(1, channels // 8)
+        self.query, self.key = conv(channels, inner, 1), conv(channels, inner, 1)
+        self.value = conv(channels, channels, 1)
+        self.share = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add what agrees."""
+        query, key, value = (each(x).flatten(2) for each in (self.query, self.key, self.value))
+        weights = _exact(query.transpose(1, 2) @ key).softmax(-1)
+        seen = value @ weights.to(value.dtype).transpose(1, 2)
+        total: Tensor = x + self.share * seen.reshape(x.shape)
+        return total
+
+
+class ChannelAttention(nn.Module):
+    """Each channel plus a mean of all channels, weighted by how little they agree.
+
+    How much is added is learned and begins at nothing.
+
+    Shape:
+        - input and output: ``(B, channels, *sp)``
+
+    References:
+        Fu et al., "Dual attention network for scene segmentation", CVPR 2019. arXiv:1809.02983
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add what differs."""
+        flat = x.flatten(2)
+        agreement = _exact(flat @ flat.transpose(1, 2))
+        weights = (agreement.amax(-1, keepdim=True) - agreement).softmax(-1)
+        return x + self.share * (weights.to(flat.dtype) @ flat).reshape(x.shape)
+
+
+def _exact(x: Tensor) -> Tensor:
+    """At least in float32, where a softmax of large numbers needs it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

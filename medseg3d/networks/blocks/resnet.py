@@ -1,4 +1,4 @@
-"""The encoder of a residual network of 34 layers.
+"""Encoders of residual networks: plain blocks, or bottlenecks with dilation.
 
 Reference:
     He et al., "Deep residual learning for image recognition", CVPR 2016. arXiv:1512.03385
@@ -13,6 +13,13 @@ from medseg3d.networks.blocks.conv import ConvNormAct
 from medseg3d.networks.blocks.style import Style
 
 DEPTHS = (3, 4, 6, 3)
+"""Blocks per stage, of the network of 34 layers and of that of 50."""
+
+EXPANSION = 4
+"""Channels of a bottleneck's output, as a multiple of those inside."""
+
+MULTI_GRID = (4, 8, 16)
+"""Dilations of the last blocks of a dilated network."""
 
 
 class BasicBlock(nn.Module):
@@ -94,3 +101,82 @@ class ResNetEncoder(nn.Module):
             x = stage(x)
             features.append(x)
         return features
+
+
+class Bottleneck(nn.Module):
+    """Pointwise, three voxels per axis, pointwise; added to the input, projected where needed.
+
+    Shape:
+        - input: ``(B, in_channels, *sp)``
+        - output: ``(B, 4 * inner, *sp / stride)``
+    """
+
+    def __init__(
+        self, in_channels: int, inner: int, *, stride: int = 1, dilation: int = 1, style: Style
+    ) -> None:
+        super().__init__()
+        outer = EXPANSION * inner
+        middle = style.operators.conv(
+            inner, inner, 3, stride, padding=dilation, dilation=dilation, bias=False
+        )
+        self.convs = nn.Sequential(
+            ConvNormAct(in_channels, inner, kernel=1, bias=False, style=style),
+            nn.Sequential(middle, style.make_norm(inner), nn.ReLU()),
+            ConvNormAct(inner, outer, kernel=1, bias=False, act=False, style=style),
+        )
+        same = in_channels == outer and stride == 1
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else ConvNormAct(
+                in_channels, outer, kernel=1, stride=stride, bias=False, act=False, style=style
+            )
+        )
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve, add, activate."""
+        total: Tensor = self.act(self.convs(x) + self.shortcut(x))
+        return total
+
+
+class DilatedResNet(nn.Sequential):
+    """ResNet-50 whose last two stages dilate instead of striding.
+
+    Args:
+        in_channels: Image channels.
+        width: Channels of the stem; the output has 32 times as many.
+        depths: Blocks per stage.
+        style: Normalization.
+
+    Shape:
+        - input: ``(B, C, *sp)``
+        - output: ``(B, 32 * width, *sp / 8)``
+
+    References:
+        Chen et al., "Rethinking atrous convolution for semantic image segmentation", 2017.
+        arXiv:1706.05587
+    """
+
+    def __init__(
+        self, in_channels: int, width: int, *, depths: Sequence[int] = DEPTHS, style: Style
+    ) -> None:
+        pools = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+        stem = ConvNormAct(in_channels, width, kernel=7, stride=2, bias=False, style=style)
+        blocks: list[nn.Module] = [stem, pools[style.spatial_dims](3, 2, 1)]
+        before = width
+        for stage, (depth, dilation) in enumerate(zip(depths, (1, 1, 2, 4), strict=True)):
+            inner = width * 2**stage
+            for place in range(depth):
+                last = stage == len(depths) - 1
+                blocks.append(
+                    Bottleneck(
+                        before,
+                        inner,
+                        stride=2 if stage == 1 and place == 0 else 1,
+                        dilation=MULTI_GRID[place % len(MULTI_GRID)] if last else dilation,
+                        style=style,
+                    )
+                )
+                before = EXPANSION * inner
+        super().__init__(*blocks)

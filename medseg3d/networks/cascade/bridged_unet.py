@@ -25,7 +25,12 @@ DEEP = 2
 
 
 @NETWORKS.register(
-    "bridged_unet", title="Bridged U-Net", year=2018, paper="1807.04459", dims=(2, 3)
+    "bridged_unet",
+    title="Bridged U-Net",
+    year=2018,
+    paper="1807.04459",
+    dims=(2, 3),
+    parameters=18_673_153,
 )
 class BridgedUNet(nn.Module):
     """The second U-Net reads the decoder of the first, and adds its encoder to its own.

@@ -24,7 +24,9 @@ from medseg3d.networks.topology import Topology
 DROPOUT = 0.25
 
 
-@NETWORKS.register("laddernet", title="LadderNet", year=2018, paper="1810.07810", dims=(2, 3))
+@NETWORKS.register(
+    "laddernet", title="LadderNet", year=2018, paper="1810.07810", dims=(2, 3), parameters=1_381_652
+)
 class LadderNet(nn.Module):
     """Two U-shapes; the second adds the decoder of the first, stage by stage, going down.
 

@@ -23,7 +23,14 @@ DROPOUT = 0.5
 COARSEST = 32
 
 
-@NETWORKS.register("fcn", title="FCN-32s, 16s, 8s", year=2015, paper="1411.4038", dims=(2, 3))
+@NETWORKS.register(
+    "fcn",
+    title="FCN-32s, 16s, 8s",
+    year=2015,
+    paper="1411.4038",
+    dims=(2, 3),
+    parameters=134_489_759,
+)
 class FCN(nn.Module):
     """VGG-16 as convolutions, with scores of up to three scales added.
 

@@ -28,6 +28,7 @@ DILATION = 4
     year=2019,
     paper="10.1109/ICB45273.2019.8987270",
     dims=(2, 3),
+    parameters=23_626_500,
 )
 class ScleraSegNet(nn.Module):
     """The bottom joins its features with what attention leaves of them.

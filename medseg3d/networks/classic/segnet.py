@@ -16,11 +16,14 @@ from medseg3d.networks.blocks import ConvNormAct, ConvStack, Style, crop, he_ini
 from medseg3d.networks.blocks.sizes import pad_to_multiple
 from medseg3d.networks.blocks.stages import Stages
 from medseg3d.networks.blocks.style import Norm
+from medseg3d.networks.blocks.unpooling import max_pool, max_unpool
 from medseg3d.networks.blocks.vgg import DEPTHS, vgg_stages, vgg_widths
 from medseg3d.networks.topology import Topology
 
 
-@NETWORKS.register("segnet", title="SegNet", year=2017, paper="1511.00561", dims=(2, 3))
+@NETWORKS.register(
+    "segnet", title="SegNet", year=2017, paper="1511.00561", dims=(2, 3), parameters=29_449_355
+)
 class SegNet(nn.Module):
     """VGG-16 convolutions; upsampling puts values back where pooling found them.
 
@@ -56,14 +59,8 @@ class SegNet(nn.Module):
             raise ConfigError(f"segnet needs {len(DEPTHS)} strides, got {len(strides)}")
         stages = Stages.of("segnet", width, width, strides, spatial_dims)
         self.divisor = stages.divisor
-        pools: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
-            2: (nn.MaxPool2d, nn.MaxUnpool2d),
-            3: (nn.MaxPool3d, nn.MaxUnpool3d),
-        }
-        pool, unpool = pools[spatial_dims]
+        self.steps = stages.steps
         self.encoder = vgg_stages(in_channels, width, style=style)
-        self.pools = nn.ModuleList(pool(step, step, return_indices=True) for step in stages.steps)
-        self.unpools = nn.ModuleList(unpool(step, step) for step in stages.steps[::-1])
         widths = vgg_widths(width)
         self.decoder = nn.ModuleList()
         for depth, here, above in zip(DEPTHS[:0:-1], widths[:0:-1], widths[-2::-1], strict=True):
@@ -89,12 +86,9 @@ class SegNet(nn.Module):
         size = x.shape[2:]
         x = pad_to_multiple(x, self.divisor)
         places = []
-        for stage, pool in zip(self.encoder, self.pools, strict=True):
-            x = stage(x)
-            shape = x.shape[2:]
-            x, indices = pool(x)
-            places.append((indices, shape))
-        for stage, unpool in zip(self.decoder, self.unpools, strict=True):
-            indices, shape = places.pop()
-            x = stage(unpool(x, indices, output_size=shape))
+        for stage, step in zip(self.encoder, self.steps, strict=True):
+            x, place = max_pool(stage(x), step)
+            places.append(place)
+        for stage, step in zip(self.decoder, self.steps[::-1], strict=True):
+            x = stage(max_unpool(x, places.pop(), step))
         return crop(self.head(x), size)

@@ -24,7 +24,9 @@ from medseg3d.networks.blocks.style import Norm
 POOLS = (2, 3, 5, 6)
 
 
-@NETWORKS.register("ce_net", title="CE-Net", year=2019, paper="1903.02740", dims=(2, 3))
+@NETWORKS.register(
+    "ce_net", title="CE-Net", year=2019, paper="1903.02740", dims=(2, 3), parameters=29_003_093
+)
 class CENet(nn.Module):
     """ResNet-34, dense atrous convolutions, residual multi-kernel pooling, added skips.
 
@@ -103,11 +105,31 @@ class CENet(nn.Module):
     def _pool(self, x: Tensor) -> Tensor:
         """Maxima of windows of four sizes, one channel each, beside the features."""
         size = x.shape[2:]
-        pool = functional.max_pool2d if len(size) == 2 else functional.max_pool3d
         mode = "bilinear" if len(size) == 2 else "trilinear"
         maps = []
         for edge in POOLS:
-            window = tuple(min(edge, length) for length in size)
-            seen = self.pooled(pool(x, window, window))
+            seen = self.pooled(_whole_windows(x, edge))
             maps.append(functional.interpolate(seen, size=size, mode=mode, align_corners=False))
         return torch.cat([*maps, x], dim=1)
+
+
+def _whole_windows(x: Tensor, edge: int) -> Tensor:
+    """Maxima of all windows that fit, or of the one of an axis that is shorter than a window.
+
+    The steps are the same for any size, so that a recording of them serves for every size.
+
+    Args:
+        x: ``(B, C, *sp)``.
+        edge: Voxels of a window per axis.
+
+    Examples:
+        >>> _whole_windows(torch.arange(14.0).reshape(1, 1, 2, 7), 3)
+        tensor([[[[ 9., 12.]]]])
+    """
+    size = x.shape[2:]
+    pool = functional.max_pool2d if len(size) == 2 else functional.max_pool3d
+    x = pool(functional.pad(x, [0, edge - 1] * len(size), value=-torch.inf), edge, edge)
+    for axis, length in enumerate(size, start=2):
+        whole = length // edge
+        x = x.narrow(axis, 0, whole + 1 // (whole + 1))  # at least one
+    return x

@@ -21,7 +21,9 @@ from medseg3d.networks.blocks.resnet import ResNetEncoder
 from medseg3d.networks.blocks.style import Norm
 
 
-@NETWORKS.register("raunet", title="RAUNet", year=2019, paper="1909.10360", dims=(2, 3))
+@NETWORKS.register(
+    "raunet", title="RAUNet", year=2019, paper="1909.10360", dims=(2, 3), parameters=22_143_265
+)
 class RAUNet(nn.Module):
     """ResNet-34, LinkNet decoder, augmented attention modules on the skips.
 

@@ -39,7 +39,12 @@ DROPOUT = 0.3
 
 
 @NETWORKS.register(
-    "denseunet_2d", title="DenseUNet-167 (2D, on slices)", year=2018, paper="1709.07330", dims=(3,)
+    "denseunet_2d",
+    title="DenseUNet-167 (2D, on slices)",
+    year=2018,
+    paper="1709.07330",
+    dims=(3,),
+    parameters=49_527_843,
 )
 class DenseUNet2D(nn.Module):
     """Slice by slice, each with its two neighbors; a DenseNet-161 encoder as published.
@@ -121,7 +126,12 @@ class DenseUNet2D(nn.Module):
 
 
 @NETWORKS.register(
-    "denseunet_3d", title="DenseUNet-65 (3D)", year=2018, paper="1709.07330", dims=(3,)
+    "denseunet_3d",
+    title="DenseUNet-65 (3D)",
+    year=2018,
+    paper="1709.07330",
+    dims=(3,),
+    parameters=15_977_467,
 )
 class DenseUNet3D(nn.Module):
     """Light 3D half: less depth, and only two of its poolings act across the slices.

@@ -22,7 +22,12 @@ DROPOUT = 0.2
 
 
 @NETWORKS.register(
-    "fc_densenet", title="FC-DenseNet (tiramisu)", year=2017, paper="1611.09326", dims=(2, 3)
+    "fc_densenet",
+    title="FC-DenseNet (tiramisu)",
+    year=2017,
+    paper="1611.09326",
+    dims=(2, 3),
+    parameters=9_322_091,
 )
 class FCDenseNet(nn.Module):
     """Dense blocks down and up; only what a block adds is upsampled.

@@ -30,7 +30,15 @@ Stage: TypeAlias = Literal["2d", "3d", "joint"]
 Context: TypeAlias = Literal["probabilities", "logits"]
 
 
-@NETWORKS.register("hdenseunet", title="H-DenseUNet", year=2018, paper="1709.07330", dims=(3,))
+@NETWORKS.register(
+    "hdenseunet",
+    title="H-DenseUNet",
+    year=2018,
+    paper="1709.07330",
+    dims=(3,),
+    outputs="logits of both halves",
+    parameters=65_616_289,
+)
 class HDenseUNet(nn.Module):
     """2D features within slices and 3D features across them, fused by a small head.
 

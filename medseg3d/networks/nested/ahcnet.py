@@ -32,7 +32,12 @@ from medseg3d.networks.topology import Topology
 
 
 @NETWORKS.register(
-    "ahcnet", title="AHCNet", year=2019, paper="10.1109/ACCESS.2019.2899608", dims=(2, 3)
+    "ahcnet",
+    title="AHCNet",
+    year=2019,
+    paper="10.1109/ACCESS.2019.2899608",
+    dims=(2, 3),
+    parameters=24_409_601,
 )
 class AHCNet(nn.Module):
     """Lateral features are weighted by attention at every node of a nested grid.

@@ -21,7 +21,9 @@ from medseg3d.networks.blocks.style import Norm
 from medseg3d.networks.topology import Topology
 
 
-@NETWORKS.register("mdu_net", title="MDU-Net", year=2018, paper="1812.00352", dims=(2, 3))
+@NETWORKS.register(
+    "mdu_net", title="MDU-Net", year=2018, paper="1812.00352", dims=(2, 3), parameters=17_586_562
+)
 class MDUNet(nn.Module):
     """Every stage fuses up to three scales by a pointwise convolution, before and after.
 

@@ -29,7 +29,15 @@ from medseg3d.networks.blocks.style import Norm
 from medseg3d.networks.topology import Topology
 
 
-@NETWORKS.register("unet3plus", title="UNet 3+", year=2020, paper="2004.08790", dims=(2, 3))
+@NETWORKS.register(
+    "unet3plus",
+    title="UNet 3+",
+    year=2020,
+    paper="2004.08790",
+    dims=(2, 3),
+    outputs="logits of each stage",
+    parameters=26_989_637,
+)
 class UNet3Plus(nn.Module):
     """Encoder of a U-Net; every decoder stage fuses all finer, equal and coarser features.
 

@@ -20,7 +20,15 @@ from medseg3d.networks.blocks.style import Norm
 from medseg3d.networks.topology import Topology
 
 
-@NETWORKS.register("unet_plus_plus", title="UNet++", year=2018, paper="1807.10165", dims=(2, 3))
+@NETWORKS.register(
+    "unet_plus_plus",
+    title="UNet++",
+    year=2018,
+    paper="1807.10165",
+    dims=(2, 3),
+    outputs="logits of each depth",
+    parameters=9_041_700,
+)
 class UNetPlusPlus(nn.Module):
     """Nodes ``X(i, j)`` of stage ``i`` read ``X(i, 0) ... X(i, j - 1)`` and ``X(i + 1, j - 1)``.
 

@@ -28,7 +28,14 @@ FACTOR = 1.67
 """Width of a block for the nominal width of its stage."""
 
 
-@NETWORKS.register("multiresunet", title="MultiResUNet", year=2020, paper="1902.04049", dims=(2, 3))
+@NETWORKS.register(
+    "multiresunet",
+    title="MultiResUNet",
+    year=2020,
+    paper="1902.04049",
+    dims=(2, 3),
+    parameters=7_244_774,
+)
 class MultiResUNet(nn.Module):
     """Three chained convolutions per block, all kept; residual convolutions on every skip.
 

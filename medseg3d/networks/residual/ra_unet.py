@@ -28,7 +28,9 @@ DEPTH = 5
 """Times that the image is halved."""
 
 
-@NETWORKS.register("ra_unet", title="RA-UNet", year=2018, paper="1811.01328", dims=(2, 3))
+@NETWORKS.register(
+    "ra_unet", title="RA-UNet", year=2018, paper="1811.01328", dims=(2, 3), parameters=4_420_849
+)
 class RAUNetLiver(nn.Module):
     """Skips weighted by one plus an attention mask; the finer the skip, the deeper the mask.
 

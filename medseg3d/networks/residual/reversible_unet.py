@@ -26,6 +26,7 @@ from medseg3d.networks.topology import Topology
     year=2019,
     paper="1906.06148",
     dims=(2, 3),
+    parameters=12_365_283,
 )
 class PartiallyReversibleUNet(nn.Module):
     """Additive couplings within each stage; pointwise convolutions between; skips are added.

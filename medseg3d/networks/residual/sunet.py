@@ -24,7 +24,9 @@ from medseg3d.networks.topology import Topology
 DROPOUT = 0.2
 
 
-@NETWORKS.register("sunet", title="SUNet", year=2018, paper="1810.13304", dims=(2, 3))
+@NETWORKS.register(
+    "sunet", title="SUNet", year=2018, paper="1810.13304", dims=(2, 3), parameters=7_032_002
+)
 class SUNet(nn.Module):
     """Residual stages, two units going down and one going up; skips are added.
 

@@ -26,7 +26,15 @@ from medseg3d.networks.blocks.style import Norm
 from medseg3d.networks.topology import Topology
 
 
-@NETWORKS.register("voxresnet", title="VoxResNet", year=2018, paper="1608.05895", dims=(3,))
+@NETWORKS.register(
+    "voxresnet",
+    title="VoxResNet",
+    year=2018,
+    paper="1608.05895",
+    dims=(3,),
+    outputs="logits of each scale",
+    parameters=1_327_296,
+)
 class VoxResNet(nn.Module):
     """Two residual blocks after each strided convolution, and no decoder but upsampled logits.
 

@@ -24,7 +24,12 @@ from medseg3d.networks.topology import Topology
 
 
 @NETWORKS.register(
-    "attention_unet", title="Attention U-Net", year=2018, paper="1804.03999", dims=(2, 3)
+    "attention_unet",
+    title="Attention U-Net",
+    year=2018,
+    paper="1804.03999",
+    dims=(2, 3),
+    parameters=34_878_573,
 )
 class AttentionUNet(nn.Module):
     """U-Net with an attention gate on every skip, steered by the upsampled decoder features.

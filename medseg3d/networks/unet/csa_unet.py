@@ -36,6 +36,7 @@ from medseg3d.networks.topology import Topology
     year=2019,
     paper="1903.05558",
     dims=(2, 3),
+    parameters=48_229_569,
 )
 class CsaUNet(nn.Module):
     """Attention maps per channel from encoder and decoder; the finest is used once more.

@@ -32,6 +32,8 @@ from medseg3d.networks.blocks.style import Norm
     year=2019,
     paper="1810.07842",
     dims=(2, 3),
+    outputs="logits of each scale",
+    parameters=5_671_111,
 )
 class ImprovedAttentionUNet(nn.Module):
     """Image pyramid into the encoder, grid attention on three skips, a head at four scales.

@@ -26,7 +26,12 @@ from medseg3d.networks.topology import Topology
 
 
 @NETWORKS.register(
-    "r2_attention_unet", title="R2AttU-Net", year=2018, paper="1802.06955", dims=(2, 3)
+    "r2_attention_unet",
+    title="R2AttU-Net",
+    year=2018,
+    paper="1802.06955",
+    dims=(2, 3),
+    parameters=39_442_925,
 )
 class R2AttentionUNet(nn.Module):
     """R2U-Net with an attention gate on every skip.

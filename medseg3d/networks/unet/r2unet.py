@@ -23,7 +23,9 @@ from medseg3d.networks.blocks.style import Norm
 from medseg3d.networks.topology import Topology
 
 
-@NETWORKS.register("r2unet", title="R2U-Net", year=2018, paper="1802.06955", dims=(2, 3))
+@NETWORKS.register(
+    "r2unet", title="R2U-Net", year=2018, paper="1802.06955", dims=(2, 3), parameters=39_091_393
+)
 class R2UNet(nn.Module):
     """U-Net of recurrent residual units: every convolution runs three times.
 

@@ -22,7 +22,14 @@ from medseg3d.networks.blocks.style import Norm
 from medseg3d.networks.topology import Topology
 
 
-@NETWORKS.register("scse_unet", title="scSE U-Net", year=2018, paper="1803.02579", dims=(2, 3))
+@NETWORKS.register(
+    "scse_unet",
+    title="scSE U-Net",
+    year=2018,
+    paper="1803.02579",
+    dims=(2, 3),
+    parameters=36_278_219,
+)
 class ScseUNet(nn.Module):
     """U-Net with concurrent spatial and channel squeeze and excitation after every stage.
 

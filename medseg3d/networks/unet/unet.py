@@ -22,7 +22,9 @@ from medseg3d.networks.blocks.style import Norm
 from medseg3d.networks.topology import Topology
 
 
-@NETWORKS.register("unet", title="U-Net", year=2015, paper="1505.04597", dims=(2, 3))
+@NETWORKS.register(
+    "unet", title="U-Net", year=2015, paper="1505.04597", dims=(2, 3), parameters=31_030_658
+)
 class UNet(nn.Module):
     """Two convolutions per stage, max pooling going down, transposed convolutions going up.
 

@@ -34,6 +34,8 @@ from medseg3d.networks.topology import Topology
     year=2021,
     paper="10.1038/s41592-020-01008-z",
     dims=(2, 3),
+    outputs="logits of coarser stages",
+    parameters=31_194_952,
 )
 class UNet3D(nn.Module):
     """Two convolutions per stage, strided going down, transposed going up.

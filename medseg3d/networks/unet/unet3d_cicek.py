@@ -23,7 +23,12 @@ from medseg3d.networks.topology import Topology
 
 
 @NETWORKS.register(
-    "unet3d_cicek", title="3D U-Net of Cicek", year=2016, paper="1606.06650", dims=(2, 3)
+    "unet3d_cicek",
+    title="3D U-Net of Cicek",
+    year=2016,
+    paper="1606.06650",
+    dims=(2, 3),
+    parameters=19_075_523,
 )
 class UNet3DCicek(nn.Module):
     """U-Net whose channels double in the second convolution of a stage, before the pooling.

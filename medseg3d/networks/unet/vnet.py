@@ -33,7 +33,9 @@ MAX_DEPTH = 3
 """Convolutions of the deep stages; shallow ones have one more than stages above them."""
 
 
-@NETWORKS.register("vnet", title="V-Net", year=2016, paper="1606.04797", dims=(2, 3))
+@NETWORKS.register(
+    "vnet", title="V-Net", year=2016, paper="1606.04797", dims=(2, 3), parameters=65_175_314
+)
 class VNet(nn.Module):
     """Residual stages of wide convolutions, strided 2x2x2 convolutions between them.
 

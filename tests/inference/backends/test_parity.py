@@ -25,8 +25,8 @@ SHAPES = ((1, 2, 2, 3), (2, 3, 2, 2), (1, 2, 4, 2))
 LARGE_STEP = 16
 """Divisor from which one multiple is a window large enough."""
 
-UNCONVERTED = ("ce_net", "segnet")
-"""Their pooling depends on the size of the window, which no other library knows to follow."""
+UNCONVERTED = ("dunet", "graph_unet")
+"""They read between voxels or choose nodes, which no recording of another library follows."""
 
 CONVERTED = [name for name in ROWS if name not in UNCONVERTED]
 SHALLOW = ("denseunet_2d", "denseunet_3d", "hdenseunet", "unet3d", "vnet")
