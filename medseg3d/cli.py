@@ -33,6 +33,7 @@ from medseg3d.cli_options import (
 from medseg3d.config import (
     CheckConfig,
     CompareConfig,
+    DownloadConfig,
     ExportConfig,
     FitConfig,
     PredictConfig,
@@ -69,6 +70,7 @@ COMMANDS: dict[str, type[BaseModel]] = {
     "review": ReviewConfig,
     "check": CheckConfig,
     "export": ExportConfig,
+    "download": DownloadConfig,
 }
 WIDTH_OF_FILES = 120
 
@@ -158,9 +160,14 @@ def fit(config: FitConfig) -> None:
     """
     from medseg3d import api
 
+    if config.dry_run:
+        _show_rows(api.rehearse(config).rows())
+        return
     run = api.fit(config)
     _show(run.scores.summary)
-    LOGGER.info("look at the held-out cases: medseg3d review %s", shlex.quote(str(run.folder)))
+    folder = shlex.quote(str(run.folder))
+    LOGGER.info("look at the held-out cases: medseg3d review %s", folder)
+    LOGGER.info("label new images: medseg3d predict IMAGE -m %s", folder)
     typer.echo(run.bundle)
 
 
@@ -206,7 +213,9 @@ app.command(
         "medseg3d fit DATA",
         "medseg3d fit DATA -o runs/liver --network vnet --max-minutes 120",
         "medseg3d fit DATA --config pipelines/liver.yaml --set batch_size=1",
+        "medseg3d fit DATA --max-minutes 120 --dry-run",
         "medseg3d fit DATA -o runs/liver --resume",
+        "medseg3d fit DATA -o runs/liver --folds 5",
         "All options, also those without a flag: medseg3d list options",
     ),
 )(command(FitConfig, fit))
@@ -334,6 +343,27 @@ app.command(
 )(command(ExportConfig, export))
 
 
+def download(config: DownloadConfig) -> None:
+    """Fetch a task of the Medical Segmentation Decathlon to learn from; needs a network.
+
+    The archive is compared with its MD5 digest and unpacked. Prints the folder.
+    """
+    from medseg3d import api
+
+    folder = api.download(config).folder
+    LOGGER.info("learn from it: medseg3d fit %s", shlex.quote(str(folder)))
+    typer.echo(folder)
+
+
+app.command(
+    "download",
+    epilog=_examples(
+        "medseg3d download hippocampus",
+        "medseg3d download Task03_Liver -o data",
+    ),
+)(command(DownloadConfig, download))
+
+
 @app.command(
     "info",
     epilog=_examples("medseg3d info runs/liver", "medseg3d info liver.medseg3d --json"),
@@ -397,6 +427,10 @@ def _rows(kind: Kind) -> list[dict[str, Any]]:
             for name, model in COMMANDS.items()
             for row in option_rows(model)
         ]
+    if kind is Kind.NETWORKS:
+        from medseg3d.api.listing import network_rows
+
+        return network_rows()
     module = "inference.backends" if kind is Kind.BACKENDS else kind
     registry: Registry[Any] = getattr(import_module(f"medseg3d.{module}"), kind.upper())
     return [{"name": name, **registry.facts(name)} for name in registry]

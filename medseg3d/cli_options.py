@@ -71,8 +71,8 @@ def command(model: type[M], run: Callable[[M], None]) -> Command:
 
     Args:
         model: Options of the command. A field takes part if its ``json_schema_extra`` has
-            ``cli``; ``positional`` makes it an argument, ``names`` adds short spellings and
-            ``flag`` replaces the usual one.
+            ``cli``; ``positional`` makes it an argument, ``names`` adds short spellings,
+            ``flag`` replaces the usual one and ``implies`` says what else the flag sets.
         run: What to do with the validated options; its docstring is the command's help.
     """
 
@@ -88,6 +88,7 @@ def command(model: type[M], run: Callable[[M], None]) -> Command:
             if "" in (value if isinstance(value, (list, tuple)) else (value,)):
                 context.fail(f"'{name.upper()}' is an empty text; is a variable unset?")
         layers = given_options(flags, file=config, settings=settings or ())
+        layers[FLAGS] |= implied(model, layers)
         for name, field in arguments(model):
             if field.is_required() and not any(name in layer for layer in layers.values()):
                 context.fail(f"Missing argument '{name.upper()}'.")
@@ -141,6 +142,18 @@ def given_options(
         _place(from_settings, key.split("."), value)
     from_file = read_yaml(file) if file is not None else {}
     return {str(file): from_file, FLAGS: from_flags, SETTINGS: from_settings}
+
+
+def implied(model: type[BaseModel], layers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What flags stand for beside their own option, unless that is typed too."""
+    typed = layers[FLAGS].keys() | layers[SETTINGS].keys()
+    return {
+        other: value
+        for name, field in _command_line_fields(model)
+        if name in layers[FLAGS]
+        for other, value in _marks(field).get("implies", {}).items()
+        if other not in typed
+    }
 
 
 def merged(model: type[M], layers: Mapping[str, Mapping[str, Any]]) -> M:
@@ -246,6 +259,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 def _flag_type(kind: Any) -> Any:
     """The type that typer parses; pydantic checks the rest."""
     if _is_model(kind) or kind is Path:  # as a path, an empty text would be the current folder
+        return str
+    if get_origin(kind) in (Union, UnionType):  # such as a number or a name
         return str
     if get_origin(kind) in (tuple, list):
         items = get_args(kind)

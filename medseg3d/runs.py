@@ -1,4 +1,4 @@
-"""Run folders: what lies in them, where a new one goes, which one ``predict`` takes.
+"""Run folders: what lies in them, where a new one goes, which models ``predict`` takes.
 
 ::
 
@@ -7,6 +7,13 @@
       history.csv history.png checkpoints/               while training
       validation/                                        label maps and scores of held-out cases
       model.medseg3d                                     last of all: the run is finished
+
+All folds of a cross-validation lie in one folder::
+
+    runs/<data>_<network>_<time>/
+      config.yaml plan.yaml splits.json                  before the first step
+      fold_0/ fold_1/ ...                                each a run as above
+      validation/                                        label maps and scores of all cases
 
 While a process works in the folder it holds a lock on ``.medseg3d-lock``, which the system lets
 go of however the process ends.
@@ -23,6 +30,7 @@ from pathlib import Path
 
 from medseg3d.bundle import FILE_NAME, SUFFIX
 from medseg3d.config import FitConfig, read_yaml, validated
+from medseg3d.data.split_files import read_splits
 from medseg3d.errors import ConfigError, ModelError, RunError
 from medseg3d.io.atomic import reason_of
 from medseg3d.machine import free_disk, in_words
@@ -30,6 +38,9 @@ from medseg3d.machine import free_disk, in_words
 RUNS = Path("runs")
 CACHE = RUNS / ".cache"
 """Where preprocessed cases go unless the options name another folder."""
+
+SPLITS = "splits.json"
+"""All folds, in the folder of a cross-validation."""
 
 LOCK = ".medseg3d-lock"
 OURS = ".medseg3d-*"
@@ -46,7 +57,8 @@ def free_run_folder(config: FitConfig) -> Path:
         RunError: If it exists and is not empty.
     """
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    default = RUNS / f"{config.data.resolve().name}_{config.network.name}_{stamp}"
+    network = config.network.name.replace(":", "_")  # which not all file systems allow
+    default = RUNS / f"{config.data.resolve().name}_{network}_{stamp}"
     folder = config.out or default
     if folder.exists() and (not folder.is_dir() or not _is_empty(folder)):
         if (holder := _holder(folder / LOCK)) is not None:
@@ -179,20 +191,68 @@ def interrupted_run(config: FitConfig) -> tuple[Path, FitConfig]:
     return folder, stored.model_copy(update=anew)
 
 
-def find_bundle(model: Path | None) -> Path:
-    """The bundle of a run folder, the file itself, or the newest finished run under ``runs``.
+def fold_folder(folder: Path, number: int) -> Path:
+    """Run folder of one fold of a cross-validation."""
+    return folder / f"fold_{number}"
+
+
+def find_bundles(model: Path | None) -> list[Path]:
+    """The bundle of a run, those of all folds of a cross-validation, or the file itself.
+
+    Args:
+        model: A run folder or a bundle; None for the newest finished run under ``runs``.
 
     Raises:
-        ModelError: If there is none.
+        ModelError: If there is none, or a fold is not finished.
     """
     if model is None:
-        finished = sorted(RUNS.glob(f"*/{FILE_NAME}"), key=lambda path: path.stat().st_mtime)
+        folders = [path.parent for name in (FILE_NAME, SPLITS) for path in RUNS.glob(f"*/{name}")]
+        finished = [found for folder in folders if all(map(Path.is_file, found := _in(folder)))]
         if not finished:
             raise ModelError(
                 f"no finished run under {RUNS.resolve()}; train one with medseg3d fit DATA, or "
                 "give a run folder or bundle with -m"
             )
-        return finished[-1]
+        return max(finished, key=lambda found: max(path.stat().st_mtime for path in found))
+    if not (model / SPLITS).is_file():
+        return [find_bundle(model)]
+    bundles = _in(model)
+    if lacking := [path.parent.name for path in bundles if not path.is_file()]:
+        raise ModelError(
+            f"{model} is a cross-validation of which {', '.join(lacking)} "
+            f"{'is' if len(lacking) == 1 else 'are'} not finished; go on with medseg3d fit DATA "
+            f"-o {model} --resume, or name those that are, such as -m {model}/fold_0"
+        )
+    return bundles
+
+
+def _in(folder: Path) -> list[Path]:
+    """Where the bundles of a run or cross-validation are when it is finished."""
+    if not (folder / SPLITS).is_file():
+        return [folder / FILE_NAME]
+    folds = read_splits(folder / SPLITS)
+    return [fold_folder(folder, number) / FILE_NAME for number in range(len(folds))]
+
+
+def expect_one_run(folder: Path) -> None:
+    """Refuse the folder of a cross-validation where one model is wanted.
+
+    Raises:
+        ModelError: Naming the run of a fold.
+    """
+    if (folder / SPLITS).is_file():
+        raise ModelError(
+            f"{folder} is a cross-validation; name the run of one fold, such as {folder}/fold_0"
+        )
+
+
+def find_bundle(model: Path) -> Path:
+    """The bundle of a run folder, or the file itself.
+
+    Raises:
+        ModelError: If there is none, or one for each of several folds.
+    """
+    expect_one_run(model)
     if model.is_dir():
         bundle = model / FILE_NAME
         if not bundle.is_file():

@@ -1,6 +1,7 @@
 """Fixtures that every part's tests share."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,17 @@ from hypothesis import settings
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def same_logger() -> Iterator[None]:
+    """The logger as it was, whatever a command in the test has made of it."""
+    logger = logging.getLogger("medseg3d")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.setLevel(level)
+    for handler in set(logger.handlers) - set(handlers):
+        logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ def write(path: Path, text: str) -> Path:
 def test_commands_are_these() -> None:
     assert {c.name for c in cli.app.registered_commands} == {
         *("fit", "predict", "score", "compare", "review"),
-        *("check", "export", "info", "list", "demo"),
+        *("check", "export", "download", "info", "list", "demo"),
     }
 
 
@@ -107,8 +107,8 @@ def test_flags_are_these() -> None:
     assert flags == {
         "fit": [
             *("data", "out", "network", "loss", "epochs", "max_minutes"),
-            *("fold", "device", "seed", "workers", "mirror", "resume", "skip_unpaired"),
-            "postprocess",
+            *("fold", "folds", "device", "seed", "workers", "mirror", "resume", "start_from"),
+            *("dry_run", "skip_unpaired", "postprocess"),
         ],
         "predict": [
             *("inputs", "model", "out", "overlap", "fast", "accurate", "crop", "roi", "roi_mask"),
@@ -130,6 +130,7 @@ def test_flags_are_these() -> None:
             *("ignore_geometry", "resample_channels", "map", "onehot", "replace_nonfinite"),
         ],
         "export": ["run", "out", "format", "overwrite"],
+        "download": ["task", "out"],
     }
 
 
@@ -427,7 +428,8 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["fit", "predict", "score", "review", "check", "export", "info", "list", "demo"]
+    "name",
+    ["fit", "predict", "score", "review", "check", "export", "download", "info", "list", "demo"],
 )
 def test_help_of_each_command_has_examples(name: str) -> None:
     result = run(name, "--help")

@@ -10,27 +10,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medseg3d.api.checking import CheckReport, check
     from medseg3d.api.comparing import CompareResult, compare
+    from medseg3d.api.downloading import Download, download
     from medseg3d.api.fitting import Run, fit
     from medseg3d.api.models import export, info, info_rows
     from medseg3d.api.predicting import predict
     from medseg3d.api.prediction_batch import Prediction
+    from medseg3d.api.rehearsal import Rehearsal, rehearse
     from medseg3d.api.reviewing import Review, review
     from medseg3d.api.scores import ScoreResult, score
 
 __all__ = [
     "CheckReport",
     "CompareResult",
+    "Download",
     "Prediction",
+    "Rehearsal",
     "Review",
     "Run",
     "ScoreResult",
     "check",
     "compare",
+    "download",
     "export",
     "fit",
     "info",
     "info_rows",
     "predict",
+    "rehearse",
     "review",
     "score",
 ]
@@ -40,6 +46,8 @@ _HOMES = {
     "check": "checking",
     "CompareResult": "comparing",
     "compare": "comparing",
+    "Download": "downloading",
+    "download": "downloading",
     "Run": "fitting",
     "fit": "fitting",
     "export": "models",
@@ -47,6 +55,8 @@ _HOMES = {
     "info_rows": "models",
     "Prediction": "prediction_batch",
     "predict": "predicting",
+    "Rehearsal": "rehearsal",
+    "rehearse": "rehearsal",
     "Review": "reviewing",
     "review": "reviewing",
     "ScoreResult": "scores",

@@ -1,10 +1,11 @@
 """The end of a run: held-out cases labeled as ``predict`` would label them, and scored."""
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import get_args
 
@@ -17,9 +18,11 @@ from medseg3d.api.scores import ScoreResult, write_scores
 from medseg3d.api.validating import dice_by_label
 from medseg3d.api.verdict import Verdict, evenly, is_comparable, judged
 from medseg3d.config import Cleaning, FitConfig
+from medseg3d.data.annotation import only_annotated
 from medseg3d.data.canonical import canonical, labels_on
 from medseg3d.data.cases import Case
 from medseg3d.data.plan import Plan
+from medseg3d.data.regions import numbered, region_mask
 from medseg3d.data.threads import in_threads
 from medseg3d.device import Precision
 from medseg3d.errors import ModelError, about_case
@@ -31,6 +34,8 @@ from medseg3d.progress import track
 from medseg3d.scoring import Row, score_case
 from medseg3d.training.faults import enough_memory
 from medseg3d.types import LabelMap
+
+log = logging.getLogger("medseg3d")
 
 VERDICT = "arithmetic.json"
 SMALLER_CASE = "resume on a machine with more memory"
@@ -86,6 +91,9 @@ class FinalValidation:
         """
         if self.config.postprocess == "none":
             return {}
+        if self.plan.ignore_label is not None:
+            log.info("no post-processing is tried, because not all voxels are annotated")
+            return {}
         table = self.folder / cleaning_table.NAME
         if not table.is_file():
             predictor = cache(lambda: self._open(precision))
@@ -133,9 +141,14 @@ class FinalValidation:
                 return labels
 
             labels, reference, grid = self._labels(case, path, cleaned)
-            return score_case(
-                case.id, labels, reference, grid, labels=self._names, patient=case.patient
-            )
+            labels, reference = self._annotated(labels, reference)
+            scored = partial(score_case, case.id, grid=grid, patient=case.patient)
+            rows = scored(labels, reference, labels=self._names)
+            for number, name in numbered(self.plan.regions, self.plan.labels).items():
+                values = self.plan.regions[name]
+                masks = (region_mask(each, values) for each in (labels, reference))
+                rows += [replace(row, label=number) for row in scored(*masks, labels={1: name})]
+            return rows
 
         # in another thread, so that an interrupt need not wait for a large case
         scored = in_threads(score, self.cases, threads=1)
@@ -171,6 +184,7 @@ class FinalValidation:
                 if precision == "fp32":
                     raise
                 return [0.0] * len(self._names)
+            labels, reference = self._annotated(labels, reference)
             return dice_by_label(labels, reference, sorted(self._names))
 
         found = in_threads(dice, cases, threads=1)
@@ -190,6 +204,9 @@ class FinalValidation:
                 labels = make(volume)
                 write_labels(path, labels, volume)
             return labels, labels_on(read_labels(case.labels), volume.grid), volume.grid
+
+    def _annotated(self, labels: LabelMap, reference: LabelMap) -> tuple[LabelMap, LabelMap]:
+        return only_annotated(labels, reference, self.plan.ignore_label)
 
     def _open(self, precision: Precision, *, backend: str = "auto") -> Predictor:
         return Predictor.open(

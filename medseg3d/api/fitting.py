@@ -4,12 +4,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from medseg3d.api.cross_validation import cross_validate, mean_dice
 from medseg3d.api.final_validation import FinalValidation
 from medseg3d.api.planning import (
     make_network,
@@ -20,7 +22,9 @@ from medseg3d.api.planning import (
 from medseg3d.api.preparing import Preparation, training_patches, warn_of_absent_labels
 from medseg3d.api.provenance import Origin, known
 from medseg3d.api.scores import ScoreResult
+from medseg3d.api.starting import begin, started, with_own_start
 from medseg3d.api.validating import mean, validate
+from medseg3d.api.watching import Watch
 from medseg3d.bundle import (
     FILE_NAME,
     SUFFIX,
@@ -31,12 +35,16 @@ from medseg3d.bundle import (
     save_bundle,
 )
 from medseg3d.config import FitConfig, validated
-from medseg3d.data.cache import open_cache
+from medseg3d.config.fit import ALL_FOLDS
+from medseg3d.data.cache import CachedCase, open_cache
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.plan import Plan
+from medseg3d.data.regions import numbered
 from medseg3d.data.split import Split
 from medseg3d.device import Precision, resolve_device, resolve_precision
+from medseg3d.errors import ConfigError
 from medseg3d.losses.building import build_loss
+from medseg3d.losses.regions import build_region_loss
 from medseg3d.machine import num_processors
 from medseg3d.networks import build_network
 from medseg3d.runs import CACHE, free_run_folder, interrupted_run, locked
@@ -52,7 +60,7 @@ class Run:
 
     Attributes:
         folder: Everything the run left.
-        bundle: The model file.
+        bundle: The model file; of a cross-validation the folder, whose models predict averages.
         dice: Mean Dice per foreground label over the held-out cases, on their native grids.
         scores: All scores of the held-out cases.
     """
@@ -79,8 +87,11 @@ def fit(data: Path | str | FitConfig, **options: Any) -> Run:
         RunError: If the run folder is in use, or training cannot go on.
     """
     config = data if isinstance(data, FitConfig) else validated(FitConfig, {"data": data} | options)
+    if config.dry_run:
+        raise ConfigError("dry_run makes no run to return; call medseg3d.api.rehearse instead")
     if config.resume:
         folder, config = interrupted_run(config)
+        config = with_own_start(config, folder)
     else:
         refuse_what_cannot_be_built(config)
         folder = free_run_folder(config)
@@ -88,7 +99,16 @@ def fit(data: Path | str | FitConfig, **options: Any) -> Run:
     with locked(folder), _how_to_go_on(config, folder):
         open_cache(config.cache or CACHE)
         dataset, plan, parts = planned(config, folder)
+        if config.fold == ALL_FOLDS:
+            scores = cross_validate(config, plan, folder, partial(_fit_fold, dataset, plan))
+            return Run(folder, folder, mean_dice(scores.rows), scores)
         return _Fit(config, dataset, plan, parts, folder).run()
+
+
+def _fit_fold(dataset: Dataset, plan: Plan, config: FitConfig, parts: Split, folder: Path) -> None:
+    """One run of a cross-validation."""
+    with locked(folder):
+        _Fit(with_own_start(config, folder), dataset, plan, parts, folder).run()
 
 
 @contextmanager
@@ -111,7 +131,7 @@ class _Fit:
     def __init__(
         self, config: FitConfig, dataset: Dataset, plan: Plan, parts: Split, folder: Path
     ) -> None:
-        self.config = config
+        self.config = started(config)
         self.plan = plan
         self.folder = folder
         by_id = {case.id: case for case in dataset.cases}
@@ -120,6 +140,8 @@ class _Fit:
         self.device = resolve_device(config.device)
         self.precision: Precision = resolve_precision(config.precision, self.device)
         self.labels = {value: name for value, name in plan.labels.items() if value != 0}
+        if plan.regions:
+            self.labels = numbered(plan.regions, plan.labels)
 
     def run(self) -> Run:
         """Preprocess, train, validate on native grids, write the bundle."""
@@ -130,6 +152,7 @@ class _Fit:
         torch.manual_seed(config.seed)
         network, options = make_network(config, plan)
         preparation.require_room(cases, network, self.folder)
+        start = begin(network, options, plan, config, self.folder)
         origin.write(
             self.folder / "provenance.json", device=str(self.device), precision=self.precision
         )
@@ -137,6 +160,8 @@ class _Fit:
         learned, kept = cached[: len(self.training)], cached[len(self.training) :]
         warn_of_absent_labels(plan, learned, kept, fold=config.fold)
         best = self.folder / "checkpoints" / f"best{SUFFIX}"
+        watch = Watch(self.folder, config, plan, kept, device=self.device, precision=self.precision)
+        log.info("watch it: %s", watch.path)
 
         def dice(network: nn.Module, limit: int | None) -> list[float]:
             return validate(
@@ -146,12 +171,16 @@ class _Fit:
                 overlap=config.overlap,
                 device=self.device,
                 precision=self.precision,
+                look=watch.look if limit is None else None,  # else only its cost is measured
+                regions=plan.region_indices,
             )
 
         def save_best(network: nn.Module, mean_dice: float) -> None:
             description = origin.describe(
                 network, options, plan, precision=self.precision, scores={"mean": mean_dice}
             )
+            told = {"training": description.training | start}
+            description = description.model_copy(update=told)
             if best.exists():  # a resumed run repeats the way to better weights, kept already
                 before = read_bundle(best)
                 same_stage = before.options.get("stage") == description.options.get("stage")
@@ -161,7 +190,7 @@ class _Fit:
 
         history = train(
             network,
-            build_loss(config.loss.name, config.loss.options, spacing=plan.spacing),
+            make_loss(config, plan, learned),
             training_patches(config, plan, learned),
             folder=self.folder,
             label_names=list(self.labels.values()),
@@ -172,6 +201,7 @@ class _Fit:
             device=self.device,
             precision=self.precision,
             resume=config.resume,
+            publish=watch.publish,
         )
         can_tell = [
             case for case, found in zip(held_out, kept, strict=True) if found.labels_present
@@ -214,6 +244,27 @@ class _Fit:
             "model %s, Dice %.4f on %d held-out cases", path, reached["mean"], len(self.held_out)
         )
         return Run(self.folder, path, dice, scores)
+
+
+def make_loss(config: FitConfig, plan: Plan, cases: Sequence[CachedCase]) -> nn.Module:
+    """The loss of a run that learns from these cases."""
+    if plan.regions:
+        regions, ignored = plan.region_indices, plan.ignore_index
+        return build_region_loss(
+            config.loss.name, config.loss.options, regions, ignore_index=ignored
+        )
+    return build_loss(
+        config.loss.name,
+        config.loss.options,
+        spacing=plan.spacing,
+        ignore_index=plan.ignore_index,
+        label_counts=_label_counts(cases),
+    )
+
+
+def _label_counts(cases: Sequence[CachedCase]) -> list[int]:
+    """Voxels of each label in all of them, background first."""
+    return [sum(counts) for counts in zip(*(case.label_counts for case in cases), strict=True)]
 
 
 def _conversions(model: Path) -> Path:

@@ -19,6 +19,7 @@ from medseg3d.config import Cleaning, ExportConfig, validated
 from medseg3d.errors import ConfigError, ModelError, RunError
 from medseg3d.io import atomic
 from medseg3d.machine import in_words
+from medseg3d.runs import expect_one_run
 
 log = logging.getLogger("medseg3d")
 
@@ -146,6 +147,7 @@ def _model_in(path: Path) -> Path:
     """The bundle itself, or of a run folder the final one, else the best so far."""
     if not path.is_dir():
         return path
+    expect_one_run(path)
     for model in (path / FILE_NAME, path / BEST):
         if model.exists():
             return model

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg3d.data.annotation import only_annotated
 from medseg3d.data.canonical import labels_on
 from medseg3d.data.regrid import is_transposed
 from medseg3d.errors import DataError
@@ -73,6 +74,7 @@ class Rules:
         border_is_surface: Whether voxels at the border of the volume are surface.
         resample: Whether a prediction may lie on another grid.
         threads: For each case.
+        ignore_label: Value in references that marks voxels that nobody annotated.
     """
 
     names: Mapping[int, str]
@@ -82,6 +84,7 @@ class Rules:
     border_is_surface: bool = True
     resample: bool = False
     threads: int = 1
+    ignore_label: int | None = None
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,12 @@ def score_pair(rules: Rules, pair: Pair) -> Scored:
     is_resampled = prediction is None
     if prediction is None:
         prediction = _resampled(pair.case, stored, reference, allowed=rules.resample)
-    names = rules.names if rules.all_named else _named(rules.names, prediction, reference.labels)
+    prediction, expected = only_annotated(prediction, reference.labels, rules.ignore_label)
+    names = rules.names if rules.all_named else _named(rules.names, prediction, expected)
     rows = score_case(
         pair.case,
         prediction,
-        reference.labels,
+        expected,
         reference.grid,
         labels=names,
         columns=rules.columns,

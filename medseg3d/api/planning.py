@@ -1,9 +1,9 @@
 """Before a run: whether its options can work, its cases are sound, and how it is to go."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,21 @@ import torch
 from torch import nn
 
 from medseg3d.api.provenance import write_text
+from medseg3d.api.splitting import (
+    dealt_folds,
+    given_folds,
+    read_split,
+    split_file,
+    wanted,
+    write_split,
+)
+from medseg3d.api.starting import (
+    as_the_model,
+    like_the_model,
+    refuse_other_network,
+    refuse_other_weights,
+    started,
+)
 from medseg3d.config import FitConfig, to_yaml
 from medseg3d.data.augment import Augmentation
 from medseg3d.data.cases import Dataset
@@ -18,26 +33,30 @@ from medseg3d.data.checks import check_cases
 from medseg3d.data.fingerprint import measure
 from medseg3d.data.layouts import find_cases
 from medseg3d.data.plan import Plan, make_plan
-from medseg3d.data.split import Split, split
+from medseg3d.data.split import Split
 from medseg3d.data.threads import in_threads
 from medseg3d.device import resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, RunError
 from medseg3d.losses.building import build_loss
+from medseg3d.losses.regions import build_region_loss
 from medseg3d.machine import memory_limit
 from medseg3d.networks import NETWORKS, build_network, planned_options
 from medseg3d.networks.topology import Topology
 from medseg3d.progress import Progress, track
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Stage
+from medseg3d.training.loggers import require_package
 from medseg3d.training.module import OptimizerSettings
 from medseg3d.training.train import TrainingSettings
 
 log = logging.getLogger("medseg3d")
 
 DEFAULT_MINUTES = 60.0
+VALIDATIONS = 20
+"""So many in a deterministic run, in which the clock has no say."""
 PLANNED_GPU_GB = 10.0
 PLANNED = ("spacing", "patch_size", "batch_size", "width", "mirror")
-PLAN, SPLIT = "plan.yaml", "split.json"
+PLAN = "plan.yaml"
 
 
 def refuse_what_cannot_be_built(config: FitConfig) -> None:
@@ -46,15 +65,20 @@ def refuse_what_cannot_be_built(config: FitConfig) -> None:
     Raises:
         ConfigError: Saying which.
     """
-    network = NETWORKS[config.network.name]
+    refuse_other_network(config)
+    network = NETWORKS[started(config).network.name]
     if config.stages and not hasattr(network, "set_stage"):
         raise ConfigError(
             f"network {config.network.name!r} has no training stages; leave out stages, or set "
             "stages=[] if they come from a file"
         )
     build_loss(config.loss.name, config.loss.options)
+    if config.regions:
+        build_region_loss(config.loss.name, config.loss.options, ())
     Augmentation(**config.augmentation.model_dump())
     resolve_precision(config.precision, resolve_device(config.device))
+    if config.logger is not None:
+        require_package(config.logger)
 
 
 def planned(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
@@ -64,7 +88,7 @@ def planned(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
         DataError: If the cases cannot be trusted; all faulty ones are listed.
         RunError: If cases of a run that is resumed are gone.
     """
-    if all((folder / name).is_file() for name in (PLAN, SPLIT)):
+    if (folder / PLAN).is_file() and split_file(config, folder).is_file():
         return _planned_before(config, folder)
     return _planned_now(config, folder)
 
@@ -72,7 +96,7 @@ def planned(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
 def _planned_before(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
     dataset = find_cases(config.data, skip_unpaired=config.skip_unpaired)
     plan = Plan.load(folder / PLAN).mirrored_along(config.augmentation.mirror_axes)
-    parts = Split(**json.loads((folder / SPLIT).read_text(encoding="utf-8")))
+    parts = read_split(config, folder)
     absent = {*parts.training, *parts.validation} - {case.id for case in dataset.cases}
     if absent:
         raise RunError(
@@ -89,32 +113,25 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
         write_text(stored, to_yaml(config, title="Resolved options of this run"))
     try:
         dataset = find_cases(config.data, skip_unpaired=config.skip_unpaired)
+        dataset = dataset.ignoring(config.ignore_label)
         log.info("%s: %d cases (%s)", config.data, len(dataset.cases), dataset.layout)
+        given = given_folds(config, dataset.cases)
         with Progress("Checking", total=len(dataset.cases), unit="case") as bar:
-            checked = check_cases(dataset, folds=config.folds, advance=bar.advance)
-        parts = _split(config, dataset)
+            num_folds = max(2, len(given)) if given else config.folds
+            checked = check_cases(dataset, folds=num_folds, advance=bar.advance)
+        folds = given or dealt_folds(config, dataset, checked.facts)
+        parts = wanted(config, folds)
         plan = _plan(config, dataset, checked.label_values, parts)
         with torch.device("meta"):
-            make_network(config, plan)
+            network, options = make_network(config, plan)
+        refuse_other_weights(network, options, plan, config)
     except Exception:
         if not config.resume:
             stored.unlink(missing_ok=True)
         raise
     plan.save(folder / PLAN)
-    write_text(folder / SPLIT, json.dumps(parts.as_dict(), indent=1))
+    write_split(config, folder, folds)
     return dataset, plan, parts
-
-
-def _split(config: FitConfig, dataset: Dataset) -> Split:
-    patients = len({case.patient for case in dataset.cases})
-    if 1 < patients < config.folds:
-        if "folds" in config.model_fields_set and not config.resume:  # stored ones are all set
-            raise ConfigError(
-                f"{config.folds} folds need as many patients, {config.data} has {patients}; give "
-                f"--set folds={patients} or less"
-            )
-        log.warning("%d patients give only %d folds, one patient held out", patients, patients)
-    return split(dataset.cases, fold=config.fold, folds=config.folds, seed=config.seed)
 
 
 def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], parts: Split) -> Plan:
@@ -125,16 +142,20 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
                 f"{', '.join(fixed)} cannot be given beside a plan, which holds them; "
                 f"edit {config.plan}"
             )
-        return Plan.load(config.plan).mirrored_along(config.augmentation.mirror_axes)
+        plan = Plan.load(config.plan).mirrored_along(config.augmentation.mirror_axes)
+        return plan.ignoring(dataset.ignore_label).with_regions(config.regions)
     training = [case for case in dataset.cases if case.id in set(parts.training)]
+    measured_case = partial(measure, ignore_label=dataset.ignore_label)
     measured = list(
-        track(in_threads(measure, training), "Measuring", total=len(training), unit="case")
+        track(in_threads(measured_case, training), "Measuring", total=len(training), unit="case")
     )
-    names = {0: "background"} | {value: f"label {value}" for value in sorted(label_values)}
+    values = [value for value in sorted(label_values) if value != dataset.ignore_label]
+    names = {0: "background"} | {value: f"label {value}" for value in values}
     names = distinct_names(names | (dataset.label_names or {}))
     num_channels = len(measured[0].foreground)
     channels = dataset.channel_names or tuple(f"channel {n}" for n in range(num_channels))
     device = resolve_device(config.device)
+    config = like_the_model(config)
     plan = make_plan(
         measured,
         label_names=dict(sorted(names.items())),
@@ -148,6 +169,8 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
         mirror=config.mirror,
         mirror_axes=config.augmentation.mirror_axes,
     )
+    plan = as_the_model(plan, config).ignoring(dataset.ignore_label)
+    plan = plan.with_regions(config.regions)
     log.info(
         "plan: spacing %s mm, patch %s, batch %d, %d stages, width %d",
         " x ".join(f"{edge:g}" for edge in plan.spacing),
@@ -185,6 +208,7 @@ def _memory_gb(device: torch.device) -> float:
 
 def make_network(config: FitConfig, plan: Plan) -> tuple[nn.Module, dict[str, Any]]:
     """The network of the run and all the options it was built with."""
+    config = started(config)
     topology = Topology(
         patch_size=plan.patch_size,
         strides=plan.strides,
@@ -201,6 +225,13 @@ def make_network(config: FitConfig, plan: Plan) -> tuple[nn.Module, dict[str, An
             network.set_stage(stage.name)  # type: ignore[operator]
         network.set_stage(config.stages[0].name)  # type: ignore[operator]
     return network, options
+
+
+def _validate_every(config: FitConfig) -> int | None:
+    """Epochs between validations; None leaves them to the clock."""
+    if config.validate_every is None and config.deterministic:
+        return max(1, (config.epochs or 0) // VALIDATIONS)
+    return config.validate_every
 
 
 def training_settings(config: FitConfig, plan: Plan) -> TrainingSettings:
@@ -224,12 +255,17 @@ def training_settings(config: FitConfig, plan: Plan) -> TrainingSettings:
             decay_power=config.decay_power,
         ),
         batch_size=plan.batch_size,
+        accumulate=config.accumulate,
+        deterministic=config.deterministic,
         steps_per_epoch=config.steps_per_epoch,
         gradient_clip=config.gradient_clip,
         ema=config.ema,
         seed=config.seed,
         workers=config.workers,
-        validate_every=config.validate_every,
+        validate_every=_validate_every(config),
+        recompute=config.recompute,
+        early_stop=config.early_stop,
+        logger=config.logger,
         checkpoint_seconds=60 * config.checkpoint_minutes,
         stages=tuple(stages),
     )

@@ -83,6 +83,7 @@ class Preparation:
                 image=working.image,
                 labels=working.labels,
                 num_labels=self.plan.num_labels,
+                may_ignore=self.plan.ignore_index is not None,
             )
 
     @property
@@ -94,7 +95,7 @@ class Preparation:
 
 
 def warn_of_absent_labels(
-    plan: Plan, training: Sequence[CachedCase], held_out: Sequence[CachedCase], *, fold: int
+    plan: Plan, training: Sequence[CachedCase], held_out: Sequence[CachedCase], *, fold: int | str
 ) -> None:
     """Say which labels cannot be learned, or not be scored."""
     for number, (value, name) in enumerate(sorted(plan.labels.items())):
@@ -117,6 +118,7 @@ def warn_of_absent_labels(
 
 def training_patches(config: FitConfig, plan: Plan, cases: Sequence[CachedCase]) -> PatchDataset:
     """Augmented patches of the training cases."""
+    ignored = () if plan.ignore_index is None else (plan.ignore_index,)
     return PatchDataset(
         cases,
         plan.patch_size,
@@ -124,7 +126,7 @@ def training_patches(config: FitConfig, plan: Plan, cases: Sequence[CachedCase])
         foreground=config.foreground,
         augmentation=Augmentation(
             spacing=plan.spacing,
-            mirrored_labels=plan.mirrored_labels,
+            mirrored_labels=(*plan.mirrored_labels, *ignored),
             **config.augmentation.model_dump() | {"mirror_axes": plan.mirror_axes},
         ),
     )

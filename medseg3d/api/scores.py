@@ -18,7 +18,7 @@ from medseg3d.api.score_rows import completed, warn_of_other_values
 from medseg3d.cluster.runner import Cluster
 from medseg3d.cluster.shard import Shard, parse_shard
 from medseg3d.config import ScoreConfig, validated
-from medseg3d.data.cases import label_names_near
+from medseg3d.data.cases import description_near, label_names_near
 from medseg3d.data.threads import in_threads
 from medseg3d.errors import DataError, RunError
 from medseg3d.io.atomic import stops_all, sweep
@@ -99,6 +99,7 @@ def score(
         surface=config.surface,
         border_is_surface=config.border_is_surface,
         resample=config.resample,
+        ignore_label=description_near(config.references).ignore_label,
     )
     found = _score(rules, pairs, failures, config)
     kind = "label maps" if config.also else "cases"

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,8 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from medseg3d.data.annotation import only_annotated
 from medseg3d.data.cache import CachedCase
 from medseg3d.data.plan import Plan
+from medseg3d.data.regions import region_mask
 from medseg3d.device import Precision
 from medseg3d.errors import ModelError
 from medseg3d.inference.backends import Eager
@@ -20,6 +22,9 @@ from medseg3d.machine import num_processors
 from medseg3d.types import LabelMap
 
 log = logging.getLogger("medseg3d")
+
+Look = Callable[[CachedCase, LabelMap], None]
+"""Takes a case and its prediction ``(I, J, K)``."""
 
 
 def validate(
@@ -30,6 +35,8 @@ def validate(
     overlap: float,
     device: torch.device,
     precision: Precision,
+    look: Look | None = None,
+    regions: Sequence[Sequence[int]] = (),
 ) -> list[float]:
     """Mean Dice per foreground label over whole preprocessed cases, on the working grid.
 
@@ -42,6 +49,8 @@ def validate(
         overlap: Fraction of a window shared with its neighbor.
         device: Where to compute.
         precision: Arithmetic of the network.
+        look: Gets each case and its prediction.
+        regions: Channel indices of regions, to score in the stead of labels.
     """
     per_case = []
     with _evaluating(network, device):
@@ -59,8 +68,19 @@ def validate(
             except ModelError as error:  # not finite, which further training may mend
                 log.warning("a held-out case counts as not found: %s", error)
                 labels = np.zeros_like(reference)
-            per_case.append(dice_by_label(labels, reference, range(1, plan.num_labels)))
+            if look is not None:
+                look(case, labels)
+            labels, reference = only_annotated(labels, reference, plan.num_labels)
+            if regions:
+                per_case.append([_dice_of(labels, reference, region) for region in regions])
+            else:
+                per_case.append(dice_by_label(labels, reference, range(1, plan.num_labels)))
     return [mean(scores) for scores in zip(*per_case, strict=True)]
+
+
+def _dice_of(prediction: LabelMap, reference: LabelMap, region: Sequence[int]) -> float:
+    ours, theirs = (region_mask(labels, region) for labels in (prediction, reference))
+    return dice_by_label(ours, theirs, [1])[0]
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from medseg3d.inference.within import Within
 from medseg3d.io import Volume, read_image, write_labels
 from medseg3d.machine import in_words, memory_in_reach, peak_memory
 from medseg3d.process import out_of_memory
-from medseg3d.runs import find_bundle
+from medseg3d.runs import find_bundles
 from medseg3d.types import LabelMap
 
 log = logging.getLogger("medseg3d")
@@ -125,8 +125,9 @@ def open_predictor(config: PredictConfig) -> Predictor:
 
 
 def models_of(config: PredictConfig) -> list[Path]:
-    """The model files that the options name."""
-    return [find_bundle(path) for path in config.model] or [find_bundle(None)]
+    """The model files that the options name; when in a hurry, one of a cross-validation."""
+    most = 1 if config.fast else None
+    return [found for path in config.model or (None,) for found in find_bundles(path)[:most]]
 
 
 def rules_for(config: PredictConfig) -> Rules:

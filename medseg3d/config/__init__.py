@@ -7,6 +7,7 @@ argument); all others are reached through ``--config FILE.yaml`` and ``--set key
 from medseg3d.config.check import CheckConfig
 from medseg3d.config.cleaning import Cleaning
 from medseg3d.config.compare import CompareConfig
+from medseg3d.config.download import DownloadConfig
 from medseg3d.config.export import ExportConfig
 from medseg3d.config.files import read_yaml, to_yaml
 from medseg3d.config.fit import AugmentationConfig, FitConfig, StageConfig
@@ -20,6 +21,7 @@ __all__ = [
     "CheckConfig",
     "Cleaning",
     "CompareConfig",
+    "DownloadConfig",
     "ExportConfig",
     "FitConfig",
     "Options",

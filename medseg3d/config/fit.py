@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from medseg3d.config.options import ARGUMENT, FLAG, Options, Part, flag
 
@@ -45,10 +45,16 @@ class StageConfig(Options):
     share: float = Field(gt=0, le=1, description="Share of the budget.")
 
 
+ALL_FOLDS = "all"
+
+
 class FitConfig(Options):
     """Options of ``medseg3d fit``."""
 
-    exclusive: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"epochs", "max_minutes"}),)
+    exclusive: ClassVar[tuple[frozenset[str], ...]] = (
+        frozenset({"epochs", "max_minutes"}),
+        frozenset({"sites", "splits"}),
+    )
     """Options that replace each other: one given later puts the others out of force."""
 
     data: Path = Field(
@@ -61,7 +67,7 @@ class FitConfig(Options):
     )
     network: Part = Field(
         Part(name="unet3d"),
-        description="Network by name (medseg3d list networks).",
+        description="Network by name (medseg3d list networks), or monai: and one of MONAI's.",
         json_schema_extra=FLAG,
     )
     loss: Part = Field(
@@ -81,8 +87,27 @@ class FitConfig(Options):
         description="Train this long instead; default 60 when no epochs are given.",
         json_schema_extra=FLAG,
     )
-    fold: int = Field(
-        0, ge=0, description="Fold that is held out for validation.", json_schema_extra=FLAG
+    fold: int | str = Field(
+        0,
+        description="Fold that is held out for validation, counted from 0, or the name of a site; "
+        "all: each in turn, the budget being that of one fold.",
+        json_schema_extra=FLAG,
+    )
+    folds: int = Field(
+        5,
+        ge=2,
+        description="Number of folds, grouped by patient and with about as many cases of each "
+        "label; as a flag without --fold: train all of them.",
+        json_schema_extra={"cli": True, "implies": {"fold": ALL_FOLDS}},
+    )
+    sites: Path | None = Field(
+        None,
+        description="CSV with the columns case (or patient) and site: leave one site out, so that "
+        "there are as many folds as sites.",
+    )
+    splits: Path | None = Field(
+        None,
+        description="File with the cases of each fold, as nnU-Net's splits_final.json.",
     )
     device: str = Field(
         "auto",
@@ -109,15 +134,39 @@ class FitConfig(Options):
         description="Go on with the interrupted run in the run folder.",
         json_schema_extra=FLAG,
     )
+    start_from: Path | None = Field(
+        None,
+        description="Run folder or bundle whose weights to begin with; its labels may lack or "
+        "exceed those of the data, and so may its channels. Network, spacing and patch are its, "
+        "unless given.",
+        json_schema_extra={"cli": True, "flag": "--from"},  # from is a word of Python's
+    )
+    dry_run: bool = Field(
+        False,
+        description="Only tell what the run will take: plans it, trains a few steps and reports "
+        "speed, steps of the budget, memory and disk; nothing of it is kept.",
+        json_schema_extra=FLAG,
+    )
     skip_unpaired: bool = Field(
         False,
         description="Leave out images without a label map and label maps without an image.",
         json_schema_extra=FLAG,
     )
+    regions: dict[str, tuple[int, ...]] = Field(
+        default_factory=dict,
+        description="Unions of label values by name, such as {whole_tumor: [1, 2, 3], "
+        "tumor_core: [2, 3], enhancing: [3]}: each is trained and scored as a target of its own "
+        "(Dice and binary cross entropy). What is predicted stays one label map.",
+    )
+    ignore_label: int | None = Field(
+        None,
+        gt=0,
+        description="Label value of voxels that nobody annotated, which are neither learned nor "
+        "scored; default the label that dataset.json names ignore.",
+    )
     plan: Path | None = Field(
         None, description="A plan.yaml, perhaps edited, to use instead of measuring one."
     )
-    folds: int = Field(5, ge=2, description="Number of folds, grouped by patient.")
     cache: Path | None = Field(
         None, description="Folder of preprocessed cases; default runs/.cache."
     )
@@ -135,6 +184,14 @@ class FitConfig(Options):
     )
     memory_gb: float | None = Field(
         None, gt=0, description="Memory that training may take; default from the machine."
+    )
+    accumulate: int = Field(
+        1, gt=0, description="Batches whose gradients are added up to one optimizer step."
+    )
+    deterministic: bool = Field(
+        False,
+        description="Let the same options and data give the same weights on the same machine; "
+        "needs epochs, because no two spans of time hold the same steps.",
     )
     steps_per_epoch: int = Field(100, gt=0, description="Optimizer steps in an epoch.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
@@ -165,6 +222,22 @@ class FitConfig(Options):
         gt=0,
         description="Epochs between validations; default so that they take about 5 % of the time.",
     )
+    recompute: bool = Field(
+        False,
+        description="Compute activations a second time instead of keeping them: less memory for "
+        "about 40 % more time, the same weights.",
+    )
+    early_stop: int | None = Field(
+        None,
+        gt=0,
+        description="Stop after this many validations in a row without a better Dice (mean of "
+        "three validations); default trains the whole budget.",
+    )
+    logger: Literal["tensorboard", "mlflow", "wandb"] | None = Field(
+        None,
+        description="Where the history also goes; needs the package of that name. TensorBoard's "
+        "files lie in the run folder.",
+    )
     checkpoint_minutes: float = Field(
         1.0, ge=0, description="Shortest time between two checkpoints."
     )
@@ -192,16 +265,43 @@ class FitConfig(Options):
         (), description="Training stages for networks that have them (hdenseunet)."
     )
 
+    @field_validator("fold", mode="before")
+    @classmethod
+    def _number_or_name(cls, value: Any) -> Any:
+        is_number = isinstance(value, str) and value.removeprefix("-").isdecimal()
+        return int(value) if is_number else value
+
     @model_validator(mode="after")
     def _one_budget(self) -> FitConfig:
         if self.epochs is not None and self.max_minutes is not None:
             raise ValueError("epochs and max_minutes exclude each other; give one of them")
+        if self.deterministic and self.epochs is None:
+            raise ValueError("deterministic needs epochs, not a budget of minutes; give epochs")
+        if self.dry_run and self.resume:
+            raise ValueError("dry_run and resume exclude each other; give one of them")
+        if self.stages and self.early_stop:
+            raise ValueError(
+                "early_stop and stages exclude each other, because each stage begins anew; give "
+                "one of them"
+            )
         if self.stages and abs(sum(stage.share for stage in self.stages) - 1) > 1e-6:
             raise ValueError("the shares of the stages must add up to 1")
         if self.mirror and self.augmentation.mirror_axes:
             raise ValueError(
                 "mirror chooses the axes, augmentation.mirror_axes names them; give one of them"
             )
-        if self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} does not exist; folds are 0 to {self.folds - 1}")
+        if self.sites is not None and self.splits is not None:
+            raise ValueError("sites and splits exclude each other; give one of them")
+        self._expect_a_fold()
         return self
+
+    def _expect_a_fold(self) -> None:
+        """How many folds sites and splits make is known when they are read."""
+        fold, own = self.fold, self.sites is None and self.splits is None
+        if isinstance(fold, int) and (fold < 0 or (own and fold >= self.folds)):
+            there_are = f"are 0 to {self.folds - 1}" if own else "count from 0"
+            raise ValueError(f"fold {fold} does not exist; folds {there_are}")
+        if isinstance(fold, str) and fold != ALL_FOLDS and self.sites is None:
+            raise ValueError(
+                f"fold must be a number from 0 or {ALL_FOLDS}, got {fold!r}; names need sites"
+            )

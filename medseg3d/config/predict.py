@@ -28,8 +28,9 @@ class PredictConfig(Options):
     )
     model: tuple[Path, ...] = Field(
         (),
-        description="Run folder or bundle; repeatable, then their probabilities are averaged; "
-        "default the newest finished run under ./runs.",
+        description="Run folder or bundle; repeatable, then their probabilities are averaged, as "
+        "are those of all folds of a cross-validation; default the newest finished run under "
+        "./runs.",
         json_schema_extra=flag("-m"),
     )
     out: Path | None = Field(
@@ -46,7 +47,8 @@ class PredictConfig(Options):
     )
     fast: bool = Field(
         False,
-        description="Larger steps between windows (overlap 0.25) and no mirrored copies.",
+        description="Larger steps between windows (overlap 0.25), no mirrored copies, and the "
+        "first model of a cross-validation instead of all.",
         json_schema_extra=FLAG,
     )
     accurate: bool = Field(

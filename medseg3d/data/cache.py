@@ -105,6 +105,7 @@ class CachedCase:
         shape: Voxels along ``(I, J, K)``.
         num_channels: Image channels ``C``.
         label_counts: Voxels per label, background first; empty if the case has no labels.
+            Voxels that nobody annotated belong to none.
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -133,6 +134,7 @@ class CachedCase:
         image: Image,
         labels: LabelMap | None,
         num_labels: int,
+        may_ignore: bool = False,
     ) -> CachedCase:
         """Store a case; a complete folder that is already there is kept.
 
@@ -143,6 +145,7 @@ class CachedCase:
                 beyond +-65504 are clipped.
             labels: Channel indices ``(I, J, K)`` in ``[0, num_labels)``, or nothing.
             num_labels: Labels ``L``, background included.
+            may_ignore: Whether the index ``L`` is allowed too, for voxels that nobody annotated.
 
         Raises:
             DataError: If the image is not finite, or the labels do not fit image or ``L``.
@@ -152,7 +155,7 @@ class CachedCase:
         if is_complete(folder):
             return cls.open(folder)
         with about_case(case_id):
-            label_counts = checked_label_counts(image, labels, num_labels)
+            label_counts = checked_label_counts(image, labels, num_labels + may_ignore)
         try:
             cls._write(folder, case_id, image, labels, num_labels, label_counts)
         except OSError as error:
@@ -173,9 +176,10 @@ class CachedCase:
             coordinates: Coordinates = np.empty((0, 3), dtype=np.int16)
             offsets = [0]
             if labels is not None:
-                stored: LabelMap = labels.astype(np.uint8 if num_labels <= 256 else np.uint16)
+                small = np.uint8 if len(label_counts) <= 256 else np.uint16
+                stored: LabelMap = labels.astype(small)
                 _write_array(beside / "labels.b2nd", stored)
-                coordinates, offsets = foreground_coordinates(stored, num_labels)
+                coordinates, offsets = _coordinates_to_store(stored, num_labels)
             with (beside / "coordinates.npy").open("wb") as file:
                 np.save(file, coordinates, allow_pickle=False)
                 _flush(file)
@@ -184,7 +188,7 @@ class CachedCase:
                 "case": case_id,
                 "shape": list(image.shape[1:]),
                 "num_channels": image.shape[0],
-                "label_counts": label_counts,
+                "label_counts": label_counts[:num_labels],
                 "coordinate_offsets": offsets,
                 "bytes": {path.name: path.stat().st_size for path in sorted(beside.iterdir())},
             }
@@ -223,6 +227,20 @@ class CachedCase:
         """Voxels ``(N, 3)`` of a label; a fixed random subset if there are very many."""
         if label not in self.labels_present:
             return np.empty((0, 3), dtype=np.int16)
+        return self._coordinates(label)
+
+    @property
+    def is_partly_annotated(self) -> bool:
+        """Whether there are voxels that nobody annotated."""
+        return len(self._offsets) > max(1, len(self.label_counts))
+
+    def annotated_voxels(self) -> Coordinates:
+        """Voxels ``(N, 3)`` that somebody annotated, a subset of them; none if all are."""
+        if not self.is_partly_annotated:
+            return np.empty((0, 3), dtype=np.int16)
+        return self._coordinates(len(self.label_counts))
+
+    def _coordinates(self, label: int) -> Coordinates:
         with self._readable():
             if "coordinates" not in self._arrays:
                 path = self.folder / "coordinates.npy"
@@ -344,6 +362,16 @@ def foreground_coordinates(labels: LabelMap, num_labels: int) -> tuple[Coordinat
     places = np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
     dtype = np.int16 if max(labels.shape) <= np.iinfo(np.int16).max else np.int32
     return np.stack(np.unravel_index(places, labels.shape), axis=1).astype(dtype), offsets
+
+
+def _coordinates_to_store(labels: LabelMap, num_labels: int) -> tuple[Coordinates, list[int]]:
+    """Foreground coordinates and, where not all voxels are annotated, those that are."""
+    unknown = labels == num_labels
+    if not unknown.any():
+        return foreground_coordinates(labels, num_labels)
+    known, ends = foreground_coordinates((~unknown).astype(np.uint8), 2)
+    coordinates, offsets = foreground_coordinates(np.where(unknown, 0, labels), num_labels)
+    return np.concatenate([coordinates, known]), [*offsets, offsets[-1] + ends[-1]]
 
 
 def _write_array(path: Path, array: npt.NDArray[Any]) -> None:

@@ -6,11 +6,11 @@ all at once.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg3d.data.channels import expect_all_channels, group
-from medseg3d.data.dataset_json import description_in
+from medseg3d.data.dataset_json import Description, description_in
 from medseg3d.data.files import input_files
 from medseg3d.data.partners import Fault, by_id, common_keys, expect_partners, refuse
 from medseg3d.errors import DataError
@@ -50,6 +50,7 @@ class Dataset:
         cases: Sorted by id.
         label_names: Name of each label value, None if nothing names them.
         channel_names: Name of each channel, None if nothing names them.
+        ignore_label: Value of voxels that nobody annotated, None if all are annotated.
     """
 
     root: Path
@@ -57,6 +58,14 @@ class Dataset:
     cases: tuple[Case, ...]
     label_names: dict[int, str] | None
     channel_names: tuple[str, ...] | None
+    ignore_label: int | None = None
+
+    def ignoring(self, value: int | None) -> "Dataset":
+        """The same with another ``ignore_label``, which then is no label; None changes nothing."""
+        if value is None:
+            return self
+        names = self.label_names and {v: n for v, n in self.label_names.items() if v != value}
+        return replace(self, label_names=names, ignore_label=value)
 
 
 def find_inputs(paths: Sequence[Path | str], *, unusable: list[Fault] | None = None) -> list[Case]:
@@ -163,13 +172,22 @@ def label_names_near(path: Path | str) -> dict[int, str]:
     Raises:
         DataError: If there is such a file and it cannot be understood.
     """
+    return description_near(path).label_names or {}
+
+
+def description_near(path: Path | str) -> Description:
+    """What a ``dataset.json`` beside a label map or its folder says, if it names labels.
+
+    Raises:
+        DataError: If there is such a file and it cannot be understood.
+    """
     path = Path(path).absolute()
     start = path.parent if path.is_file() else path
     for folder in (start, start.parent):
-        names = description_in(folder).label_names
-        if names:
-            return names
-    return {}
+        description = description_in(folder)
+        if description.label_names:
+            return description
+    return Description(start)
 
 
 def patient_of(case_id: str) -> str:

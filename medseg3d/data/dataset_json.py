@@ -16,7 +16,7 @@ from medseg3d.errors import DataError
 FILE_NAME = "dataset.json"
 LARGEST_LABEL = 2**31 - 1
 IGNORE = "ignore"
-"""Name by which nnU-Net knows voxels that are left out of training."""
+"""Name by which nnU-Net and we know voxels that nobody annotated."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Description:
     Attributes:
         path: The file.
         label_names: Name of each label value, background included, or None if not given.
+        ignore_label: Value of voxels that nobody annotated, named ``ignore``, or None.
         channel_names: Name of each channel in order, or None if not given.
         training: Image files and label file of each listed case.
     """
@@ -34,6 +35,7 @@ class Description:
     label_names: dict[int, str] | None = None
     channel_names: tuple[str, ...] | None = None
     training: tuple[tuple[tuple[Path, ...], Path], ...] = ()
+    ignore_label: int | None = None
 
 
 def description_in(folder: Path) -> Description:
@@ -69,11 +71,13 @@ def read_description(path: Path) -> Description:
         raise DataError(f"{path} holds a {type(content).__name__}, expected an object {{...}}")
     labels = content.get("labels")
     channels = content.get("channel_names", content.get("modality"))
+    names = None if labels is None else _label_names(path, labels)
     return Description(
         path,
-        None if labels is None else _label_names(path, labels),
+        names and {value: name for value, name in names.items() if not _is_ignored(name)},
         None if channels is None else _channel_names(path, channels),
         _training(path, content.get("training")),
+        next((value for value, name in (names or {}).items() if _is_ignored(name)), None),
     )
 
 
@@ -94,13 +98,6 @@ def _label_names(path: Path, labels: Any) -> dict[int, str]:
         pairs = [(key, str(name)) for key, name in labels.items()]
     else:
         pairs = [(value, str(name)) for name, value in labels.items()]
-    ignored = [value for value, name in pairs if name.strip().lower() == IGNORE]
-    if ignored:
-        raise DataError(
-            f"{path}: 'labels' gives {ignored[0]!r} to {IGNORE!r}, which marks voxels that nobody "
-            f"annotated and is not supported yet; annotate them or leave out the cases that have "
-            f"them, and remove {IGNORE!r} (or rename it, if it is a label to be learned)"
-        )
     wrong = [f"{name!r}: {value!r}" for value, name in pairs if _as_int(value) is None]
     if wrong:
         raise DataError(
@@ -117,7 +114,17 @@ def _label_names(path: Path, labels: Any) -> dict[int, str]:
                 "give each name its own value"
             )
         names[number] = name
+    ignored = [value for value, name in names.items() if _is_ignored(name)]
+    if len(ignored) > 1 or 0 in ignored:
+        raise DataError(
+            f"{path}: 'labels' gives {' and '.join(map(str, ignored))} to {IGNORE!r}, the voxels "
+            "that nobody annotated; expected one value above 0"
+        )
     return dict(sorted(({0: "background"} | names).items()))
+
+
+def _is_ignored(name: str) -> bool:
+    return name.strip().lower() == IGNORE
 
 
 def _channel_names(path: Path, channels: Any) -> tuple[str, ...]:

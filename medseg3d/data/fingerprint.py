@@ -49,8 +49,12 @@ class CaseFingerprint:
     sides: Mapping[int, float] = field(default_factory=dict)
 
 
-def measure(case: Case) -> CaseFingerprint:
+def measure(case: Case, *, ignore_label: int | None = None) -> CaseFingerprint:
     """Read a labelled case and measure it.
+
+    Args:
+        case: The case.
+        ignore_label: Value of voxels that nobody annotated, which count as background.
 
     Raises:
         DataError: If a file cannot be trusted or image and label do not share a grid.
@@ -60,6 +64,8 @@ def measure(case: Case) -> CaseFingerprint:
         raise DataError(f"case {case.id}: has no label map, so there is nothing to learn from it")
     box = nonzero_box(whole.image)
     image, labels = whole.image[(slice(None), *box)], whole.labels[box]
+    if ignore_label is not None:
+        labels = np.where(labels == ignore_label, 0, labels)
     places = np.flatnonzero(labels)
     step = max(1, -(-places.size // SAMPLE))
     sample = image.reshape(image.shape[0], -1)[:, places[::step]]

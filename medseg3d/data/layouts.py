@@ -6,6 +6,7 @@ all at once.
 
 import re
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from medseg3d.data.cases import Case, Dataset, case_of, patient_of
@@ -170,13 +171,14 @@ def _patient_folders(root: Path, description: Description, skip_unpaired: bool) 
         if name in labels
     ]
     if description.channel_names is None and channels:
-        description = Description(description.path, description.label_names, channels)
+        description = replace(description, channel_names=channels)
     return _dataset(root, "one folder per patient", cases, description)
 
 
 def _dataset(root: Path, layout: str, cases: Iterable[Case], description: Description) -> Dataset:
     ordered = tuple(sorted(cases, key=lambda case: case.id))
-    return Dataset(root, layout, ordered, description.label_names, description.channel_names)
+    names, channels = description.label_names, description.channel_names
+    return Dataset(root, layout, ordered, names, channels, description.ignore_label)
 
 
 def _image_and_label_folders(root: Path) -> tuple[Path, Path] | None:

@@ -26,6 +26,7 @@ from medseg3d.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from medseg3d.data.cache import Coordinates
     from medseg3d.types import Image, LabelMap, Size3
 
 UNENDING = 2**48
@@ -107,10 +108,15 @@ class CaseSampler(PatchSampler):
 
 
 class UniformSampler(CaseSampler):
-    """Patches anywhere in the volume, each position as likely as any other."""
+    """Patches anywhere in the volume, each position as likely as any other.
+
+    Where only some voxels are annotated, patches lie around one of these.
+    """
 
     def draw_start(self, case: CachedCase, generator: np.random.Generator) -> Size3:
         """First voxel of a patch, drawn evenly."""
+        if len(voxels := case.annotated_voxels()):
+            return start_around(voxels, case.shape, self.size, generator)
         lowest, highest = allowed_starts(case.shape, self.size)
         return as_size(generator.integers(lowest, highest, endpoint=True))
 
@@ -127,9 +133,7 @@ class ForegroundSampler(CaseSampler):
         if not case.labels_present:
             return UniformSampler(self.size).draw_start(case, generator)
         voxels = case.coordinates(int(generator.choice(case.labels_present)))
-        center = voxels[generator.integers(len(voxels))].astype(np.int64)
-        lowest, highest = allowed_starts(case.shape, self.size)
-        return as_size(np.clip(center - np.array(self.size) // 2, lowest, highest))
+        return start_around(voxels, case.shape, self.size, generator)
 
 
 class PatchDataset(Dataset[dict[str, Any]]):
@@ -271,6 +275,15 @@ def allowed_starts(
     """Lowest and highest first voxel of a patch; equal where it covers the whole axis."""
     spare = np.subtract(shape, size)
     return np.minimum(spare // 2, 0), np.where(spare > 0, spare, spare // 2)
+
+
+def start_around(
+    voxels: Coordinates, shape: Size3, size: Size3, generator: np.random.Generator
+) -> Size3:
+    """First voxel of a patch around one of the voxels ``(N, 3)``, moved into the volume."""
+    center = voxels[generator.integers(len(voxels))].astype(np.int64)
+    lowest, highest = allowed_starts(shape, size)
+    return as_size(np.clip(center - np.array(size) // 2, lowest, highest))
 
 
 def share_of(share: float, count: int) -> int:

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from medseg3d.config import Options, read_yaml, to_yaml, validated
 from medseg3d.data.fingerprint import CaseFingerprint
+from medseg3d.data.regions import refuse_regions
 from medseg3d.data.sides import SAGITTAL, doubts, left_and_right
 from medseg3d.data.stages import fit_patch, size3, topology
 from medseg3d.errors import DataError
@@ -58,6 +59,15 @@ class Plan(Options):
     num_cases: int = Field(gt=0, description="Training cases that were measured.")
     labels: dict[int, str] = Field(
         description="Label values as stored, background first, and names."
+    )
+    ignore_label: int | None = Field(
+        None,
+        gt=0,
+        description="Label value of voxels that nobody annotated; neither learned nor scored.",
+    )
+    regions: dict[str, tuple[int, ...]] = Field(
+        default_factory=dict,
+        description="Unions of labels by name, which are trained and scored in their stead.",
     )
     channels: tuple[Normalization, ...] = Field(
         min_length=1, description="Channels in order, with their intensity normalization."
@@ -104,6 +114,9 @@ class Plan(Options):
     @model_validator(mode="after")
     def _distinct_labels_and_pairs(self) -> "Plan":
         names = list(self.labels.values())
+        if self.ignore_label in self.labels:
+            raise ValueError(f"ignore_label {self.ignore_label} is among the labels")
+        refuse_regions(self.regions, self.labels)
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"labels gives the name {twice[0]!r} to two values")
         if len(set(self.mirror_axes)) < len(self.mirror_axes):
@@ -124,6 +137,37 @@ class Plan(Options):
     def num_labels(self) -> int:
         """Logit channels ``L``, background included."""
         return len(self.labels)
+
+    @property
+    def ignore_index(self) -> int | None:
+        """Channel index that stands for voxels that nobody annotated; it follows the labels'."""
+        return None if self.ignore_label is None else self.num_labels
+
+    @property
+    def region_indices(self) -> tuple[tuple[int, ...], ...]:
+        """Channel indices of the labels of each region."""
+        values = sorted(self.labels)
+        return tuple(tuple(map(values.index, region)) for region in self.regions.values())
+
+    def with_regions(self, regions: dict[str, tuple[int, ...]]) -> "Plan":
+        """The plan with these regions, or unchanged if there are none.
+
+        Raises:
+            ConfigError: If they have labels that the plan does not, or do not tell them apart.
+        """
+        if not regions:
+            return self
+        return validated(Plan, self.model_dump() | {"regions": regions}, source="regions")
+
+    def ignoring(self, value: int | None) -> "Plan":
+        """The plan with this ``ignore_label``, or unchanged without.
+
+        Raises:
+            ConfigError: If it is a label of the plan.
+        """
+        if value is None:
+            return self
+        return validated(Plan, self.model_dump() | {"ignore_label": value}, source="ignore_label")
 
     @property
     def mirrored_labels(self) -> tuple[int, ...]:

@@ -157,6 +157,8 @@ def preprocessing_key(plan: Plan) -> str:
         rule.model_dump(mode="json", exclude={"name"}) if rule.scheme == "ct" else rule.scheme
         for rule in plan.channels
     ]
+    if plan.ignore_label is not None:
+        parts["ignore_label"] = plan.ignore_label
     parts["format"] = 2
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -168,20 +170,24 @@ def _separate_axis(case: CanonicalCase, plan: Plan) -> int | None:
 
 
 def _channel_indices(labels: LabelMap, plan: Plan) -> LabelMap:
-    """Label values as stored -> logit channel indices ``0 .. L-1``."""
+    """Label values as stored -> logit channel indices ``0 .. L-1``, ``L`` for the ignored."""
     values = np.asarray(sorted(plan.labels))
     present = np.unique(labels)
-    strange = np.setdiff1d(present, values)
+    ignored = [] if plan.ignore_label is None else [plan.ignore_label]
+    strange = np.setdiff1d(present, [*values, *ignored])
     if strange.size:
         counts = [f"{value} ({np.count_nonzero(labels == value)} voxels)" for value in strange[:10]]
         raise DataError(
             f"label value {', '.join(counts)} is not among {values.tolist()}; declare it in "
             "dataset.json or correct the label map"
         )
-    if np.array_equal(values, np.arange(values.size)):
+    if np.array_equal(values, np.arange(values.size)) and not ignored:
         return labels
-    small = np.uint8 if values.size <= 256 else np.uint16
-    return np.searchsorted(values, labels).astype(small)
+    small = np.uint8 if values.size + len(ignored) <= 256 else np.uint16
+    indices: LabelMap = np.searchsorted(values, labels).astype(small)
+    if ignored:
+        indices[labels == plan.ignore_label] = values.size
+    return indices
 
 
 def _mm(spacing: Spacing) -> str:

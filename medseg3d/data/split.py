@@ -1,7 +1,9 @@
 """Which cases are learned from and which are held out, without a patient on both sides."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -31,25 +33,41 @@ class Split:
         return {"training": list(self.training), "validation": list(self.validation)}
 
 
+Folds: TypeAlias = dict[str, Split]
+"""Every fold by its name, in order; the names are numbers from 0, or those of sites."""
+
+
 def make_folds(
-    cases: Sequence[Case], *, folds: int = 5, seed: int = 0
+    cases: Sequence[Case],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    labels_of: Mapping[str, Collection[int]] | None = None,
 ) -> tuple[tuple[str, ...], ...]:
     """Deal the cases into folds of about equal size, all cases of a patient into the same.
 
     Patients are shuffled, then dealt from the one with most cases to the one with fewest,
-    each into the fold that is smallest so far. The order of ``cases`` has no influence.
+    each into the fold that is smallest so far. Before that, labels that only some cases have
+    are spread evenly [1]_, the rarest first: each patient with the label goes where fewest
+    cases have it, and among equal folds where cases and the patient's other labels are fewest.
+    The order of ``cases`` has no influence.
 
     Args:
         cases: All labelled cases.
         folds: How many folds; with fewer patients than that, each patient is a fold.
         seed: Seed of the shuffle.
+        labels_of: Foreground labels that each case has, by its id.
 
     Returns:
-        Sorted case ids of each fold. Every case is in exactly one.
+        Sorted case ids of each fold. Every case is in exactly one, and none is empty.
 
     Raises:
         ConfigError: If fewer than two folds are asked for.
         DataError: If all cases are of one patient, so that none could be held out.
+
+    References:
+        .. [1] Sechidis et al., "On the stratification of multi-label data", ECML PKDD 2011.
+           https://doi.org/10.1007/978-3-642-23808-6_10
     """
     if folds < 2:
         raise ConfigError(f"folds must be at least 2, got {folds}")
@@ -62,13 +80,89 @@ def make_folds(
         raise DataError(f"{of} cannot be split into training and validation; add patients")
     patients = sorted(by_patient)
     np.random.default_rng(seed).shuffle(patients)
+    waiting = sorted(patients, key=lambda name: -len(by_patient[name]))
+    having = {
+        patient: Counter(label for case in ids for label in (labels_of or {}).get(case, ()))
+        for patient, ids in by_patient.items()
+    }
+    total = sum(having.values(), Counter[int]())
+    uneven = sorted(label for label, number in total.items() if number < len(cases))
     dealt: list[list[str]] = [[] for _ in range(min(folds, len(patients)))]
-    for patient in sorted(patients, key=lambda name: -len(by_patient[name])):
-        min(dealt, key=len).extend(by_patient[patient])
+    dealt_with = [Counter[int]() for _ in dealt]
+
+    def home(patient: str, rarest: int | None) -> int:
+        """Fold with fewest cases of the label; of several the one of least share in the rest."""
+        labels = [label for label in uneven if having[patient][label]]
+
+        def rank(fold: int) -> tuple[int, float]:
+            shares = [dealt_with[fold][label] / total[label] for label in labels]
+            filled = len(dealt[fold]) / len(cases)
+            return (0 if rarest is None else dealt_with[fold][rarest]), filled + sum(shares)
+
+        return min(range(len(dealt)), key=rank)
+
+    left = total.copy()
+    while waiting:
+        rarest = min((label for label in uneven if left[label]), key=left.__getitem__, default=None)
+        for patient in [name for name in waiting if rarest is None or having[name][rarest]]:
+            fold = home(patient, rarest)
+            dealt[fold] += by_patient[patient]
+            dealt_with[fold] += having[patient]
+            left.subtract(having[patient])
+            waiting.remove(patient)
     return tuple(tuple(sorted(fold)) for fold in dealt)
 
 
-def split(cases: Sequence[Case], fold: int = 0, folds: int = 5, seed: int = 0) -> Split:
+def deal_folds(
+    cases: Sequence[Case],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    labels_of: Mapping[str, Collection[int]] | None = None,
+) -> Folds:
+    """Hold out each part of :func:`make_folds` in turn; the arguments are the same."""
+    dealt = make_folds(cases, folds=folds, seed=seed, labels_of=labels_of)
+    return holding_out({str(number): ids for number, ids in enumerate(dealt)})
+
+
+def holding_out(parts: Mapping[str, Sequence[str]]) -> Folds:
+    """Learn from all parts but one, for each of them.
+
+    Examples:
+        >>> holding_out({"A": ["1", "3"], "B": ["2"]})["B"]
+        Split(training=('1', '3'), validation=('2',))
+    """
+    everything = sorted(case_id for ids in parts.values() for case_id in ids)
+    found = {}
+    for name, ids in parts.items():
+        held_out = set(ids)
+        training = [case_id for case_id in everything if case_id not in held_out]
+        found[name] = Split(tuple(training), tuple(sorted(ids)))
+    return found
+
+
+def chosen_fold(folds: Folds, fold: int | str) -> Split:
+    """One fold, by its number or its name.
+
+    Raises:
+        ConfigError: If there is no such fold.
+    """
+    names = list(folds)
+    if isinstance(fold, int) and 0 <= fold < len(names):
+        return folds[names[fold]]
+    if isinstance(fold, str) and fold in folds:
+        return folds[fold]
+    named = "" if names == [*map(str, range(len(names)))] else f" ({', '.join(names)})"
+    raise ConfigError(f"fold {fold} does not exist; folds are 0 to {len(names) - 1}{named}")
+
+
+def split(
+    cases: Sequence[Case],
+    fold: int = 0,
+    folds: int = 5,
+    seed: int = 0,
+    labels_of: Mapping[str, Collection[int]] | None = None,
+) -> Split:
     """Hold out one fold and learn from the others.
 
     Args:
@@ -76,16 +170,10 @@ def split(cases: Sequence[Case], fold: int = 0, folds: int = 5, seed: int = 0) -
         fold: Which fold to hold out, counted from 0.
         folds: How many folds there are; see :func:`make_folds` for few patients.
         seed: Seed of the shuffle; the folds of one seed never overlap.
+        labels_of: Foreground labels that each case has, by its id.
 
     Raises:
         ConfigError: If there is no such fold.
         DataError: If all cases are of one patient.
     """
-    dealt = make_folds(cases, folds=folds, seed=seed)
-    if not 0 <= fold < len(dealt):
-        raise ConfigError(
-            f"fold {fold} does not exist; {len({case.patient for case in cases})} patients give "
-            f"folds 0 to {len(dealt) - 1}"
-        )
-    training = sorted(name for place, ids in enumerate(dealt) if place != fold for name in ids)
-    return Split(tuple(training), dealt[fold])
+    return chosen_fold(deal_folds(cases, folds=folds, seed=seed, labels_of=labels_of), fold)

@@ -41,6 +41,8 @@ def build_loss(
     options: Mapping[str, Any] | None = None,
     *,
     spacing: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    label_counts: Sequence[int] | None = None,
 ) -> nn.Module:
     """A loss by name, or a sum of several such as ``dice+0.5*focal``.
 
@@ -50,10 +52,13 @@ def build_loss(
         options: Options of the loss; of a sum, options by name of its parts, and any other
             goes to all parts that have it.
         spacing: Given to losses that measure distances, unless the options do.
+        ignore_index: Index of voxels that nobody annotated, given to all parts.
+        label_counts: Voxels of each label in the training cases, given to losses that weigh
+            labels by them.
 
     Raises:
-        ConfigError: If a name, a factor or an option is wrong, or a loss compares with
-            something else than labels.
+        ConfigError: If a name, a factor or an option is wrong, a loss compares with something
+            else than labels, or it cannot leave out voxels.
 
     Examples:
         >>> type(build_loss("dice", {"batch": True})).__name__
@@ -62,8 +67,9 @@ def build_loss(
         (1.0, 0.5)
     """
     given = dict(options or {})
+    facts = {"spacing": spacing, "ignore_index": ignore_index, "label_counts": label_counts}
     if "+" not in name and "*" not in name:
-        return _build(name, given, spacing)
+        return _build(name, given, facts)
     terms = [_term(text.strip(), name) for text in name.split("+")]
     names = [part for _, part in terms]
     common = {key: value for key, value in given.items() if key not in names}
@@ -73,7 +79,7 @@ def build_loss(
         known = inspect.signature(LOSSES[part]).parameters
         shared = {key: value for key, value in common.items() if key in known}
         taken.update(shared)
-        parts.append(_build(part, shared | dict(given.get(part) or {}), spacing))
+        parts.append(_build(part, shared | dict(given.get(part) or {}), facts))
     unknown = [key for key in common if key not in taken]
     if unknown:
         raise ConfigError(
@@ -98,7 +104,7 @@ def _term(text: str, whole: str) -> tuple[float, str]:
     return weight, name.strip()
 
 
-def _build(name: str, options: Mapping[str, Any], spacing: Sequence[float] | None) -> nn.Module:
+def _build(name: str, options: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
     target = LOSSES.facts(name).get("target", LABELS)
     if target != LABELS:
         raise ConfigError(
@@ -106,6 +112,11 @@ def _build(name: str, options: Mapping[str, Any], spacing: Sequence[float] | Non
             "networks that bring it, choose another loss"
         )
     known = inspect.signature(LOSSES[name]).parameters
-    measured = {"spacing": tuple(spacing)} if spacing is not None and "spacing" in known else {}
-    loss: nn.Module = LOSSES.build(name, **(measured | dict(options)))
+    taken = {key: value for key, value in facts.items() if value is not None and key in known}
+    if facts["ignore_index"] is not None and "ignore_index" not in known:
+        raise ConfigError(
+            f"loss {name!r} cannot leave out voxels that nobody annotated; choose another, such as "
+            "dice_ce"
+        )
+    loss: nn.Module = LOSSES.build(name, **(taken | dict(options)))
     return loss

@@ -1,7 +1,7 @@
 """Cross entropy, voxel by voxel, plain or weighted, of all voxels or of the worst."""
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, sqrt
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from medseg3d.losses.voxels import (
     log_probability,
 )
 
+AUTO = "auto"
 NOTHING_IGNORED = -100
 """A label that no voxel has; what torch expects if none is to be ignored."""
 
@@ -29,11 +30,13 @@ class CrossEntropy(nn.Module):
     A batch whose voxels are all ignored gives 0 with zero gradients, not ``nan``.
 
     Args:
-        weight: One weight per label, background first.
+        weight: One weight per label, background first, or ``auto`` for
+            :func:`frequency_weights` of ``label_counts``.
         normalize: Divide the weighted sum by the ``weights`` of the voxels, as torch does, or
             by their ``count``.
         label_smoothing: Share of each voxel's weight spread evenly over all labels, in [0, 1).
         ignore_index: Label of voxels to leave out of the mean.
+        label_counts: Voxels of each label in the training cases, background first.
 
     Shape:
         - logits: ``(B, L, *spatial)``, background included
@@ -50,10 +53,11 @@ class CrossEntropy(nn.Module):
     def __init__(
         self,
         *,
-        weight: Sequence[float] | None = None,
+        weight: Sequence[float] | Literal["auto"] | None = None,
         normalize: Literal["weights", "count"] = "weights",
         label_smoothing: float = 0.0,
         ignore_index: int | None = None,
+        label_counts: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 <= label_smoothing < 1.0:
@@ -63,6 +67,13 @@ class CrossEntropy(nn.Module):
         if normalize not in ("weights", "count"):
             raise ConfigError(
                 f"cross_entropy: normalize must be weights or count, got {normalize!r}"
+            )
+        self.lacks_counts = weight == AUTO and label_counts is None
+        if weight == AUTO:
+            weight = None if label_counts is None else frequency_weights(label_counts)
+        if isinstance(weight, str):
+            raise ConfigError(
+                f"cross_entropy: weight must be one number per label or {AUTO}, got {weight!r}"
             )
         if weight is not None and not (min(weight) >= 0 < max(weight)):
             raise ConfigError(
@@ -76,6 +87,8 @@ class CrossEntropy(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
         check_target(logits, target)
+        if self.lacks_counts:
+            raise ConfigError(f"cross_entropy: weight {AUTO!r} needs label_counts")
         values, labels = in_float32(logits), target[:, 0].long()
         weight = None
         if self.weight is not None:
@@ -96,6 +109,23 @@ class CrossEntropy(nn.Module):
         if known is None:
             return total / target.numel()
         return total / known.sum().clamp_min(1)
+
+
+def frequency_weights(counts: Sequence[int]) -> tuple[float, ...]:
+    """Weights in inverse proportion to the root of a label's frequency, 1 for the mean voxel.
+
+    A label that no voxel has weighs 0.
+
+    Args:
+        counts: Voxels per label.
+
+    Examples:
+        >>> [round(weight, 6) for weight in frequency_weights([90, 10, 0])]
+        [0.833333, 2.5, 0.0]
+    """
+    roots = [sqrt(count) for count in counts]
+    scale = sum(counts) / (sum(roots) or 1.0)
+    return tuple(scale / root if root else 0.0 for root in roots)
 
 
 @LOSSES.register("top_k", paper="Wu et al., arXiv:1605.06885, 2016")

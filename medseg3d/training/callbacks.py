@@ -24,6 +24,7 @@ from medseg3d.training.history import History
 from medseg3d.training.interrupts import Interrupts
 from medseg3d.training.keeper import Keeper
 from medseg3d.training.module import SegmentationModule
+from medseg3d.training.plateau import Plateau
 from medseg3d.training.workers import Workers
 
 log = logging.getLogger("medseg3d")
@@ -100,6 +101,8 @@ class Pace(Callback):
         """Set learning rate and stage of this step."""
         assert isinstance(pl_module, SegmentationModule)
         self._interrupts.check()
+        if not pl_module.begins_step(batch_idx):
+            return
         used = self.used
         settings = pl_module.settings
         rate = learning_rate(
@@ -131,6 +134,8 @@ class Pace(Callback):
         assert isinstance(pl_module, SegmentationModule)
         assert self._progress is not None
         assert self._keeper.averaging is not None
+        if not pl_module.ends_step(batch_idx):
+            return
         self._keeper.averaging.update()
         self._keeper.forget_buffers()
         self._course.step += 1
@@ -170,6 +175,7 @@ class Recorder(Callback):
         every: Epochs between validations; by default so that they take a small share of the time.
         workers: Watched while there is training.
         num_workers: How many there must be.
+        plateau: Tells when to stop before the budget's end.
     """
 
     def __init__(
@@ -189,6 +195,7 @@ class Recorder(Callback):
         every: int | None = None,
         workers: Workers,
         num_workers: int,
+        plateau: Plateau,
     ) -> None:
         self.folder = folder
         self.pace = pace
@@ -204,6 +211,7 @@ class Recorder(Callback):
         self._ema = ema
         self._workers = workers
         self._num_workers = num_workers
+        self._plateau = plateau
         self._validated_at = 0.0
         self._cost = math.inf
 
@@ -213,6 +221,8 @@ class Recorder(Callback):
         network = pl_module.network
         self._workers.watch(self._num_workers)
         self._keeper.begin(trainer, network, Averaging(network, self._ema, self._interrupts))
+        if self._plateau.is_reached(self._course.rows):  # resumed after it had stopped
+            trainer.should_stop = True
         ends = trainer.should_stop
         if self._every is None and (not ends or self._course.losses):
             self._validate(network, 1)  # the first one also pays for compiling kernels
@@ -235,6 +245,8 @@ class Recorder(Callback):
         """End the epoch if this was its last step; write a checkpoint from time to time."""
         assert isinstance(pl_module, SegmentationModule)
         self._workers.check()
+        if not pl_module.ends_step(batch_idx):
+            return
         if self._epoch_ends(trainer):
             self._end_epoch(trainer, pl_module.network)
         if trainer.should_stop or self._keeper.is_due():
@@ -289,6 +301,8 @@ class Recorder(Callback):
             log.info("epoch %d, %.1f min: %s", epoch, row["minutes"], self._in_words(row))
         course.rows.append(row)
         course.losses = []
+        if scores is not None and not ends and self._plateau.is_reached(course.rows):
+            trainer.should_stop = True
         self.history.write_csv(self.folder / "history.csv")
         if scores is not None or ends:
             self.history.draw(self.folder / "history.png")

@@ -33,10 +33,11 @@ class SegmentationModule(LightningModule):
         settings: Of the optimizer.
         course: Tells the step.
         before_update: Called when gradients are ready and the weights are about to change.
+        accumulate: Batches whose gradients make one step.
 
     Attributes:
         step_loss: Loss of the step in hand.
-        cases: Cases of its batch.
+        cases: Cases of its batches.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class SegmentationModule(LightningModule):
         settings: OptimizerSettings,
         course: Course,
         before_update: Callable[[], None],
+        *,
+        accumulate: int = 1,
     ) -> None:
         super().__init__()
         self.network = network
@@ -53,6 +56,8 @@ class SegmentationModule(LightningModule):
         self.settings = settings
         self.step_loss = math.nan
         self.cases: tuple[str, ...] = ()
+        self.accumulate = accumulate
+        self._losses: list[float] = []
         self._course = course
         self._before_update = before_update
 
@@ -69,11 +74,31 @@ class SegmentationModule(LightningModule):
         Raises:
             RunError: If the loss is not finite; the weights are still those before the step.
         """
-        self.cases = tuple(dict.fromkeys(batch["case"]))
-        loss: Tensor = self.loss(self.network(batch["image"]), batch["labels"])
-        self.step_loss = float(loss.detach())
+        if self.begins_step(batch_idx):
+            self.cases, self._losses = (), []
+        self.cases = tuple(dict.fromkeys((*self.cases, *batch["case"])))
+        loss = self._objective(batch["image"], batch["labels"])
+        self._losses.append(float(loss.detach()))
+        self.step_loss = sum(self._losses) / len(self._losses)
         if not math.isfinite(self.step_loss):
             raise self._not_finite("loss", self.step_loss)
+        return loss
+
+    def begins_step(self, batch_idx: int) -> bool:
+        """Whether this batch is the first of a step."""
+        return batch_idx % self.accumulate == 0
+
+    def ends_step(self, batch_idx: int) -> bool:
+        """Whether this batch is the last of a step."""
+        return (batch_idx + 1) % self.accumulate == 0
+
+    def _objective(self, image: Tensor, labels: Tensor) -> Tensor:
+        """The loss, or the whole of what a network that learns from more wants to be small."""
+        own = getattr(self.network, "objective", None)
+        if own:
+            whole: Tensor = own(self.loss, image, labels)
+            return whole
+        loss: Tensor = self.loss(self.network(image), labels)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from medseg3d.bundle import SUFFIX
@@ -19,15 +19,21 @@ from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Pace, Recorder, Stage, Validate
 from medseg3d.training.checkpoint import LAST, read_checkpoint
 from medseg3d.training.course import Course
+from medseg3d.training.determinism import deterministic
 from medseg3d.training.faults import explained
 from medseg3d.training.feed import Patches, allowed_workers, batches, cases_in_hand
 from medseg3d.training.history import History
 from medseg3d.training.interrupts import Interrupts
 from medseg3d.training.keeper import Keeper
+from medseg3d.training.live import Live, Publish
+from medseg3d.training.loggers import LoggerName, RowLogger, build_logger
 from medseg3d.training.module import OptimizerSettings, SegmentationModule
+from medseg3d.training.plateau import Plateau
+from medseg3d.training.recomputing import recompute_activations
 from medseg3d.training.workers import Workers
 
 LIGHTNING_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
+GOES_ON = "; --resume goes on from the last checkpoint"
 GRACE_SECONDS = 1.0
 """A signal to all processes of a group may reach the workers first."""
 
@@ -39,12 +45,17 @@ class TrainingSettings:
     budget: Budget
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     batch_size: int = 2
+    accumulate: int = 1
+    deterministic: bool = False
     steps_per_epoch: int = 100
     gradient_clip: float = 12.0
     ema: float = 0.999
     seed: int = 0
     workers: int = 0
     validate_every: int | None = None
+    recompute: bool = False
+    early_stop: int | None = None
+    logger: LoggerName | None = None
     checkpoint_seconds: float = 60.0
     stages: tuple[Stage, ...] = ()
 
@@ -63,6 +74,7 @@ def train(
     device: torch.device,
     precision: Precision,
     resume: bool = False,
+    publish: Publish | None = None,
 ) -> History:
     """Train until the budget is used up.
 
@@ -82,6 +94,7 @@ def train(
         device: Where to train.
         precision: Arithmetic of the network.
         resume: Go on from the last checkpoint, if there is one.
+        publish: Shows how far the run has come, now and then; its errors stop nothing.
 
     Returns:
         What happened, epoch by epoch.
@@ -121,9 +134,20 @@ def train(
         every=settings.validate_every,
         workers=crew,
         num_workers=workers,
+        plateau=Plateau(settings.early_stop),
     )
+    witnesses: list[Callback] = [] if publish is None else [Live(pace, course, publish)]
+    if settings.logger is not None:
+        witnesses.append(RowLogger(build_logger(settings.logger, folder), course))
+    if settings.recompute:
+        recompute_activations(network)
     module = SegmentationModule(
-        network, DeepSupervision(loss), settings.optimizer, course, interrupts.hold
+        network,
+        DeepSupervision(loss),
+        settings.optimizer,
+        course,
+        interrupts.hold,
+        accumulate=settings.accumulate,
     )
     with interrupts, _quiet_lightning():
         trainer = Trainer(
@@ -133,7 +157,8 @@ def train(
             max_epochs=-1,
             limit_val_batches=0,
             gradient_clip_val=settings.gradient_clip,
-            callbacks=[pace, recorder],
+            accumulate_grad_batches=settings.accumulate,
+            callbacks=[pace, recorder, *witnesses],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -145,15 +170,17 @@ def train(
             feed = batches(
                 patches,
                 settings.batch_size,
-                first_step=course.step,
+                first_step=course.step * settings.accumulate,
                 workers=workers,
                 device=device,
             )
-            trainer.fit(module, feed)
+            with deterministic(settings.deterministic):
+                trainer.fit(module, feed)
         except (KeyboardInterrupt, SystemExit):  # the latter is lightning's answer to Ctrl-C
             raise (interrupts.pending or KeyboardInterrupt) from None
         except Exception as error:
-            ahead = cases_in_hand(patches, settings.batch_size, step=course.step, workers=workers)
+            size = settings.batch_size * settings.accumulate
+            ahead = cases_in_hand(patches, size, step=course.step, workers=workers)
             fault = explained(error, cases=module.cases, ahead=ahead, ended=crew.ended)
             if fault is None:
                 raise
@@ -170,7 +197,7 @@ def _what_is_left(checkpoints: Path) -> str:
     if best.is_file():
         kept += f"; the best model so far is kept in {best}"
     if (checkpoints / LAST).is_file():
-        kept += "; --resume goes on from the last checkpoint"
+        kept += GOES_ON
     return kept
 
 

@@ -85,6 +85,8 @@ def check_readable(run: Path, cache: Path) -> None:
                     assert all(None not in row.values() for row in csv.DictReader(file))
             case ".png":
                 assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
+            case ".html":
+                assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
             case ".yaml" if path.name == "plan.yaml":
                 Plan.load(path)
             case ".yaml":

@@ -84,6 +84,7 @@ def test_a_run_folder_explains_itself(run: medseg3d.Run) -> None:
         "config.yaml",
         "history.csv",
         "history.png",
+        "index.html",
         "model.medseg3d",
         "plan.yaml",
         "provenance.json",

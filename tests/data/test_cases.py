@@ -434,9 +434,9 @@ def test_a_patient_is_the_start_of_the_id_and_its_own_patient(case_id: str) -> N
         ("[" * 100_000, "no valid JSON"),
         ('{"labels": {"a": ' + "9" * 5000 + "}}", "no valid JSON"),
         ('{"labels": {"background": 0, "a": 99999999999}}', "gives 'a' more than 2147483647"),
-        ('{"labels": {"background": 0, "a": 1, "ignore": 2}}', "gives 2 to 'ignore', which"),
-        ('{"labels": {"background": 0, "a": 1, "ignore": -1}}', "is not supported yet; annotate"),
-        ('{"labels": {"0": "background", "1": "a", "2": "Ignore"}}', "gives '2' to 'ignore'"),
+        ('{"labels": {"a": 1, "ignore": 0}}', "gives 0 to 'ignore', the voxels that nobody"),
+        ('{"labels": {"background": 0, "a": 1, "ignore": -1}}', "integer from 0 per name"),
+        ('{"labels": {"0": "a", "2": "Ignore", "3": "ignore"}}', "gives 2 and 3 to 'ignore'"),
     ],
 )
 def test_json_that_says_too_much_is_refused(tmp_path: Path, text: str, reason: str) -> None:

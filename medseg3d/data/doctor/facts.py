@@ -1,6 +1,6 @@
 """What is known of cases after they were read: numbers, no volumes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -68,6 +68,18 @@ class CaseFacts:
     box: Box = (slice(None), slice(None), slice(None))
     is_turned: bool = False
     is_image: bool = False
+
+    def without(self, label: int | None) -> "CaseFacts":
+        """The same without a label, such as that of voxels that nobody annotated."""
+        if label not in self.label_counts:
+            return self
+        return replace(
+            self,
+            label_counts={value: n for value, n in self.label_counts.items() if value != label},
+            label_means={value: x for value, x in self.label_means.items() if value != label},
+            label_sds={value: x for value, x in self.label_sds.items() if value != label},
+            parts=tuple(part for part in self.parts if part.label != label),
+        )
 
     @property
     def case_id(self) -> str:

@@ -218,7 +218,8 @@ def erased_structures(survey: Survey) -> Iterator[Finding]:
 def _folds(survey: Survey) -> dict[str, int]:
     """Fold by case id, as fit deals them."""
     try:
-        folds = make_folds(survey.dataset.cases, folds=survey.folds)
+        labels_of = {facts.case_id: facts.label_counts.keys() - {0} for facts in survey.facts}
+        folds = make_folds(survey.dataset.cases, folds=survey.folds, labels_of=labels_of)
     except DataError:
         return {}
     return {case: fold for fold, cases in enumerate(folds) for case in cases}

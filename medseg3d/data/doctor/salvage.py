@@ -43,8 +43,9 @@ def find_whole_cases(root: Path) -> tuple[Dataset, tuple[Finding, ...]]:
     except DataError:
         cases = []
     whole = sorted(_with_distinct_ids(cases), key=lambda case: case.id)
-    names = description.channel_names
-    dataset = Dataset(root, INCOMPLETE, tuple(whole), description.label_names, names)
+    labels, channels = description.label_names, description.channel_names
+    found = tuple(whole)
+    dataset = Dataset(root, INCOMPLETE, found, labels, channels, description.ignore_label)
     return dataset, (finding,)
 
 

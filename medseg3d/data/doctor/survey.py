@@ -54,9 +54,10 @@ def survey(
         outcomes.append(outcome)
         if advance:
             advance()
+    ignored = dataset.ignore_label
     return Survey(
         dataset,
-        tuple(facts for facts, _, _ in outcomes if facts is not None),
+        tuple(facts.without(ignored) for facts, _, _ in outcomes if facts is not None),
         tuple(finding for _, findings, _ in outcomes for finding in findings),
         {
             case.id: picture

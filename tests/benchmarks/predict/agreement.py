@@ -27,8 +27,9 @@ class Agreement:
 
 
 def load(path: Path) -> Labels:
-    """Labels as stored."""
-    return np.asarray(nib.load(path).dataobj)
+    """Labels as stored, as integers even where a file scales them by 1."""
+    stored = np.asarray(nib.load(path).dataobj)
+    return stored if np.issubdtype(stored.dtype, np.integer) else np.rint(stored).astype(np.int64)
 
 
 def compare(found: Labels, expected: Labels) -> Agreement:

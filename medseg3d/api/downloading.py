@@ -1,0 +1,227 @@
+"""``download``: a task of the Medical Segmentation Decathlon as a folder to learn from.
+
+MONAI's class knows addresses and MD5 digests. Its transfer is not taken: it needs a package that
+MONAI does not install, goes through the system's temporary folder, which may be smaller than an
+archive, and says nothing where it may not write.
+
+Reference:
+    Antonelli et al., "The Medical Segmentation Decathlon", Nat. Commun. 13, 2022.
+    https://doi.org/10.1038/s41467-022-30695-9
+"""
+
+import hashlib
+import logging
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from medseg3d.config import DownloadConfig, validated
+from medseg3d.errors import ConfigError, DataError, RunError
+from medseg3d.io.atomic import reason_of
+from medseg3d.machine import free_disk, in_words
+from medseg3d.progress import Progress
+
+log = logging.getLogger("medseg3d")
+
+BLOCK = 1 << 20
+LONGEST_SILENCE = 60.0
+"""Seconds."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A task that has arrived.
+
+    Attributes:
+        folder: Holds ``dataset.json``, ``imagesTr`` and ``labelsTr``; to be given to ``fit``.
+        num_files: Files in it.
+        num_bytes: Their size.
+    """
+
+    folder: Path
+    num_files: int
+    num_bytes: int
+
+
+def download(task: str | DownloadConfig, **options: Any) -> Download:
+    """Fetch a task, compare its digest with MONAI's, and unpack it.
+
+    The folder appears whole or not at all.
+
+    Args:
+        task: Its name or number, or all options.
+        **options: See :class:`medseg3d.config.DownloadConfig`.
+
+    Raises:
+        ConfigError: If there is no such task.
+        RunError: If it is there already, the network or the disk does not allow it, or what
+            arrives is damaged.
+        DataError: If the archive holds something else than the task.
+    """
+    given = task if isinstance(task, DownloadConfig) else None
+    config = given or validated(DownloadConfig, {"task": task} | options)
+    name, url, md5 = known_task(config.task)
+    target = config.out / name
+    if target.exists():
+        raise RunError(
+            f"{target} is there already; learn from it with medseg3d fit, or remove it to "
+            "download it again"
+        )
+    with _working_folder(config.out) as folder:
+        archive = folder / "archive"
+        found = _fetch(url, archive)
+        if found != md5:
+            raise RunError(
+                f"what arrived from {url} is damaged: its MD5 is {found}, expected {md5}; repeat "
+                "the command"
+            )
+        arrived = _unpack(archive, folder / "unpacked", name)
+        (folder / "unpacked" / name).rename(target)
+    log.info("%s: %d files, %s", target, arrived[0], in_words(arrived[1]))
+    return Download(target, *arrived)
+
+
+def known_task(text: str) -> tuple[str, str, str]:
+    """Name, address and MD5 digest of a task that is given by name or number.
+
+    Raises:
+        ConfigError: If there is no such task.
+
+    Examples:
+        >>> known_task("hippocampus")[0], known_task("8")[0], known_task("Brain tumor")[0]
+        ('Task04_Hippocampus', 'Task08_HepaticVessel', 'Task01_BrainTumour')
+    """
+    from monai.apps.datasets import DecathlonDataset
+
+    tasks = {_plain(name).removeprefix("task")[2:]: name for name in DecathlonDataset.resource}
+    wanted = _plain(text).removeprefix("task").replace("tumor", "tumour")
+    number, rest = re.fullmatch(r"(\d*)(.*)", wanted).groups()  # type: ignore[union-attr]
+    for plain, name in tasks.items():
+        if rest in ("", plain) and (not number or int(number) == int(name[4:6])) and wanted:
+            return name, DecathlonDataset.resource[name], DecathlonDataset.md5[name]
+    close = get_close_matches(rest, tasks, n=1)
+    hint = f"did you mean {tasks[close[0]]}?" if close else f"known: {', '.join(tasks.values())}"
+    raise ConfigError(f"the Medical Segmentation Decathlon has no task {text!r}; {hint}")
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+@contextmanager
+def _working_folder(out: Path) -> Iterator[Path]:
+    """A folder inside ``out`` that is gone at the end, and ``out`` too if nothing came of it."""
+    is_new = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".medseg3d-download-", dir=out) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {reason_of(error)}") from error
+    finally:
+        if is_new:
+            with suppress(OSError):  # not empty
+                out.rmdir()
+
+
+def _fetch(url: str, archive: Path) -> str:
+    """Write what lies at an address into a file and return its MD5 digest."""
+    try:
+        answer = urlopen(url, timeout=LONGEST_SILENCE)
+    except (OSError, HTTPException) as error:
+        raise _unreachable(url, error) from error
+    digest = hashlib.md5(usedforsecurity=False)
+    with answer, archive.open("wb") as file:
+        size = int(answer.headers.get("Content-Length") or 0)
+        _require_room(archive.parent.parent, size)
+        log.info("downloading %s, %s", url, in_words(size) if size else "of unknown size")
+        arrived = 0
+        with Progress("Downloading") as bar:
+            for block in _blocks(answer, url):
+                file.write(block)
+                digest.update(block)
+                arrived += len(block)
+                bar.set_progress(arrived / max(size, arrived), note=in_words(arrived))
+    if arrived < size:
+        raise _unreachable(url, EOFError(f"it ended after {arrived} of {size} bytes"))
+    return digest.hexdigest()
+
+
+def _blocks(answer: Any, url: str) -> Iterator[bytes]:
+    try:
+        while block := answer.read(BLOCK):
+            yield block
+    except (OSError, HTTPException) as error:
+        raise _unreachable(url, error) from error
+
+
+def _unreachable(url: str, error: Exception) -> RunError:
+    match error:
+        case HTTPError():
+            error.close()
+            reason = f"the server says {error.code} {error.reason}"
+        case URLError():
+            reason = str(getattr(error.reason, "strerror", None) or error.reason)
+        case TimeoutError():
+            reason = f"nothing came for {LONGEST_SILENCE:.0f} s"
+        case _:
+            reason = str(error) or type(error).__name__
+    return RunError(
+        f"{url} cannot be downloaded ({reason}); check the network connection, or bring the "
+        "archive from another machine and unpack it"
+    )
+
+
+def _require_room(out: Path, size: int) -> None:
+    """Archive and files lie side by side for a while."""
+    free = free_disk(out)
+    if 2 * size > free:
+        raise RunError(
+            f"{out} has {in_words(free)} free, but {in_words(2 * size)} are needed to download "
+            "and unpack the task; free some space, or choose another folder with -o"
+        )
+
+
+def _unpack(archive: Path, into: Path, name: str) -> tuple[int, int]:
+    """Write the files of a task; only plain files, and only below its own folder.
+
+    Returns:
+        Number of files and of bytes.
+
+    Raises:
+        DataError: If the archive holds anything else, or is none.
+    """
+    root = into.resolve() / name
+    num_files = num_bytes = 0
+    try:
+        with tarfile.open(archive) as tar, Progress("Unpacking", unit="file") as bar:
+            for member in tar:
+                path = (into.resolve() / member.name).resolve()
+                if member.isdir() or path.name.startswith("."):  # what macOS adds
+                    continue
+                source = tar.extractfile(member) if member.isfile() else None
+                if source is None or not path.is_relative_to(root):
+                    raise DataError(
+                        f"the archive of {name} holds {member.name!r}, which is no file in the "
+                        f"folder {name}; it is not unpacked"
+                    )
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file:
+                    shutil.copyfileobj(source, file, BLOCK)
+                num_files, num_bytes = num_files + 1, num_bytes + member.size
+                bar.advance()
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(f"the archive of {name} cannot be unpacked ({error})") from error
+    if not (root / "dataset.json").is_file():
+        raise DataError(f"the archive of {name} holds no {name}/dataset.json; it is not unpacked")
+    return num_files, num_bytes

@@ -1,0 +1,88 @@
+"""Networks that are not ours, or learn from more than logits, through fit and predict."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import medseg3d
+from medseg3d.bundle import read_bundle
+from medseg3d.errors import ConfigError
+from medseg3d.networks.dense import saunet
+
+SHAPE = (16, 14, 12)
+SMALL: dict[str, Any] = {
+    "epochs": 1,
+    "steps_per_epoch": 3,
+    "folds": 2,
+    "fold": 0,
+    "batch_size": 1,
+    "patch_size": (16, 16, 16),
+    "precision": "fp32",
+    "device": "cpu",
+    "validate_every": 1,
+    "evidence_cases": 0,
+    "postprocess": "none",
+    "width": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("boxes")
+    for number in range(2):
+        generator = np.random.default_rng(number)
+        labels = np.zeros(SHAPE, dtype=np.uint8)
+        labels[3:10, 4:10, 2:9] = 1
+        image = generator.normal(100, 5, SHAPE) + 100 * labels
+        for name, array in (("images", image.astype(np.int16)), ("labels", labels)):
+            (folder / name).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), folder / name / f"case_{number}.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("monai:SegResNet", {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}),
+        ("monai:UNet", {}),
+        ("danet", {"width": 2, "depths": [1, 1, 1, 1]}),
+    ],
+)
+def test_it_learns_and_its_model_predicts(
+    name: str, options: dict[str, Any], boxes: Path, tmp_path: Path
+) -> None:
+    network = {"name": name, "options": options}
+    run = medseg3d.fit(boxes, out=tmp_path / "run", cache=tmp_path / "c", network=network, **SMALL)
+    assert read_bundle(run.bundle).network == name
+    (found,) = medseg3d.predict(
+        boxes / "images" / "case_0.nii.gz", model=run.folder, out=tmp_path / "out.nii.gz"
+    )
+    assert nib.load(found.path).shape == SHAPE
+
+
+def test_a_network_with_an_objective_of_its_own_is_trained_by_it(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    edges_of = saunet.label_edges
+
+    def told(labels: Any) -> Any:
+        seen.append(tuple(labels.shape))
+        return edges_of(labels)
+
+    monkeypatch.setattr(saunet, "label_edges", told)
+    network = {"name": "saunet", "options": {"stem": 4, "growth": 2, "layers": [1, 1]}}
+    run = medseg3d.fit(boxes, out=tmp_path / "run", cache=tmp_path / "c", network=network, **SMALL)
+    assert seen == [(1, 1, 16, 16, 16)] * 3
+    assert read_bundle(run.bundle).network == "saunet"
+
+
+def test_an_unknown_class_is_refused_before_anything_is_written(
+    boxes: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="did you mean monai:SwinUNETR"):
+        medseg3d.fit(boxes, out=tmp_path / "run", network="monai:SwinUNet", **SMALL)
+    assert not (tmp_path / "run").exists()
