@@ -14,13 +14,20 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
-def same_logger() -> Iterator[None]:
-    """The logger as it was, whatever a command in the test has made of it."""
+def fresh_logger() -> Iterator[None]:
+    """The logger as a new process has it, whatever commands in tests before made of it."""
     logger = logging.getLogger("medseg3d")
-    handlers, level = list(logger.handlers), logger.level
+
+    def refresh() -> None:
+        logging.disable(logging.NOTSET)
+        logger.disabled, logger.propagate = False, True
+        logger.setLevel(logging.NOTSET)
+
+    refresh()
+    handlers = set(logger.handlers)
     yield
-    logger.setLevel(level)
-    for handler in set(logger.handlers) - set(handlers):
+    refresh()
+    for handler in set(logger.handlers) - handlers:
         logger.removeHandler(handler)
 
 
