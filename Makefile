@@ -11,10 +11,8 @@ PEERS := build/bench-predict/peers
 demo: $(RUNTIME)
 	$(BIN)/medseg3d demo
 
-# in two processes: what networks leave in torch and logging slows and silences training after them
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --ignore tests/training --ignore tests/contract
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/training tests/contract
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(DEV)
 	$(BIN)/ruff check $(CHECKED)

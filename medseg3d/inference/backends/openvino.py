@@ -6,7 +6,10 @@ Reference:
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -49,7 +52,8 @@ class Intermediate:
         openvino = quiet_openvino()
         recorded = traced(network, channels, example)
         shape = openvino.PartialShape([-1, channels, -1, -1, -1])
-        model = openvino.convert_model(recorded, input=[(shape, openvino.Type.f32)])
+        with root_logger_kept():
+            model = openvino.convert_model(recorded, input=[(shape, openvino.Type.f32)])
         model.input(0).get_tensor().set_names({INPUT})
         model.output(0).get_tensor().set_names({OUTPUT})
         return model
@@ -164,6 +168,18 @@ def quiet_openvino() -> Any:
         if hidden:
             del sys.modules[TELEMETRY]
     return openvino
+
+
+@contextmanager
+def root_logger_kept() -> Iterator[None]:
+    """Undo what a conversion that fails leaves in the root logger: it hides all warnings."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters.copy(), root.handlers.copy()
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters, root.handlers = filters, handlers
 
 
 @cache

@@ -1,5 +1,6 @@
 """Every backend gives the logits that torch gives in float32, for windows of any shape."""
 
+import logging
 import subprocess
 import sys
 from itertools import product
@@ -60,8 +61,11 @@ def test_logits_are_those_of_torch(network: str, backend: str, make_source: Make
 def test_what_cannot_be_converted_is_refused(
     network: str, backend: str, make_source: MakeSource
 ) -> None:
+    root = logging.getLogger()
+    before = (root.level, list(root.filters), list(root.handlers))
     with pytest.raises(UnfitBackendError):
         opened(backend, make_source(network))
+    assert (root.level, root.filters, root.handlers) == before
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
