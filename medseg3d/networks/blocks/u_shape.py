@@ -78,7 +78,7 @@ class UShape(nn.Module):
             for before, here in pairwise((in_channels, *stages.widths))
         )
         self.pools = stages.pools(style)
-        self.ups, self.gates, self.decoder = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.ups, self.decoder, self.gates = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for (below, here), step in zip(
             pairwise(stages.widths[::-1]), stages.steps[::-1], strict=True
         ):
