@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from medseg3d.data.cases import find_inputs
-from medseg3d.data.split import chosen_fold, make_folds
+from medseg3d.data.split import split
 from tests.benchmarks.predict.agreement import compare, load
 from tests.benchmarks.predict.compare import MEDSEG3D
 from tests.benchmarks.predict.measure import Measurement, run
@@ -40,7 +40,7 @@ def held_out(folder: Path) -> tuple[Path, list[str]]:
     """The split as one file for all tools, and the cases that are held out."""
     path = folder / "split.json"
     if not path.is_file():
-        fold = chosen_fold(make_folds(find_inputs([DATA / "imagesTr"])), 0)
+        fold = split(find_inputs([DATA / "imagesTr"]))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(fold.as_dict(), indent=1), encoding="utf-8")
     return path, json.loads(path.read_text(encoding="utf-8"))["validation"]
@@ -53,15 +53,15 @@ def train(
     name = f"{tool}_{minutes:g}min_seed{seed}"
     out, log = folder / "labels" / name, folder / "logs" / f"{name}.log"
     shutil.rmtree(out, ignore_errors=True)
-    split, _ = held_out(folder)
+    given, _ = held_out(folder)
     if tool == "ours":
-        found = ours(folder / "runs" / name, split, minutes, seed, log, options)
+        found = ours(folder / "runs" / name, given, minutes, seed, log, options)
         with (folder / "runs" / name / "history.csv").open(encoding="utf-8") as file:
             steps = max(int(row["step"]) for row in csv.DictReader(file))
         shutil.copytree(folder / "runs" / name / "validation", out)
         return out, found, steps
     script = SCRIPTS / f"train_{tool}.py"
-    words = [PEERS, script, DATA, split, folder / tool, str(minutes), str(seed), out]
+    words = [PEERS, script, DATA, given, folder / tool, str(minutes), str(seed), out]
     found = run(words, log=log)
     if found.code:
         raise SystemExit(f"{TOOLS[tool]} failed:\n{found.error}")

@@ -83,7 +83,7 @@ DATA_SETS = {
             Labeled("slices", ("dicom/dcmqi_ct3",), "dicom/dcmqi_liver_seg.nrrd"),
         ),
         patch=(64, 64, 32),
-        spacing=(2.0, 2.0, 3.0),
+        spacing=(3.0, 3.0, 3.0),
     ),
     "spleen_ct": DataSet(
         "spleen",
@@ -93,8 +93,8 @@ DATA_SETS = {
             Labeled("small", *CT_SMALL, 1),
             Labeled("series", *CT_SERIES, 1),
         ),
-        patch=(64, 64, 32),
-        spacing=(2.0, 2.0, 3.0),
+        patch=(64, 64, 48),
+        spacing=(3.0, 3.0, 4.0),
     ),
     "cord_mr": DataSet(
         "cord",
