@@ -38,6 +38,7 @@ from medseg3d.config import FitConfig, validated
 from medseg3d.config.fit import ALL_FOLDS
 from medseg3d.data.cache import CachedCase, open_cache
 from medseg3d.data.cases import Case, Dataset
+from medseg3d.data.classes import class_indices
 from medseg3d.data.plan import Plan
 from medseg3d.data.regions import numbered
 from medseg3d.data.split import Split
@@ -191,7 +192,7 @@ class _Fit:
         history = train(
             network,
             make_loss(config, plan, learned),
-            training_patches(config, plan, learned),
+            training_patches(config, plan, learned, class_indices(self.training, plan.classes)),
             folder=self.folder,
             label_names=list(self.labels.values()),
             validate=dice,
