@@ -86,13 +86,10 @@ def test_the_guide_learns_what_is_shown() -> None:
         return functional.cross_entropy(logits[0], labels[:, 0])
 
     def cost() -> float:
-        network.eval()
-        network.deep_supervision, whole = False, 0.0
         with torch.no_grad():
-            whole = float(network.objective(lambda logits, _: 0 * logits.sum(), image, labels))
-        network.deep_supervision = True
+            found = network.eval().objective(lambda logits, _: 0 * logits.sum(), image, labels)
         network.train()
-        return whole
+        return float(found)
 
     before = cost()
     optimizer = torch.optim.AdamW(network.parameters(), 0.01)
