@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from medseg3d.api.cross_validation import cross_validate, mean_dice
+from medseg3d.api.diagnoses import NAME, write_diagnoses
 from medseg3d.api.final_validation import FinalValidation
 from medseg3d.api.planning import (
     make_network,
@@ -204,6 +205,16 @@ class _Fit:
             resume=config.resume,
             publish=watch.publish,
         )
+        if plan.classes:
+            write_diagnoses(
+                _network_of(best),
+                held_out,
+                kept,
+                plan.classes,
+                self.folder / "validation" / NAME,
+                window=plan.patch_size,
+                device=self.device,
+            )
         can_tell = [
             case for case, found in zip(held_out, kept, strict=True) if found.labels_present
         ]
@@ -274,9 +285,14 @@ def _conversions(model: Path) -> Path:
 
 def _save_again(source: Path, target: Path, description: Bundle) -> None:
     """Write the weights of a bundle with another description."""
+    save_bundle(target, description, _network_of(source))
+
+
+def _network_of(source: Path) -> nn.Module:
+    """The network of a bundle with its weights."""
     stored, weights = load_bundle(source)
     network = build_network(
         stored.network, stored.channels, stored.plan.num_labels, options=stored.options
     )
     load_weights(network, weights, source=str(source))
-    save_bundle(target, description, network)
+    return network

@@ -1,5 +1,6 @@
 """Runs that learn the class of a case: from a CSV, with masks for some cases only."""
 
+import csv
 import json
 import logging
 import shutil
@@ -9,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import medseg3d
+from medseg3d.api.diagnoses import class_probabilities
 from medseg3d.api.rehearsal import rehearse
 from medseg3d.bundle import read_bundle
 from medseg3d.config import FitConfig
+from medseg3d.data.cache import CachedCase
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.networks.unet import ynet_3d
 from tests.api.small_sets import SMALL, write_cases
@@ -66,6 +70,35 @@ def test_the_model_knows_its_classes_and_predicts(run: medseg3d.Run, data: Path)
     image = data / "imagesTr" / "case_4_0000.nii.gz"
     (found,) = medseg3d.predict(image, model=run.folder, out=run.folder / "out.nii.gz")
     assert found.path.is_file()
+
+
+def test_the_class_that_is_found_of_each_held_out_case_is_told(run: medseg3d.Run) -> None:
+    with (run.folder / "validation" / "classes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == sorted({row.case for row in run.scores.rows})
+    for row in rows:
+        assert row["class"] == ("healthy", "ill")[int(row["case"][-1]) % 2]
+        probabilities = {name: float(row[f"probability_{name}"]) for name in ("healthy", "ill")}
+        assert sum(probabilities.values()) == pytest.approx(1, abs=2e-4)
+        assert row["found"] == max(probabilities, key=lambda name: probabilities[name])
+
+
+def test_probabilities_are_means_of_windows_that_cover_the_case(tmp_path: Path) -> None:
+    image = np.zeros((1, 6, 4, 4), np.float32)
+    image[:, 4:] = 2.0  # the second window begins at voxel 2: half of it
+    labels = np.zeros((6, 4, 4), np.uint8)
+    case = CachedCase.write(
+        tmp_path / "case", case_id="a", image=image, labels=labels, num_labels=2
+    )
+
+    class Bright(nn.Module):
+        def classify(self, x: torch.Tensor) -> torch.Tensor:
+            mean = x.mean((1, 2, 3, 4))
+            return torch.stack([torch.zeros_like(mean), mean], 1)
+
+    found = class_probabilities(Bright(), case, window=(4, 4, 4), device=torch.device("cpu"))
+    expected = (0.5 + 1 / (1 + np.exp(-1.0))) / 2
+    assert found.tolist() == pytest.approx([1 - expected, expected])
 
 
 def test_the_objective_gets_classes_and_what_is_not_annotated(

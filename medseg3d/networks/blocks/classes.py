@@ -25,7 +25,7 @@ def presence(labels: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
         >>> shown.tolist(), known.tolist()
         ([[False, True], [False, True]], [[True, True], [False, True]])
     """
-    voxels = labels.flatten(1)
+    voxels = labels.flatten(1).int()  # whose type holds ``num_labels``
     shown = torch.stack([(voxels == label).any(1) for label in range(1, num_labels)], dim=1)
     return shown, shown | (voxels < num_labels).all(1, keepdim=True)
 
@@ -72,7 +72,7 @@ def annotated_loss(
     Returns:
         Scalar; 0, with gradients of 0, if nothing was annotated.
     """
-    known = (labels < logits.shape[1]).flatten(1).any(1)
+    known = (labels.int() < logits.shape[1]).flatten(1).any(1)
     if not known.any():
         return (0 * _exact(logits)).sum()
     return loss(logits[known], labels[known])

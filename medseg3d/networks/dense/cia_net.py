@@ -193,10 +193,10 @@ class Exchange(nn.Module):
 
     def __init__(self, channels: int, *, style: Style) -> None:
         super().__init__()
-        self.region, self.contour = (ConvNormAct(channels, channels, style=style) for _ in "rc")
+        self.region, self.contour = (ConvNormAct(channels, channels, style=style) for _ in range(2))
         self.shared = ConvNormAct(2 * channels, channels, style=style)
         self.to_region, self.to_contour = (
-            ConvNormAct(channels, channels, style=style) for _ in "rc"
+            ConvNormAct(channels, channels, style=style) for _ in range(2)
         )
 
     def forward(self, region: Tensor, contour: Tensor) -> tuple[Tensor, Tensor]:
