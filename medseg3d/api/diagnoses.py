@@ -20,7 +20,7 @@ from medseg3d.types import Size3
 
 log = logging.getLogger("medseg3d")
 
-NAME = "classes.csv"
+DIAGNOSES = "classes.csv"
 
 
 def write_diagnoses(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from medseg3d.api.cross_validation import cross_validate, mean_dice
-from medseg3d.api.diagnoses import NAME, write_diagnoses
+from medseg3d.api.diagnoses import DIAGNOSES, write_diagnoses
 from medseg3d.api.final_validation import FinalValidation
 from medseg3d.api.planning import (
     make_network,
@@ -211,7 +211,7 @@ class _Fit:
                 held_out,
                 kept,
                 plan.classes,
-                self.folder / "validation" / NAME,
+                self.folder / "validation" / DIAGNOSES,
                 window=plan.patch_size,
                 device=self.device,
             )

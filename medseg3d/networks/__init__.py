@@ -13,8 +13,8 @@ published configuration, ``plan_options(topology)`` turns a measured plan into o
 network that learns from more than logits has ``objective(loss, image, labels)``, which gives
 the whole loss of a training step; ``loss(logits, labels)`` is the one that was chosen. One that
 tells the class of an image has the option ``classes``, how many there are, gets those of the
-batch as a fourth argument where they are given, and has ``classify(x) -> logits (B, K)``. ``set_progress(used)`` is told before each step
-which share of the training is over.
+batch as a fourth argument where they are given, and has ``classify(x) -> logits (B, K)``.
+``set_progress(used)`` is told before each step which share of the training is over.
 
 ``monai:NAME`` is the class of that name in ``monai.networks.nets``.
 """
