@@ -165,7 +165,6 @@ def test_a_run_goes_on_with_its_classes_and_with_no_others(
     ("options", "kind", "told"),
     [
         ({"network": "unet3d"}, ConfigError, "network 'unet3d' learns no classes; choose one"),
-        ({"loss": "normalized"}, ConfigError, "unknown loss"),
         ({"classes": "absent.csv"}, DataError, "absent.csv cannot be read as CSV"),
         ({"classes": None}, DataError, r"2 images without label map \(case_4, case_5\)"),
     ],
