@@ -166,7 +166,7 @@ def test_a_run_goes_on_with_its_classes_and_with_no_others(
     [
         ({"network": "unet3d"}, ConfigError, "network 'unet3d' learns no classes; choose one"),
         ({"classes": "absent.csv"}, DataError, "absent.csv cannot be read as CSV"),
-        ({"classes": None}, DataError, r"2 images without label map \(case_4, case_5\)"),
+        ({"classes": None}, DataError, r"2 images \(case_4, case_5\) without label map"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(

@@ -77,7 +77,7 @@ def test_images_without_a_mask_are_cases_where_that_is_wanted(tmp_path: Path) ->
     touch(*(flat / "images" / f"{name}.nii.gz" for name in "abc"), flat / "labels" / "b.nii.gz")
     touch(*(deep / name / "t1.nii.gz" for name in "abc"), deep / "b" / "seg.nii.gz")
     for root in (flat, deep):
-        with pytest.raises(DataError, match=r"2 images without label map \(a, c\)"):
+        with pytest.raises(DataError, match=r"2 images \(a, c\) without label map"):
             find_cases(root)
         found = find_cases(root, unlabeled=True).cases
         assert [case.id for case in found] == ["a", "b", "c"]
@@ -87,7 +87,7 @@ def test_images_without_a_mask_are_cases_where_that_is_wanted(tmp_path: Path) ->
 
 def test_a_mask_without_an_image_is_refused_all_the_same(tmp_path: Path) -> None:
     touch(tmp_path / "images" / "a.nii.gz", *(tmp_path / "labels" / f"{n}.nii.gz" for n in "ab"))
-    with pytest.raises(DataError, match=r"1 label map without image \(b\)"):
+    with pytest.raises(DataError, match=r"1 label map \(b\) without image"):
         find_cases(tmp_path, unlabeled=True)
 
 

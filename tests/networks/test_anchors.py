@@ -114,6 +114,13 @@ def test_the_published_y_net_also_counts_convolutions_that_nothing_reads() -> No
     assert parameters(network) - sum(map(parameters, diagnosis)) + unread == 2_958_240
 
 
+def test_a_plan_classifies_more_than_one_mean() -> None:
+    plan = Topology(patch_size=(64, 64, 64), strides=((2, 2, 2),) * 4, kernels=((3, 3, 3),) * 5)
+    with torch.device("meta"):
+        network = build_network("ynet_3d", 1, 2, topology=plan)
+    assert network.pooled == (2, 2, 2)
+
+
 def test_the_core_of_the_graph_unet_has_its_known_size() -> None:
     assert parameters(GraphUNet(48, (0.9, 0.8, 0.7))) == 16_611
 

@@ -132,9 +132,9 @@ def num_classes(classes: int | None, out_channels: int) -> int:
 
 def averaged(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Means over so many parts of each axis, ``(B, C, *size)``."""
-    if len(size) == 2:
-        return functional.adaptive_avg_pool2d(x, size)
-    return functional.adaptive_avg_pool3d(x, size)
+    pool = {2: functional.adaptive_avg_pool2d, 3: functional.adaptive_avg_pool3d}[len(size)]
+    means: Tensor = pool(x, size)  # type: ignore[arg-type]
+    return means
 
 
 def _exact(logits: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ here: 225,792 parameters of its 3,913,381.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -56,7 +57,8 @@ class YNet2D(Diagnosing):
         depths: Dilated pyramids at the second and at the third resolution.
         classes: Classes of images, one of which is given with each; without them the diagnosis is
             which labels an image shows.
-        norm: ``"instance"``, ``"batch"`` or ``"none"``.
+        norm: ``"instance"``, ``"batch"`` or ``"none"``; the branch to the class, whose features
+            may be of one voxel, has none in the stead of ``"instance"``.
         spatial_dims: 2 or 3.
 
     Shape:
@@ -105,9 +107,10 @@ class YNet2D(Diagnosing):
         )
         self.head = style.operators.conv(features, out_channels, 7, padding=3, bias=False)
         self.up = linear_upsampling((2,) * spatial_dims)
+        plain = replace(style, norm="none") if norm == "instance" else style
         self.diagnosis = nn.Sequential(
-            _Stage(32 * width, 8 * width, depth=2, style=style),
-            _Stage(16 * width, 4 * width, depth=2, style=style),
+            _Stage(32 * width, 8 * width, depth=2, style=plain),
+            _Stage(16 * width, 4 * width, depth=2, style=plain),
         )
         self.classifier = nn.Sequential(
             nn.Linear(8 * width, 4 * width),

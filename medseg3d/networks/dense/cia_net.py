@@ -100,7 +100,7 @@ class CIANet(nn.Module):
         self.regions, self.contours = (  # coarsest first
             nn.ModuleList(conv(width, lateral, 1) for width in grown[::-1]) for _ in range(2)
         )
-        self.double = linear_upsampling((2,) * spatial_dims)
+        self.widen = linear_upsampling((2,) * spatial_dims)
         self.exchanges = nn.ModuleList(Exchange(lateral, style=style) for _ in self.downs)
         self.enlarge = linear_upsampling((stem_stride,) * spatial_dims)
         num_heads = len(self.exchanges) if deep_supervision else 1
@@ -164,8 +164,8 @@ class CIANet(nn.Module):
         for place, exchange in enumerate(self.exchanges, start=1):
             feature = features[-1 - place]
             region, contour = exchange(
-                self.double(region) + self.regions[place](feature),
-                self.double(contour) + self.contours[place](feature),
+                self.widen(region) + self.regions[place](feature),
+                self.widen(contour) + self.contours[place](feature),
             )
             found.insert(0, (region, contour))
         regions, contours = zip(*found, strict=True)

@@ -119,8 +119,11 @@ class YNet3D(Diagnosing):
 
     @classmethod
     def plan_options(cls, topology: Topology) -> dict[str, Any]:
-        """Widths and strides of the plan."""
-        return topology.unet_options()
+        """Widths and strides of the plan; features of each half of an axis are classified.
+
+        Instance normalization leaves little to a mean over all voxels.
+        """
+        return topology.unet_options() | {"pooled": 2}
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Features of all stages, finest first."""

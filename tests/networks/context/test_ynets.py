@@ -57,20 +57,19 @@ def test_images_without_a_mask_teach_their_class_only(name: str) -> None:
 
 @each
 def test_a_few_steps_tell_bright_from_dark_without_any_mask(name: str) -> None:
-    network = built(name, classes=2).train()
-    generator = torch.Generator().manual_seed(1)
-    image = torch.randn(4, 1, *SIZE, generator=generator)
+    planned = {"pooled": 2} if name == "ynet_3d" else {}
+    network = built(name, classes=2, **planned).train()
+    size = (16, 16, 16)
+    image = torch.randn(4, 1, *size, generator=torch.Generator().manual_seed(1))
     classes = torch.tensor([0, 1, 1, 0])
-    image[classes == 1, :, :8, :8, :8] += 6.0
-    labels = torch.full((4, 1, *SIZE), LABELS, dtype=torch.uint8)
+    image[classes == 1, :, :5, :5, :5] += 6.0
+    labels = torch.full((4, 1, *size), LABELS, dtype=torch.uint8)
     optimizer = torch.optim.AdamW(network.parameters(), 0.01)
-    first = float(network.objective(of_labels, image, labels, classes))
-    for _ in range(25):
+    for _ in range(20):
         optimizer.zero_grad()
         network.objective(of_labels, image, labels, classes).backward()
         optimizer.step()
-    last = float(network.objective(of_labels, image, labels, classes))
-    assert last < 0.5 * first
+    assert functional.cross_entropy(network.eval().classify(image), classes) < 0.3
 
 
 def test_the_published_classifier_takes_images_of_any_size() -> None:
