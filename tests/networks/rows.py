@@ -112,12 +112,16 @@ ROWS = {
     "u_det": Row({**SMALL, "pyramid": 4}, 9_170, -1.2015438398100375, 28_583_361),
     "cia_net": Row(
         {"stem": 4, "growth": 2, "layers": (2, 1, 1), "lateral": 3, "stem_stride": 2},
-        0,
-        0.0,
+        7_962,
+        -1.818117160896258,
         19_025_542,
     ),
     "ynet_2d": Row(
-        {"width": 2, "features": 3, "depths": (1, 1)}, 0, 0.0, 3_687_589, HALVED_FIVE_TIMES
+        {"width": 2, "features": 3, "depths": (1, 1)},
+        109_713,
+        -99.24005998986509,
+        3_687_589,
+        HALVED_FIVE_TIMES,
     ),
-    "ynet_3d": Row(SMALL, 0, 0.0, 27_733_378),
+    "ynet_3d": Row(SMALL, 9_445, 4.0601776515090755, 27_733_378),
 }
