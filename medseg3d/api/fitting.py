@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from medseg3d.api.cross_validation import cross_validate, mean_dice
+from medseg3d.api.diagnoses import DIAGNOSES, write_diagnoses
 from medseg3d.api.final_validation import FinalValidation
 from medseg3d.api.planning import (
     make_network,
@@ -38,6 +39,7 @@ from medseg3d.config import FitConfig, validated
 from medseg3d.config.fit import ALL_FOLDS
 from medseg3d.data.cache import CachedCase, open_cache
 from medseg3d.data.cases import Case, Dataset
+from medseg3d.data.classes import class_indices
 from medseg3d.data.plan import Plan
 from medseg3d.data.regions import numbered
 from medseg3d.data.split import Split
@@ -191,7 +193,7 @@ class _Fit:
         history = train(
             network,
             make_loss(config, plan, learned),
-            training_patches(config, plan, learned),
+            training_patches(config, plan, learned, class_indices(self.training, plan.classes)),
             folder=self.folder,
             label_names=list(self.labels.values()),
             validate=dice,
@@ -203,6 +205,16 @@ class _Fit:
             resume=config.resume,
             publish=watch.publish,
         )
+        if plan.classes:
+            write_diagnoses(
+                _network_of(best),
+                held_out,
+                kept,
+                plan.classes,
+                self.folder / "validation" / DIAGNOSES,
+                window=plan.patch_size,
+                device=self.device,
+            )
         can_tell = [
             case for case, found in zip(held_out, kept, strict=True) if found.labels_present
         ]
@@ -273,9 +285,14 @@ def _conversions(model: Path) -> Path:
 
 def _save_again(source: Path, target: Path, description: Bundle) -> None:
     """Write the weights of a bundle with another description."""
+    save_bundle(target, description, _network_of(source))
+
+
+def _network_of(source: Path) -> nn.Module:
+    """The network of a bundle with its weights."""
     stored, weights = load_bundle(source)
     network = build_network(
         stored.network, stored.channels, stored.plan.num_labels, options=stored.options
     )
     load_weights(network, weights, source=str(source))
-    save_bundle(target, description, network)
+    return network

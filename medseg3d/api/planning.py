@@ -1,5 +1,6 @@
 """Before a run: whether its options can work, its cases are sound, and how it is to go."""
 
+import inspect
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -30,10 +31,11 @@ from medseg3d.config import FitConfig, to_yaml
 from medseg3d.data.augment import Augmentation
 from medseg3d.data.cases import Dataset
 from medseg3d.data.checks import check_cases
+from medseg3d.data.classes import class_names, with_classes
 from medseg3d.data.fingerprint import measure
 from medseg3d.data.layouts import find_cases
 from medseg3d.data.plan import Plan, make_plan
-from medseg3d.data.split import Split
+from medseg3d.data.split import Split, with_unlabeled
 from medseg3d.data.threads import in_threads
 from medseg3d.device import resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, RunError
@@ -72,6 +74,11 @@ def refuse_what_cannot_be_built(config: FitConfig) -> None:
             f"network {config.network.name!r} has no training stages; leave out stages, or set "
             "stages=[] if they come from a file"
         )
+    if config.classes is not None and "classes" not in inspect.signature(network).parameters:
+        raise ConfigError(
+            f"network {config.network.name!r} learns no classes; choose one that does, such as "
+            "ynet_3d, or leave out classes"
+        )
     build_loss(config.loss.name, config.loss.options)
     if config.regions:
         build_region_loss(config.loss.name, config.loss.options, ())
@@ -94,7 +101,7 @@ def planned(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
 
 
 def _planned_before(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
-    dataset = find_cases(config.data, skip_unpaired=config.skip_unpaired)
+    dataset = _found(config)
     plan = Plan.load(folder / PLAN).mirrored_along(config.augmentation.mirror_axes)
     parts = read_split(config, folder)
     absent = {*parts.training, *parts.validation} - {case.id for case in dataset.cases}
@@ -112,7 +119,7 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
     if not config.resume:
         write_text(stored, to_yaml(config, title="Resolved options of this run"))
     try:
-        dataset = find_cases(config.data, skip_unpaired=config.skip_unpaired)
+        dataset = _found(config)
         dataset = dataset.ignoring(config.ignore_label)
         log.info("%s: %d cases (%s)", config.data, len(dataset.cases), dataset.layout)
         given = given_folds(config, dataset.cases)
@@ -120,6 +127,9 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
             num_folds = max(2, len(given)) if given else config.folds
             checked = check_cases(dataset, folds=num_folds, advance=bar.advance)
         folds = given or dealt_folds(config, dataset, checked.facts)
+        if any(case.labels is None for case in dataset.cases):
+            folds = with_unlabeled(folds, dataset.cases, learn=not given)
+            dataset = dataset.ignoring_missing(checked.label_values)
         parts = wanted(config, folds)
         plan = _plan(config, dataset, checked.label_values, parts)
         with torch.device("meta"):
@@ -134,6 +144,13 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
     return dataset, plan, parts
 
 
+def _found(config: FitConfig) -> Dataset:
+    """The cases of a run; with classes they may lack a label map."""
+    given = config.classes is not None
+    dataset = find_cases(config.data, skip_unpaired=config.skip_unpaired, unlabeled=given)
+    return with_classes(dataset, config.classes) if config.classes is not None else dataset
+
+
 def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], parts: Split) -> Plan:
     if config.plan is not None:
         fixed = [name for name in PLANNED if getattr(config, name) not in (None, False)]
@@ -143,8 +160,10 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
                 f"edit {config.plan}"
             )
         plan = Plan.load(config.plan).mirrored_along(config.augmentation.mirror_axes)
-        return plan.ignoring(dataset.ignore_label).with_regions(config.regions)
-    training = [case for case in dataset.cases if case.id in set(parts.training)]
+        plan = plan.ignoring(dataset.ignore_label).with_regions(config.regions)
+        return plan.with_classes(class_names(dataset.cases))
+    learned = set(parts.training)
+    training = [case for case in dataset.cases if case.id in learned and case.labels is not None]
     measured_case = partial(measure, ignore_label=dataset.ignore_label)
     measured = list(
         track(in_threads(measured_case, training), "Measuring", total=len(training), unit="case")
@@ -170,7 +189,7 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
         mirror_axes=config.augmentation.mirror_axes,
     )
     plan = as_the_model(plan, config).ignoring(dataset.ignore_label)
-    plan = plan.with_regions(config.regions)
+    plan = plan.with_regions(config.regions).with_classes(class_names(dataset.cases))
     log.info(
         "plan: spacing %s mm, patch %s, batch %d, %d stages, width %d",
         " x ".join(f"{edge:g}" for edge in plan.spacing),
@@ -217,6 +236,8 @@ def make_network(config: FitConfig, plan: Plan) -> tuple[nn.Module, dict[str, An
         max_width=plan.max_width,
     )
     options = planned_options(config.network.name, topology) | config.network.options
+    if plan.classes:
+        options["classes"] = len(plan.classes)
     network = build_network(
         config.network.name, len(plan.channels), plan.num_labels, options=options
     )

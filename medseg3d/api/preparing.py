@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from medseg3d.config import FitConfig
+from medseg3d.data.annotation import nowhere_annotated
 from medseg3d.data.augment import Augmentation
 from medseg3d.data.cache import CachedCase, case_key, is_complete
 from medseg3d.data.canonical import load_case
@@ -77,11 +78,14 @@ class Preparation:
             return CachedCase.open(folder)
         with about_case(case.id), enough_memory(f"preprocessing case {case.id}", LEAVE_OUT):
             working = preprocess(load_case(case), self.plan)
+            labels = working.labels
+            if labels is None and self.plan.ignore_index is not None:
+                labels = nowhere_annotated(working.image, self.plan.ignore_index)
             return CachedCase.write(
                 folder,
                 case_id=case.id,
                 image=working.image,
-                labels=working.labels,
+                labels=labels,
                 num_labels=self.plan.num_labels,
                 may_ignore=self.plan.ignore_index is not None,
             )
@@ -116,8 +120,13 @@ def warn_of_absent_labels(
             )
 
 
-def training_patches(config: FitConfig, plan: Plan, cases: Sequence[CachedCase]) -> PatchDataset:
-    """Augmented patches of the training cases."""
+def training_patches(
+    config: FitConfig,
+    plan: Plan,
+    cases: Sequence[CachedCase],
+    classes: Sequence[int] | None = None,
+) -> PatchDataset:
+    """Augmented patches of the training cases, and the class of each if they have classes."""
     ignored = () if plan.ignore_index is None else (plan.ignore_index,)
     return PatchDataset(
         cases,
@@ -129,4 +138,5 @@ def training_patches(config: FitConfig, plan: Plan, cases: Sequence[CachedCase])
             mirrored_labels=(*plan.mirrored_labels, *ignored),
             **config.augmentation.model_dump() | {"mirror_axes": plan.mirror_axes},
         ),
+        classes=classes,
     )

@@ -26,6 +26,7 @@ from medseg3d.config import FitConfig
 from medseg3d.config.fit import ALL_FOLDS
 from medseg3d.data.cache import CachedCase, open_cache
 from medseg3d.data.cases import Dataset
+from medseg3d.data.classes import class_indices
 from medseg3d.data.plan import Plan
 from medseg3d.data.split import Split
 from medseg3d.data.split_files import read_splits
@@ -37,6 +38,7 @@ from medseg3d.progress import duration
 from medseg3d.runs import CACHE, SPLITS, free_run_folder
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import VALIDATION_SHARE
+from medseg3d.training.feed import Patches
 from medseg3d.training.train import GOES_ON, train
 
 log = logging.getLogger("medseg3d")
@@ -144,7 +146,8 @@ def _measured(
     torch.manual_seed(config.seed)
     network, _ = make_network(scratch, plan)
     device = resolve_device(config.device)
-    seconds = _seconds_per_step(scratch, plan, cached, network, device, folder)
+    patches = training_patches(scratch, plan, cached, class_indices(cases, plan.classes))
+    seconds = _seconds_per_step(scratch, plan, cached, patches, network, device, folder)
     in_one_minute = 60 * (1 - VALIDATION_SHARE) / seconds
     if config.epochs is None:
         minutes = config.max_minutes or DEFAULT_MINUTES
@@ -177,6 +180,7 @@ def _seconds_per_step(
     config: FitConfig,
     plan: Plan,
     cases: Sequence[CachedCase],
+    patches: Patches,
     network: nn.Module,
     device: torch.device,
     folder: Path,
@@ -195,7 +199,7 @@ def _seconds_per_step(
     history = train(
         network,
         make_loss(config, plan, cases),
-        training_patches(config, plan, cases),
+        patches,
         folder=folder,
         label_names=labels,
         validate=lambda _, __: [math.nan] * len(labels),

@@ -44,7 +44,7 @@ def given_folds(config: FitConfig, cases: Sequence[Case]) -> Folds:
 
 
 def dealt_folds(config: FitConfig, dataset: Dataset, facts: Sequence[CaseFacts]) -> Folds:
-    """Deal the cases, those with each label evenly, all of a patient into one fold.
+    """Deal the cases with labels, each label evenly, all of a patient into one fold.
 
     Args:
         config: Options of the run.
@@ -55,7 +55,8 @@ def dealt_folds(config: FitConfig, dataset: Dataset, facts: Sequence[CaseFacts])
         ConfigError: If more folds are asked for than there are patients.
         DataError: If all cases are of one patient.
     """
-    patients = len({case.patient for case in dataset.cases})
+    cases = [case for case in dataset.cases if case.labels is not None]
+    patients = len({case.patient for case in cases})
     if 1 < patients < config.folds:
         if "folds" in config.model_fields_set and not config.resume:  # stored ones are all set
             raise ConfigError(
@@ -64,7 +65,7 @@ def dealt_folds(config: FitConfig, dataset: Dataset, facts: Sequence[CaseFacts])
             )
         log.warning("%d patients give only %d folds, one patient held out", patients, patients)
     labels_of = {one.case_id: one.label_counts.keys() - {0} for one in facts}
-    return deal_folds(dataset.cases, folds=config.folds, seed=config.seed, labels_of=labels_of)
+    return deal_folds(cases, folds=config.folds, seed=config.seed, labels_of=labels_of)
 
 
 def wanted(config: FitConfig, folds: Folds) -> Split:

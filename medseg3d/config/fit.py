@@ -164,6 +164,12 @@ class FitConfig(Options):
         description="Label value of voxels that nobody annotated, which are neither learned nor "
         "scored; default the label that dataset.json names ignore.",
     )
+    classes: Path | None = Field(
+        None,
+        description="CSV with the columns case (or patient) and class, for networks that learn "
+        "the class of an image too (ynet_2d, ynet_3d). Label maps may then be missing, except "
+        "for held-out cases.",
+    )
     plan: Path | None = Field(
         None, description="A plan.yaml, perhaps edited, to use instead of measuring one."
     )

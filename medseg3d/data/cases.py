@@ -5,7 +5,7 @@ all at once.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,12 +32,14 @@ class Case:
         images: One file or folder of DICOM slices per channel, or one file with all channels.
         labels: The label map, None where it is to be predicted.
         patient: Whom the case is of; cases of one patient stay in one fold.
+        class_name: The class that somebody gave the whole case, where classes are learned.
     """
 
     id: str
     images: tuple[Path, ...]
     labels: Path | None
     patient: str
+    class_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,16 @@ class Dataset:
             return self
         names = self.label_names and {v: n for v, n in self.label_names.items() if v != value}
         return replace(self, label_names=names, ignore_label=value)
+
+    def ignoring_missing(self, values: Iterable[int]) -> "Dataset":
+        """The same with an ``ignore_label`` for what lacks labels, one that is free for it.
+
+        Args:
+            values: Label values that occur.
+        """
+        if self.ignore_label is not None:
+            return self
+        return self.ignoring(1 + max([0, *values, *(self.label_names or ())]))
 
 
 def find_inputs(paths: Sequence[Path | str], *, unusable: list[Fault] | None = None) -> list[Case]:

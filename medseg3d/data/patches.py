@@ -148,6 +148,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         seed: Sample ``n`` depends on ``seed`` and ``n`` alone.
         foreground: Share of patches around foreground.
         augmentation: Random changes, none by default.
+        classes: Index of the class of each case, if cases have classes.
         length: Number of samples; by default more than any training reads.
 
     Raises:
@@ -163,6 +164,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         seed: int,
         foreground: float = 1 / 3,
         augmentation: Augmentation | None = None,
+        classes: Sequence[int] | None = None,
         length: int = UNENDING,
     ) -> None:
         if not cases:
@@ -182,6 +184,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.foreground = foreground
         self.augmentation = augmentation
+        self.classes = classes
         self.length = length
         self._uniform = UniformSampler(patch_size)
         self._on_foreground = ForegroundSampler(patch_size)
@@ -195,11 +198,13 @@ class PatchDataset(Dataset[dict[str, Any]]):
 
         Returns:
             ``image`` ``(C, *patch_size)`` float32, ``labels`` ``(1, *patch_size)`` uint8, or
-            int64 where labels need more, and ``case``, the case's id.
+            int64 where labels need more, ``case``, the case's id, and where cases have classes
+            ``classes``, the index of its class.
         """
         if not 0 <= number < self.length:
             raise IndexError(f"sample {number} of {self.length}")
-        subject = self.subjects[self.case_index(number)]
+        index = self.case_index(number)
+        subject = self.subjects[index]
         case = case_of(subject)
         sampler = self._on_foreground if self.is_foreground(number) else self._uniform
         generator = np.random.default_rng([self.seed, number])
@@ -215,12 +220,18 @@ class PatchDataset(Dataset[dict[str, Any]]):
                 size=self.patch_size,
                 offset=np.subtract(start, source),
             )
+        if not case.is_annotated:  # nor is what the patch shows beyond the image
+            unknown = len(case.label_counts)
+            labels = np.full(labels.shape, unknown, np.min_scalar_type(unknown))
         stored = labels if labels.dtype == np.uint8 else labels.astype(np.int64)
-        return {
+        sample: dict[str, Any] = {
             "image": torch.from_numpy(image),
             "labels": torch.from_numpy(stored[None]),
             "case": case.case_id,
         }
+        if self.classes is not None:
+            sample["classes"] = torch.tensor(self.classes[index])
+        return sample
 
     def is_foreground(self, number: int) -> bool:
         """Whether a sample lies around foreground; ``floor(share * n)`` of the first ``n`` do."""

@@ -69,6 +69,9 @@ class Plan(Options):
         default_factory=dict,
         description="Unions of labels by name, which are trained and scored in their stead.",
     )
+    classes: tuple[str, ...] = Field(
+        (), description="Classes of whole cases, which the network learns to tell apart."
+    )
     channels: tuple[Normalization, ...] = Field(
         min_length=1, description="Channels in order, with their intensity normalization."
     )
@@ -168,6 +171,12 @@ class Plan(Options):
         if value is None:
             return self
         return validated(Plan, self.model_dump() | {"ignore_label": value}, source="ignore_label")
+
+    def with_classes(self, names: tuple[str, ...]) -> "Plan":
+        """The plan with these classes of whole cases."""
+        if names == self.classes:
+            return self
+        return validated(Plan, self.model_dump() | {"classes": names}, source="classes")
 
     @property
     def mirrored_labels(self) -> tuple[int, ...]:

@@ -11,7 +11,10 @@ Every network has ``divisor``, one integer per voxel axis: sizes that are multip
 are processed without inner padding. Optional class methods: ``paper()`` builds the
 published configuration, ``plan_options(topology)`` turns a measured plan into options. A
 network that learns from more than logits has ``objective(loss, image, labels)``, which gives
-the whole loss of a training step; ``loss(logits, labels)`` is the one that was chosen.
+the whole loss of a training step; ``loss(logits, labels)`` is the one that was chosen. One that
+tells the class of an image has the option ``classes``, how many there are, gets those of the
+batch as a fourth argument where they are given, and has ``classify(x) -> logits (B, K)``.
+``set_progress(used)`` is told before each step which share of the training is over.
 
 ``monai:NAME`` is the class of that name in ``monai.networks.nets``.
 """

@@ -111,6 +111,8 @@ class Pace(Callback):
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = rate
         self.begin_stage(pl_module.network)
+        if hasattr(pl_module.network, "set_progress"):
+            pl_module.network.set_progress(used)  # type: ignore[operator]
         torch.manual_seed(hash((self.seed, self._course.step)) & 0x7FFFFFFF)
         self._keeper.note_buffers(pl_module.network)
 

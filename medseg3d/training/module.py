@@ -77,7 +77,7 @@ class SegmentationModule(LightningModule):
         if self.begins_step(batch_idx):
             self.cases, self._losses = (), []
         self.cases = tuple(dict.fromkeys((*self.cases, *batch["case"])))
-        loss = self._objective(batch["image"], batch["labels"])
+        loss = self._objective(batch["image"], batch["labels"], batch.get("classes"))
         self._losses.append(float(loss.detach()))
         self.step_loss = sum(self._losses) / len(self._losses)
         if not math.isfinite(self.step_loss):
@@ -92,11 +92,12 @@ class SegmentationModule(LightningModule):
         """Whether this batch is the last of a step."""
         return (batch_idx + 1) % self.accumulate == 0
 
-    def _objective(self, image: Tensor, labels: Tensor) -> Tensor:
+    def _objective(self, image: Tensor, labels: Tensor, classes: Tensor | None) -> Tensor:
         """The loss, or the whole of what a network that learns from more wants to be small."""
         own = getattr(self.network, "objective", None)
         if own:
-            whole: Tensor = own(self.loss, image, labels)
+            given = () if classes is None else (classes,)
+            whole: Tensor = own(self.loss, image, labels, *given)
             return whole
         loss: Tensor = self.loss(self.network(image), labels)
         return loss
