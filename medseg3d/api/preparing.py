@@ -126,6 +126,7 @@ def training_patches(config: FitConfig, plan: Plan, cases: Sequence[CachedCase])
         foreground=config.foreground,
         augmentation=Augmentation(
             spacing=plan.spacing,
+            slice_axis=plan.slice_axis,
             mirrored_labels=(*plan.mirrored_labels, *ignored),
             **config.augmentation.model_dump() | {"mirror_axes": plan.mirror_axes},
         ),

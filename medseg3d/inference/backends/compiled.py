@@ -68,7 +68,7 @@ class Compiled:
 
             torch.set_num_threads(threads)
         ready = cls(source.network(), device=device, precision=precision)
-        ready._warm_up(source.bundle.channels, source.bundle.plan.patch_size)
+        ready._warm_up(source.bundle.channels, source.bundle.plan.window)
         return ready
 
     def twin(self, precision: Precision) -> Self:
