@@ -126,9 +126,7 @@ def stream(
             not finite.
     """
     shape = (image.shape[1], image.shape[2], image.shape[3])
-    course = Course.through(
-        shape, window, overlap, divisor=network.divisor, slice_axis=slice_axis
-    )
+    course = Course.through(shape, window, overlap, divisor=network.divisor, slice_axis=slice_axis)
     window = course.window
     strips = course.strips(1 if values is None else len(values), max_slab_bytes)
     counts = [len(course.places(layer, strip)) for strip in strips for layer in course.layers]

@@ -47,9 +47,7 @@ def starts(length: int, window: int, overlap: float) -> list[int]:
     return [round(room * place / (count - 1)) for place in range(count)]
 
 
-def fit_window(
-    shape: Size3, window: Size3, divisor: Size3, slice_axis: int | None = None
-) -> Size3:
+def fit_window(shape: Size3, window: Size3, divisor: Size3, slice_axis: int | None = None) -> Size3:
     """One window around the whole volume if that is little more than a window, else the window.
 
     A volume slightly larger than the window would take eight windows that overlap almost

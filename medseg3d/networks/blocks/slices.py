@@ -21,10 +21,10 @@ def to_slabs(volume: Tensor, size: int) -> Tensor:
         ``(B * K, size * C, I, J)``; channels are all of the first slice of the slab, then all of
         the next one.
     """
-    count, half = volume.shape[-1], size // 2
-    ends = [volume[..., :1]] * half, [volume[..., -1:]] * half
-    padded = torch.cat([*ends[0], volume, *ends[1]], dim=-1)
-    slabs = torch.cat([padded.narrow(-1, first, count) for first in range(size)], dim=1)
+    first, last = ([end] * (size // 2) for end in (volume[..., :1], volume[..., -1:]))
+    padded = torch.cat([*first, volume, *last], dim=-1)
+    shifted = [padded[..., start : start + 1 - size or None] for start in range(size)]
+    slabs = torch.cat(shifted, dim=1)
     return slabs.permute(0, 4, 1, 2, 3).flatten(0, 1)
 
 

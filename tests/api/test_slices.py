@@ -1,0 +1,196 @@
+"""``fit --dims 2``: trained on slices, predicted slice by slice, one model file like any other."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import medseg3d
+from medseg3d.api import fitting, rehearse
+from medseg3d.bundle import read_bundle
+from medseg3d.config import FitConfig, read_yaml
+from medseg3d.data.plan import Plan
+from medseg3d.errors import ConfigError
+from tests.api.small_sets import SMALL
+
+THICK = 4.0
+DIMS_2: dict[str, Any] = SMALL | {"dims": 2, "width": 4, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bright boxes in noise; axis 0 of the files lies across thick slices, and runs to the feet."""
+    folder = tmp_path_factory.mktemp("boxes")
+    affine = np.array([[0, 1, 0, 0], [0, 0, 1, 0], [-THICK, 0, 0, 0], [0, 0, 0, 1.0]])
+    for number in range(2):
+        generator = np.random.default_rng(number)
+        labels = np.zeros((7, 20, 16), dtype=np.uint8)
+        labels[2:5, 4:12, 5:12] = 1
+        image = generator.normal(100, 5, labels.shape) + 100 * labels
+        for name, array in (("images", image.astype(np.int16)), ("labels", labels)):
+            (folder / name).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(array, affine), folder / name / f"case_{number}.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(boxes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    options = DIMS_2 | {"steps_per_epoch": 40, "batch_size": 8}
+    medseg3d.fit(boxes, out=folder / "run", cache=folder / "cache", **options)
+    return folder / "run"
+
+
+def test_it_learns_from_slices_and_labels_volumes(run: Path, boxes: Path, tmp_path: Path) -> None:
+    bundle = read_bundle(run / "model.medseg3d")
+    plan = bundle.plan
+    assert bundle.network == "slices:unet3d"
+    assert (plan.slice_axis, plan.patch_size[2], plan.window[2]) == (2, 1, 4)
+    assert bundle.options["strides"] == [[2, 2]] * len(plan.strides)
+    assert bundle.scores["mean"] > 0.9
+    image = boxes / "images" / "case_0.nii.gz"
+    (found,) = medseg3d.predict(image, model=run, out=tmp_path / "out.nii.gz")
+    given, written = nib.load(image), nib.load(found.path)
+    np.testing.assert_array_equal(written.affine, given.affine)
+    truth = np.asarray(nib.load(boxes / "labels" / "case_0.nii.gz").dataobj)
+    labels = np.asarray(written.dataobj)
+    assert 2 * np.count_nonzero(labels & truth) / (labels.sum() + truth.sum()) > 0.9
+
+
+def test_a_slice_does_not_depend_on_the_others(run: Path, boxes: Path) -> None:
+    image = nib.load(boxes / "images" / "case_1.nii.gz")
+    array = np.asarray(image.dataobj).astype(np.float32)
+    model = {"model": run, "backend": "eager", "device": "cpu", "precision": "fp32"}
+    labels = medseg3d.predict(array, affine=image.affine, **model)
+    # half of the slices in another order have the same normalization
+    turned = medseg3d.predict(array[::-1].copy(), affine=image.affine, **model)
+    assert labels.any()
+    np.testing.assert_array_equal(turned[::-1], labels)
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        ("saunet", {"stem": 4, "growth": 2, "layers": [1, 1]}),  # has an objective of its own
+        ("monai:UNet", {}),
+        ("m_net", {}),
+    ],
+)
+def test_networks_of_slices_train_and_predict(
+    network: str, options: dict[str, Any], boxes: Path, tmp_path: Path
+) -> None:
+    part = {"name": network, "options": options}
+    run = medseg3d.fit(boxes, out=tmp_path / "run", cache=tmp_path / "c", network=part, **DIMS_2)
+    assert read_bundle(run.bundle).network == f"slices:{network}"
+    assert set(run.dice) == {"label 1"}
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "more"),
+    [
+        ("unet", {}, {"dims": 2, "slab": 3}),
+        ("m_net", {"slab": 5}, {"patch_size": (16, 16, 7)}),
+        ("denseunet_2d", {"stem": 6, "growth": 2, "layers": [1, 1]}, {"patch_size": (16, 16, 7)}),
+    ],
+)
+def test_slabs_train_and_predict(
+    network: str, options: dict[str, Any], more: dict[str, Any], boxes: Path, tmp_path: Path
+) -> None:
+    choices = SMALL | {"width": 4, "network": {"name": network, "options": options}} | more
+    run = medseg3d.fit(boxes, out=tmp_path / "run", cache=tmp_path / "c", **choices)
+    bundle = read_bundle(run.bundle)
+    assert bundle.plan.patch_size[2] == 7
+    assert bundle.options["slice_axis"] == 2
+    image = boxes / "images" / "case_0.nii.gz"
+    (found,) = medseg3d.predict(image, model=run.folder, out=tmp_path / "out.nii.gz")
+    assert nib.load(found.path).shape == nib.load(image).shape
+
+
+def test_an_interrupted_run_goes_on_with_slices(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    place = {"out": tmp_path / "run", "cache": tmp_path / "cache"}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fitting, "train", stop)
+        medseg3d.fit(boxes, **place, **DIMS_2)
+    stored = read_yaml(tmp_path / "run" / "config.yaml")
+    assert (stored["dims"], stored["network"]["name"]) == (2, "unet3d")
+    run = medseg3d.fit(FitConfig(data=boxes, out=tmp_path / "run", resume=True))
+    assert read_bundle(run.bundle).network == "slices:unet3d"
+
+
+def test_a_run_begins_with_a_model_of_slices(run: Path, boxes: Path, tmp_path: Path) -> None:
+    more = {"out": tmp_path / "run", "cache": tmp_path / "cache", "start_from": run}
+    second = medseg3d.fit(boxes, **more, **SMALL)
+    bundle, first = read_bundle(second.bundle), read_bundle(run / "model.medseg3d")
+    assert (bundle.network, bundle.options) == (first.network, first.options)
+    assert bundle.plan.slice_axis == 2
+    taken = json.loads((second.folder / "start.json").read_text())
+    assert taken["network"] == "slices:unet3d"
+    assert not taken["anew"]
+    for wrong, told in (({"dims": 3}, "has dims 2, not 3"), ({"network": "unet"}, "is a unet3d")):
+        with pytest.raises(ConfigError, match=f"{told}.*leave out .*, or --from"):
+            medseg3d.fit(boxes, **more | {"out": tmp_path / "other"}, **SMALL | wrong)
+    with pytest.raises(ConfigError, match=r"has slab 1, not 3; leave out slab, or --from"):
+        medseg3d.fit(boxes, **more | {"out": tmp_path / "other"}, **SMALL | {"dims": 2, "slab": 3})
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"network": "voxresnet"}, "'voxresnet' cannot be trained on slices.*leave out --dims 2"),
+        ({"network": "slices:unet"}, "give --dims 2 --network unet$"),
+        ({"patch_size": (16, 16, 16)}, r"16 x 16 x 16 .*give 16 x 16 x 1, or leave it out"),
+        (
+            {"network": {"name": "m_net", "options": {"slab": 3}}},
+            "network.options: slab cannot be given, because dims and slab decide",
+        ),
+        (
+            {"dims": 3, "network": {"name": "unet", "options": {"spatial_dims": 2}}},
+            "network.options: spatial_dims cannot be given, because dims decides",
+        ),
+        ({"dims": 3, "slab": 3}, "slab must be odd, and dims 2, got slab 3, dims 3"),
+        ({"slab": 2}, "slab must be odd"),
+        ({"dims": 4}, "dims: input should be less than or equal to 3, got 4"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_written(
+    options: dict[str, Any], told: str, boxes: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        medseg3d.fit(boxes, out=tmp_path / "run", cache=tmp_path / "c", **DIMS_2 | options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_serves_the_dimensions_it_was_made_for(
+    run: Path, boxes: Path, tmp_path: Path
+) -> None:
+    place = {"out": tmp_path / "run", "cache": tmp_path / "cache"}
+    of_slices = run / "plan.yaml"
+    with pytest.raises(ConfigError, match=r"plan.yaml is a plan for slices; give --dims 2, or"):
+        medseg3d.fit(boxes, plan=of_slices, **place, **SMALL | {"batch_size": None})
+    plan = Plan.load(of_slices)
+    of_volumes = tmp_path / "plan.yaml"
+    plan.model_copy(update={"slice_axis": None, "patch_size": (16, 16, 16)}).save(of_volumes)
+    choices = DIMS_2 | {"batch_size": None, "width": None}
+    with pytest.raises(ConfigError, match=r"is a plan for volumes; leave out --dims 2, or the"):
+        medseg3d.fit(boxes, plan=of_volumes, **place, **choices)
+    assert not (tmp_path / "run").exists()
+    again = medseg3d.fit(boxes, plan=of_slices, **place, **choices)
+    assert read_bundle(again.bundle).plan == plan
+
+
+def test_it_is_exported_and_rehearsed(run: Path, boxes: Path, tmp_path: Path) -> None:
+    target = medseg3d.export(run, out=tmp_path / "model.onnx", format="onnx")
+    facts = json.loads(target.with_name("model.onnx.json").read_text())
+    assert facts["windows"]["window"][2] == 4
+    assert facts["model"]["input"]["multiples_of"][2] == 1
+    place = {"out": tmp_path / "run", "cache": tmp_path / "cache"}
+    told = rehearse(FitConfig(data=boxes, **place, **DIMS_2))
+    assert (told.network, told.plan.slice_axis) == ("slices:unet3d", 2)
