@@ -293,7 +293,7 @@ class FitConfig(Options):
             raise ValueError("deterministic needs epochs, not a budget of minutes; give epochs")
         if self.slab % 2 == 0 or (self.slab > 1 and self.dims == 3):
             raise ValueError(
-                f"slab must be odd, and dims 2, got slab {self.slab}, dims {self.dims}"
+                f"a slab must be odd and needs dims 2, got slab {self.slab} and dims {self.dims}"
             )
         if self.dry_run and self.resume:
             raise ValueError("dry_run and resume exclude each other; give one of them")

@@ -116,9 +116,10 @@ def test_an_interrupted_run_goes_on_with_slices(
         raise KeyboardInterrupt
 
     place = {"out": tmp_path / "run", "cache": tmp_path / "cache"}
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(fitting, "train", stop)
-        medseg3d.fit(boxes, **place, **DIMS_2)
+        with pytest.raises(KeyboardInterrupt):
+            medseg3d.fit(boxes, **place, **DIMS_2)
     stored = read_yaml(tmp_path / "run" / "config.yaml")
     assert (stored["dims"], stored["network"]["name"]) == (2, "unet3d")
     run = medseg3d.fit(FitConfig(data=boxes, out=tmp_path / "run", resume=True))
@@ -155,7 +156,7 @@ def test_a_run_begins_with_a_model_of_slices(run: Path, boxes: Path, tmp_path: P
             {"dims": 3, "network": {"name": "unet", "options": {"spatial_dims": 2}}},
             "network.options: spatial_dims cannot be given, because dims decides",
         ),
-        ({"dims": 3, "slab": 3}, "slab must be odd, and dims 2, got slab 3, dims 3"),
+        ({"dims": 3, "slab": 3}, "a slab must be odd and needs dims 2, got slab 3 and dims 3"),
         ({"slab": 2}, "slab must be odd"),
         ({"dims": 4}, "dims: input should be less than or equal to 3, got 4"),
     ],

@@ -87,7 +87,7 @@ def test_options_are_explained_as_those_of_the_network() -> None:
         sliced(widht=3)
     with pytest.raises(ConfigError, match="slab an odd number of slices, got 1 and 2"):
         sliced(slab=2)
-    with pytest.raises(ConfigError, match="an axis from -3 to 2 and .* got 3 and 1"):
+    with pytest.raises(ConfigError, match=r"an axis from -3 to 2 and .* got 3 and 1"):
         sliced(slice_axis=3)
 
 
