@@ -115,7 +115,7 @@ def description(bundle: Bundle) -> dict[str, Any]:
             ],
         },
         "windows": {
-            "window": plan.window,
+            "window": plan.patch_size,
             "overlap": OVERLAP,
             "sigma_as_part_of_edge": SIGMA,
             "least_weight": LEAST_WEIGHT,
@@ -187,7 +187,7 @@ def _compared(
         UnfitBackendError: If logits differ.
     """
     run = converter.float32(converter.load(folder, stem), num_processors())
-    windows = _windows(bundle.plan.window, getattr(network, "divisor", (1, 1, 1)))
+    windows = _windows(bundle.plan.patch_size, getattr(network, "divisor", (1, 1, 1)))
     largest = max(expect_equal(network, run, probe(bundle.channels, each)) for each in windows)
     return {
         "with": "torch, float32",

@@ -136,7 +136,7 @@ def stream(
     swapped = np.asarray(mirrored_labels, dtype=np.int64) if mirrored_labels else None
     # one window alone needs no weights, which would cost its logits a rounding
     single = len(strips) == 1 and timing.windows == 1
-    weights = np.ones(window, np.float32) if single else gaussian_weights(window)
+    weights = np.ones(window, np.float32) if single else gaussian_weights(window, slice_axis)
     done = 0
 
     def begin(strip: Strip, num_labels: int) -> Restoration:

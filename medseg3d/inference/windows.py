@@ -79,15 +79,20 @@ def fit_window(shape: Size3, window: Size3, divisor: Size3, slice_axis: int | No
 
 
 @lru_cache(maxsize=8)
-def gaussian_weights(window: Size3) -> npt.NDArray[np.float32]:
+def gaussian_weights(window: Size3, slice_axis: int | None = None) -> npt.NDArray[np.float32]:
     """Weights ``(i, j, k)`` that fall from 1 in the middle to the border, never to 0.
+
+    Slices that are seen one by one weigh the same.
 
     Examples:
         >>> gaussian_weights((1, 1, 3)).ravel().astype(float).round(4).tolist()
         [0.0286, 1.0, 0.0286]
     """
     axes = []
-    for edge in window:
+    for axis, edge in enumerate(window):
+        if axis == slice_axis:
+            axes.append(np.ones(edge))
+            continue
         offsets = np.arange(edge) - (edge - 1) / 2
         heights = np.exp(-0.5 * (offsets / (SIGMA * edge)) ** 2)
         axes.append(heights / heights.max())

@@ -37,7 +37,7 @@ def test_slices_lie_across_the_largest_spacing(spacing: Spacing, axis: int) -> N
     assert {stride[axis] for stride in plan.strides} == {1}
     assert {kernel[axis] for kernel in plan.kernels} == {1}
     assert plan.batch_size == 12
-    assert 12 * np.prod(plan.patch_size) <= 262_144 * 1.25  # rounded up for the strides
+    assert 12 * np.prod(plan.patch_size) <= 262_144 * 1.5  # rounded up for the strides
 
 
 def test_an_isotropic_grid_has_full_kernels_in_the_plane_at_every_stage() -> None:
