@@ -1,27 +1,38 @@
 """``fit --dims 2``: trained on slices, predicted slice by slice, one model file like any other."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import medseg3d
 from medseg3d.api import fitting
-from medseg3d.bundle import read_bundle
+from medseg3d.bundle import load_bundle, read_bundle
 from medseg3d.config import FitConfig, read_yaml
 from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError
+from medseg3d.networks.slices import SliceNetwork
 from tests.api.small_sets import SMALL
 
 THICK = 4.0
 DIMS_2: dict[str, Any] = SMALL | {"dims": 2, "width": 4, "batch_size": 4}
 
 
-def interrupt(*_: Any, **__: Any) -> None:
-    raise KeyboardInterrupt
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Networks with which runs were stopped where training would begin."""
+    networks: list[nn.Module] = []
+
+    def stop(network: nn.Module, *_: Any, **__: Any) -> None:
+        networks.append(network)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "train", stop)
+    return networks
 
 
 @pytest.fixture(scope="module")
@@ -85,54 +96,51 @@ def test_a_network_with_an_objective_of_its_own_trains_on_slices(
     assert set(run.dice) == {"label 1"}
 
 
-@pytest.mark.parametrize(
-    ("network", "options", "more"),
-    [
-        ("unet", {}, {"dims": 2, "slab": 3}),
-        ("m_net", {"slab": 5}, {"patch_size": (16, 16, 7)}),
-    ],
-)
-def test_slabs_train_and_predict(
-    network: str, options: dict[str, Any], more: dict[str, Any], boxes: Path, tmp_path: Path
-) -> None:
-    choices = SMALL | {"width": 4, "network": {"name": network, "options": options}} | more
-    run = medseg3d.fit(boxes, out=tmp_path / "run", cache=tmp_path / "c", **choices)
+def test_slabs_train_and_predict(boxes: Path, tmp_path: Path) -> None:
+    place = {"out": tmp_path / "run", "cache": tmp_path / "cache"}
+    run = medseg3d.fit(boxes, **place, **DIMS_2 | {"network": "unet", "slab": 3, "batch_size": 1})
     bundle = read_bundle(run.bundle)
     assert bundle.plan.patch_size[2] == 7
-    assert bundle.options["slice_axis"] == 2
+    assert (bundle.options["slab"], bundle.options["slice_axis"]) == (3, 2)
     image = boxes / "images" / "case_0.nii.gz"
     (found,) = medseg3d.predict(image, model=run.folder, out=tmp_path / "out.nii.gz")
     assert nib.load(found.path).shape == nib.load(image).shape
 
 
 def test_an_interrupted_run_goes_on_with_slices(
-    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    boxes: Path, tmp_path: Path, begun: list[nn.Module]
 ) -> None:
     place = {"out": tmp_path / "run", "cache": tmp_path / "cache"}
-    with monkeypatch.context() as patch:
-        patch.setattr(fitting, "train", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            medseg3d.fit(boxes, **place, **DIMS_2)
+    with pytest.raises(KeyboardInterrupt):
+        medseg3d.fit(boxes, **place, **DIMS_2 | {"slab": 3})
     stored = read_yaml(tmp_path / "run" / "config.yaml")
-    assert (stored["dims"], stored["network"]["name"]) == (2, "unet3d")
-    run = medseg3d.fit(FitConfig(data=boxes, out=tmp_path / "run", resume=True))
-    assert read_bundle(run.bundle).network == "slices:unet3d"
+    assert (stored["dims"], stored["slab"], stored["network"]["name"]) == (2, 3, "unet3d")
+    with pytest.raises(KeyboardInterrupt):
+        medseg3d.fit(FitConfig(data=boxes, out=tmp_path / "run", resume=True))
+    first, resumed = begun
+    assert isinstance(resumed, SliceNetwork)
+    assert resumed.slab == 3
+    assert resumed.state_dict().keys() == first.state_dict().keys()
 
 
-def test_a_run_begins_with_a_model_of_slices(run: Path, boxes: Path, tmp_path: Path) -> None:
-    more = {"out": tmp_path / "run", "cache": tmp_path / "cache", "start_from": run}
-    second = medseg3d.fit(boxes, **more, **SMALL)
-    bundle, first = read_bundle(second.bundle), read_bundle(run / "model.medseg3d")
-    assert (bundle.network, bundle.options) == (first.network, first.options)
-    assert bundle.plan.slice_axis == 2
-    taken = json.loads((second.folder / "start.json").read_text())
-    assert taken["network"] == "slices:unet3d"
-    assert not taken["anew"]
-    for wrong, told in (({"dims": 3}, "has dims 2, not 3"), ({"network": "unet"}, "is a unet3d")):
-        with pytest.raises(ConfigError, match=f"{told}.*leave out .*, or --from"):
-            medseg3d.fit(boxes, **more | {"out": tmp_path / "other"}, **SMALL | wrong)
-    with pytest.raises(ConfigError, match=r"has slab 1, not 3; leave out slab, or --from"):
-        medseg3d.fit(boxes, **more | {"out": tmp_path / "other"}, **SMALL | {"dims": 2, "slab": 3})
+def test_a_run_begins_with_a_model_of_slices(
+    run: Path, boxes: Path, tmp_path: Path, begun: list[nn.Module]
+) -> None:
+    place = {"out": tmp_path / "run", "cache": tmp_path / "cache", "start_from": run}
+    with pytest.raises(KeyboardInterrupt):
+        medseg3d.fit(boxes, **place, **SMALL)
+    was, weights = load_bundle(run / "model.medseg3d")
+    assert Plan.load(tmp_path / "run" / "plan.yaml").slice_axis == was.plan.slice_axis == 2
+    state = begun[0].state_dict()
+    assert state.keys() == weights.keys()
+    assert all(torch.equal(state[name], weights[name]) for name in weights)
+    for wrong, told in (
+        ({"dims": 3}, "has dims 2, not 3"),
+        ({"network": "unet"}, "is a unet3d, not a unet"),
+        ({"dims": 2, "slab": 3}, "has slab 1, not 3"),
+    ):
+        with pytest.raises(ConfigError, match=f"{told}; leave out .*, or --from"):
+            medseg3d.fit(boxes, **place | {"out": tmp_path / "other"}, **SMALL | wrong)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +171,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(
 
 
 def test_a_plan_serves_the_dimensions_it_was_made_for(
-    run: Path, boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, boxes: Path, tmp_path: Path, begun: list[nn.Module]
 ) -> None:
     place = {"out": tmp_path / "run", "cache": tmp_path / "cache"}
     of_slices = run / "plan.yaml"
@@ -176,7 +184,7 @@ def test_a_plan_serves_the_dimensions_it_was_made_for(
     with pytest.raises(ConfigError, match=r"is a plan for volumes; leave out --dims 2, or the"):
         medseg3d.fit(boxes, plan=of_volumes, **place, **choices)
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(fitting, "train", interrupt)
     with pytest.raises(KeyboardInterrupt):
         medseg3d.fit(boxes, plan=of_slices, **place, **choices)
     assert Plan.load(tmp_path / "run" / "plan.yaml") == plan
+    assert len(begun) == 1
