@@ -106,7 +106,7 @@ def test_flags_are_these() -> None:
     }
     assert flags == {
         "fit": [
-            *("data", "out", "network", "loss", "epochs", "max_minutes"),
+            *("data", "out", "network", "dims", "loss", "epochs", "max_minutes"),
             *("fold", "folds", "device", "seed", "workers", "mirror", "resume", "start_from"),
             *("dry_run", "skip_unpaired", "postprocess"),
         ],
@@ -149,6 +149,7 @@ def test_fit_hands_its_flags_on(api: Recorder) -> None:
     result = run(
         *("fit", "cases", "-o", "out", "--network", "vnet", "--loss", "focal", "--epochs", "7"),
         *("--fold", "2", "--device", "cpu", "--seed", "3", "--workers", "1", "--resume"),
+        *("--dims", "2"),
     )
     assert result.exit_code == 0, result.output
     assert api.calls == [
@@ -156,6 +157,7 @@ def test_fit_hands_its_flags_on(api: Recorder) -> None:
             data=Path("cases"),
             out=Path("out"),
             network=Part(name="vnet"),
+            dims=2,
             loss=Part(name="focal"),
             epochs=7,
             fold=2,

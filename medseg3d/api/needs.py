@@ -18,7 +18,6 @@ from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.inference.course import Course
 from medseg3d.inference.slab import least_slab_bytes, slab_bytes
-from medseg3d.inference.windows import fit_window
 from medseg3d.io import read_grid
 from medseg3d.machine import in_words, memory_in_reach, num_processors
 from medseg3d.types import Size3
@@ -151,17 +150,18 @@ def estimate(
     voxels, channels = prod(grid.shape), len(plan.channels)
     image, prepared = FLOAT * channels * voxels, FLOAT * channels * prod(working)
     labels = np.min_scalar_type(max(plan.labels)).itemsize * voxels
-    network = WINDOW_BYTES * plan.width * prod(plan.patch_size)
+    network = WINDOW_BYTES * plan.width * prod(plan.window)
     network += _planes_at_work(plan, config, working, part)
-    slab = (plan.num_labels, working, plan.patch_size)
+    slab = (plan.num_labels, working, plan.window, config.overlap)
+    axis = plan.single_slices
     # outside of the part only background is filled in; of a mask nobody knows the part yet
     taken = 0 if config.roi_mask is not None else prod(part)
     probabilities = SHORT * (voxels + (plan.num_labels - 1) * taken)
     return Needs(
         reading=PROGRAM + image,
         computing=PROGRAM + max(image + 2 * prepared, prepared + labels + network),
-        slab=slab_bytes(*slab, config.overlap),
-        least_slab=least_slab_bytes(*slab, config.overlap),
+        slab=slab_bytes(*slab, slice_axis=axis),
+        least_slab=least_slab_bytes(*slab, slice_axis=axis),
         labels=labels,
         probabilities=probabilities if config.probabilities else 0,
         uncertainty=SHORT * taken if config.uncertainty else 0,
@@ -172,7 +172,7 @@ def _planes_at_work(plan: Plan, config: PredictConfig, working: Size3, part: Siz
     """Memory of native planes of logits, one per thread, and of what is made of them."""
     if not (config.probabilities or config.uncertainty):
         return 0
-    course = Course(working, fit_window(working, plan.patch_size, (1, 1, 1)), config.overlap)
+    course = Course.through(working, plan.window, config.overlap, slice_axis=plan.single_slices)
     _, a, b = course.axes
     made = 2 * SHORT * (plan.num_labels if config.probabilities else 1)  # also in whole rows
     threads = config.threads or num_processors()

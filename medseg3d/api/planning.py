@@ -25,6 +25,7 @@ from medseg3d.api.starting import (
     like_the_model,
     refuse_other_network,
     refuse_other_weights,
+    slab_of,
     started,
 )
 from medseg3d.config import FitConfig, to_yaml
@@ -42,7 +43,7 @@ from medseg3d.errors import ConfigError, RunError
 from medseg3d.losses.building import build_loss
 from medseg3d.losses.regions import build_region_loss
 from medseg3d.machine import memory_limit
-from medseg3d.networks import NETWORKS, build_network, planned_options
+from medseg3d.networks import NETWORKS, SLICES, build_network, planned_options
 from medseg3d.networks.topology import Topology
 from medseg3d.progress import Progress, track
 from medseg3d.training.budget import Budget
@@ -68,6 +69,7 @@ def refuse_what_cannot_be_built(config: FitConfig) -> None:
         ConfigError: Saying which.
     """
     refuse_other_network(config)
+    _refuse_decided_options(config)
     network = NETWORKS[started(config).network.name]
     if config.stages and not hasattr(network, "set_stage"):
         raise ConfigError(
@@ -86,6 +88,21 @@ def refuse_what_cannot_be_built(config: FitConfig) -> None:
     resolve_precision(config.precision, resolve_device(config.device))
     if config.logger is not None:
         require_package(config.logger)
+
+
+def _refuse_decided_options(config: FitConfig) -> None:
+    """Refuse options of the network that the dimensions of the run decide."""
+    if config.network.name.startswith(SLICES):
+        raise ConfigError(
+            f"network {config.network.name!r} is what a model calls it; give --dims 2 --network "
+            f"{config.network.name.removeprefix(SLICES)}"
+        )
+    decided = {"spatial_dims"} if config.dims == 3 else {"spatial_dims", "slice_axis", "slab"}
+    if taken := sorted(decided & config.network.options.keys()):
+        raise ConfigError(
+            f"network.options: {', '.join(taken)} cannot be given, because dims"
+            f"{' and slab decide' if config.dims == 2 else ' decides'}; leave it out"
+        )
 
 
 def planned(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
@@ -160,6 +177,7 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
                 f"edit {config.plan}"
             )
         plan = Plan.load(config.plan).mirrored_along(config.augmentation.mirror_axes)
+        _refuse_other_dimensions(plan, config)
         plan = plan.ignoring(dataset.ignore_label).with_regions(config.regions)
         return plan.with_classes(class_names(dataset.cases))
     learned = set(parts.training)
@@ -174,7 +192,7 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
     num_channels = len(measured[0].foreground)
     channels = dataset.channel_names or tuple(f"channel {n}" for n in range(num_channels))
     device = resolve_device(config.device)
-    config = like_the_model(config)
+    config, slab = like_the_model(config), slab_of(config)
     plan = make_plan(
         measured,
         label_names=dict(sorted(names.items())),
@@ -187,6 +205,7 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
         width=config.width,
         mirror=config.mirror,
         mirror_axes=config.augmentation.mirror_axes,
+        slab=slab,
     )
     plan = as_the_model(plan, config).ignoring(dataset.ignore_label)
     plan = plan.with_regions(config.regions).with_classes(class_names(dataset.cases))
@@ -199,6 +218,18 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
         plan.width,
     )
     return plan
+
+
+def _refuse_other_dimensions(plan: Plan, config: FitConfig) -> None:
+    """Refuse a plan for volumes where slices are learned from, and the other way round."""
+    if (plan.slice_axis is None) == (slab_of(config) is None):
+        return
+    if plan.slice_axis is None:
+        raise ConfigError(
+            f"{config.plan} is a plan for volumes; leave out --dims 2, or the plan, or begin with "
+            "the plan.yaml of a run with --dims 2"
+        )
+    raise ConfigError(f"{config.plan} is a plan for slices; give --dims 2, or leave the plan out")
 
 
 def distinct_names(names: dict[int, str]) -> dict[int, str]:
@@ -234,6 +265,7 @@ def make_network(config: FitConfig, plan: Plan) -> tuple[nn.Module, dict[str, An
         kernels=plan.kernels,
         width=plan.width,
         max_width=plan.max_width,
+        slice_axis=plan.slice_axis,
     )
     options = planned_options(config.network.name, topology) | config.network.options
     if plan.classes:

@@ -135,6 +135,7 @@ def training_patches(
         foreground=config.foreground,
         augmentation=Augmentation(
             spacing=plan.spacing,
+            slice_axis=plan.slice_axis,
             mirrored_labels=(*plan.mirrored_labels, *ignored),
             **config.augmentation.model_dump() | {"mirror_axes": plan.mirror_axes},
         ),

@@ -22,7 +22,7 @@ from medseg3d.data.plan import Plan
 from medseg3d.data.stages import size3
 from medseg3d.errors import ConfigError
 from medseg3d.io import atomic
-from medseg3d.networks import build_network
+from medseg3d.networks import SLICES, build_network
 from medseg3d.runs import find_bundle
 from medseg3d.training.warm_start import Ends, refuse_another, take_weights
 
@@ -36,22 +36,27 @@ def refuse_other_network(config: FitConfig) -> None:
     """Find out before the work that the model to begin with is of another network.
 
     Raises:
-        ConfigError: If another network or another width is asked for.
+        ConfigError: If another network is asked for, or one of other dimensions or width.
         ModelError: If there is no usable model.
     """
     model = _model(config)
     if model is None:
         return
-    if "network" in config.model_fields_set and config.network.name != model.network:
+    name, given = model.network.removeprefix(SLICES), config.model_fields_set
+    if "network" in given and config.network.name not in (name, model.network):
         raise ConfigError(
-            f"{config.start_from} is a {model.network}, not a {config.network.name}; leave out "
-            "--network, or --from"
+            f"{config.start_from} is a {name}, not a {config.network.name}; leave out --network, "
+            "or --from"
         )
-    if config.width is not None and config.width != model.plan.width:
-        raise ConfigError(
-            f"{config.start_from} has width {model.plan.width}, not {config.width}; leave out "
-            "width, or --from"
-        )
+    slab = _slab_of_model(model)
+    was = {"dims": 2 if slab else 3, "slab": slab or 1, "width": model.plan.width}
+    for option, value in was.items():
+        wanted = getattr(config, option)
+        if option in given and wanted not in (None, value):
+            raise ConfigError(
+                f"{config.start_from} has {option} {value}, not {wanted}; leave out {option}, or "
+                "--from"
+            )
 
 
 def with_own_start(config: FitConfig, folder: Path) -> FitConfig:
@@ -63,15 +68,29 @@ def with_own_start(config: FitConfig, folder: Path) -> FitConfig:
 
 
 def started(config: FitConfig) -> FitConfig:
-    """The options with the network of the model to begin with, if there is one.
+    """The options with the network that is built: in two dimensions, or of the model to begin with.
 
     Options of the network that are given stand above those of the model.
     """
-    model = _model(config)
-    if model is None:
-        return config
-    network = Part(name=model.network, options=model.options | config.network.options)
+    model, network = _model(config), config.network
+    if model is not None:
+        network = Part(name=model.network, options=model.options | network.options)
+    elif config.dims == 2:
+        name = SLICES + network.name.removeprefix(SLICES)
+        network = Part(name=name, options=network.options | {"slab": config.slab})
     return config.model_copy(update={"network": network})
+
+
+def slab_of(config: FitConfig) -> int | None:
+    """Slices that a network of two dimensions will see at once; None for one of volumes."""
+    model = _model(config)
+    if model is not None:
+        return _slab_of_model(model)
+    return config.slab if config.dims == 2 else None
+
+
+def _slab_of_model(model: Bundle) -> int | None:
+    return model.options.get("slab", 1) if model.network.startswith(SLICES) else None
 
 
 def like_the_model(config: FitConfig) -> FitConfig:
@@ -102,6 +121,7 @@ def as_the_model(plan: Plan, config: FitConfig) -> Plan:
     rules = {rule.name: rule for rule in was.channels}
     changes = {
         "patch_size": patch,
+        "slice_axis": was.slice_axis,
         "strides": was.strides,
         "kernels": was.kernels,
         "max_width": was.max_width,

@@ -61,8 +61,9 @@ def validate(
                 labels: LabelMap = predict_labels(
                     ready,
                     case.image(),
-                    window=plan.patch_size,
+                    window=plan.window,
                     overlap=overlap,
+                    slice_axis=plan.single_slices,
                     threads=num_processors(),
                 )
             except ModelError as error:  # not finite, which further training may mend

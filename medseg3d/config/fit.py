@@ -70,6 +70,14 @@ class FitConfig(Options):
         description="Network by name (medseg3d list networks), or monai: and one of MONAI's.",
         json_schema_extra=FLAG,
     )
+    dims: int = Field(
+        3,
+        ge=2,
+        le=3,
+        description="2: train a network of two dimensions on slices across the largest spacing, "
+        "and predict slice by slice.",
+        json_schema_extra=FLAG,
+    )
     loss: Part = Field(
         Part(name="dice_ce"),
         description="Loss by name (medseg3d list losses), or a sum such as dice+0.5*focal.",
@@ -175,6 +183,12 @@ class FitConfig(Options):
     )
     cache: Path | None = Field(
         None, description="Folder of preprocessed cases; default runs/.cache."
+    )
+    slab: int = Field(
+        1,
+        gt=0,
+        description="With dims 2, odd number of slices that the network sees at once, to label "
+        "that in the middle.",
     )
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
         None, description="Target spacing in mm, instead of the measured choice."
@@ -283,6 +297,10 @@ class FitConfig(Options):
             raise ValueError("epochs and max_minutes exclude each other; give one of them")
         if self.deterministic and self.epochs is None:
             raise ValueError("deterministic needs epochs, not a budget of minutes; give epochs")
+        if self.slab % 2 == 0 or (self.slab > 1 and self.dims == 3):
+            raise ValueError(
+                f"a slab must be odd and needs dims 2, got slab {self.slab} and dims {self.dims}"
+            )
         if self.dry_run and self.resume:
             raise ValueError("dry_run and resume exclude each other; give one of them")
         if self.stages and self.early_stop:

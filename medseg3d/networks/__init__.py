@@ -16,7 +16,8 @@ tells the class of an image has the option ``classes``, how many there are, gets
 batch as a fourth argument where they are given, and has ``classify(x) -> logits (B, K)``.
 ``set_progress(used)`` is told before each step which share of the training is over.
 
-``monai:NAME`` is the class of that name in ``monai.networks.nets``.
+``monai:NAME`` is the class of that name in ``monai.networks.nets``; ``slices:NAME`` is a network
+of two dimensions that labels volumes slice by slice.
 """
 
 from collections.abc import Mapping
@@ -30,12 +31,17 @@ from medseg3d.networks.topology import Topology
 from medseg3d.registry import Registry
 
 MONAI = "monai:"
+SLICES = "slices:"
 
 
 class _Networks(Registry[type[nn.Module]]):
-    """Our networks, and those of MONAI by their prefix."""
+    """Our networks, and those of MONAI and of slices by their prefixes."""
 
     def __getitem__(self, name: str) -> type[nn.Module]:
+        if name.startswith(SLICES):
+            from medseg3d.networks.slices import SliceClass
+
+            return cast(type[nn.Module], SliceClass(name))
         if name.startswith(MONAI):
             from medseg3d.networks.from_monai import MonaiClass
 
@@ -43,7 +49,7 @@ class _Networks(Registry[type[nn.Module]]):
         return super().__getitem__(name)
 
     def __contains__(self, name: object) -> bool:
-        if isinstance(name, str) and name.startswith(MONAI):
+        if isinstance(name, str) and name.startswith((MONAI, SLICES)):
             try:
                 self[name]
             except ConfigError:
@@ -66,7 +72,8 @@ def build_network(
     """Build a registered network; explicit options win over what the plan suggests.
 
     Args:
-        name: Registered name, for instance ``"unet3d"``, or ``monai:`` and a class of MONAI.
+        name: Registered name, for instance ``"unet3d"``, or ``monai:`` and a class of MONAI;
+            with ``slices:`` before it, in two dimensions.
         in_channels: Image channels ``C``.
         out_channels: Logit channels ``L``, background included.
         topology: What the plan measured; a network without ``plan_options`` ignores it.
