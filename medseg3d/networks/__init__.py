@@ -13,6 +13,10 @@ published configuration, ``plan_options(topology)`` turns a measured plan into o
 network that learns from more than logits has ``objective(loss, image, labels)``, which gives
 the whole loss of a training step; ``loss(logits, labels)`` is the one that was chosen.
 
+A network that knows several answers gives the likeliest one as its logits. It has
+``sample(x, noise)`` for the logits of any of them, ``noise`` being ``latent_size`` standard
+normal numbers ``(latent_size,)``.
+
 ``monai:NAME`` is the class of that name in ``monai.networks.nets``.
 """
 
