@@ -42,6 +42,14 @@ def loss_of(logits: Tensor | list[Tensor]) -> Tensor:
     return sum(((scale.float() - waves(scale.shape, 1.0)) ** 2).mean() for scale in listed(logits))
 
 
+def whole_loss(network: nn.Module, x: Tensor) -> Tensor:
+    """What training makes small: of parts that only learn from labels too."""
+    if not hasattr(network, "objective"):
+        return loss_of(network(x))
+    labels = waves((len(x), 1, *x.shape[2:]), 2.0).mul(1.4).add(1.4).long()  # 0, 1 and 2
+    return network.objective(lambda logits, _: loss_of(logits), x, labels)
+
+
 def test_every_network_has_a_row() -> None:
     assert set(ROWS) == set(NETWORKS.names())
 
@@ -93,7 +101,7 @@ def test_every_parameter_learns(name: str) -> None:
     for parameter_name, parameter in network.named_parameters():
         if parameter_name.endswith("share"):  # begins at 0, where what it weighs cannot learn yet
             nn.init.constant_(parameter, 0.5)
-    loss_of(network(image(ROWS[name].roomy))).backward()
+    whole_loss(network, image(ROWS[name].roomy)).backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not idle
 
