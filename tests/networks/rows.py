@@ -109,7 +109,9 @@ ROWS = {
         23_474_535,
         (32, 32, 16),
     ),
-    "hierarchical_probabilistic_unet": Row({**SMALL, "width": 4}, 0, 0.0, 21_877_230),
-    "probabilistic_unet": Row({**SMALL, "latent": 2}, 0, 0.0, 4_999_449),
+    "hierarchical_probabilistic_unet": Row(
+        {**SMALL, "width": 4}, 38_905, -38.61653668181283, 21_877_230
+    ),
+    "probabilistic_unet": Row({**SMALL, "latent": 2}, 29_622, 6.123782925581391, 4_999_449),
     "u_det": Row({**SMALL, "pyramid": 4}, 9_170, -1.2015438398100375, 28_583_361),
 }

@@ -149,7 +149,7 @@ class HierarchicalProbabilisticUNet(nn.Module):
             noise: Standard normal numbers ``(latent_size,)``, the same for all cases and all
                 voxels of a scale.
         """
-        parts = noise.split(self.latents)
+        parts = noise.split_with_sizes(self.latents)
 
         def choose(scale: int, belief: Gaussian) -> Tensor:
             single = parts[scale].reshape(1, -1, *(1,) * (x.ndim - 2))

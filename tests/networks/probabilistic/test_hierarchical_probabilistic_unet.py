@@ -92,7 +92,8 @@ def test_elbo_is_the_loss_that_was_chosen_and_the_divergence_per_voxel() -> None
 
 def test_the_prior_is_decoded_with_what_the_posterior_drew() -> None:
     """With a posterior that is the prior, nothing is apart, whatever is drawn."""
-    network, (image, labels) = small(objective="elbo", beta=1e6, norm="none").train(), case()
+    options = {"objective": "elbo", "beta": 1e6, "norm": "none", "width": 6}
+    network, (image, labels) = small(**options).train(), case()
     prior, posterior = network.prior.state_dict(), network.posterior.state_dict()
     for name, tensor in posterior.items():
         mine = prior[name]
