@@ -113,7 +113,7 @@ def test_flags_are_these() -> None:
         "predict": [
             *("inputs", "model", "out", "overlap", "fast", "accurate", "crop", "roi", "roi_mask"),
             *("backend", "precision", "threads", "max_memory", "device", "probabilities"),
-            *("uncertainty", "shard", "cluster", "overwrite", "skip_existing", "format"),
+            *("uncertainty", "samples", "shard", "cluster", "overwrite", "skip_existing", "format"),
             *("replace_nonfinite", "mirror", "postprocess"),
         ],
         "score": [

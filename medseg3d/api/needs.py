@@ -89,6 +89,8 @@ class Needs:
             yield target.probabilities.parent, int(self.probabilities * PACKED_PROBABILITIES)
         if target.uncertainty is not None:
             yield target.uncertainty.parent, int(self.uncertainty * PACKED_PROBABILITIES)
+        for sample in target.samples:
+            yield sample.parent, int(self.labels * PACKED_LABELS)
 
 
 def disk_of(jobs: Sequence[tuple[Needs, Target]]) -> Iterator[tuple[Path, int]]:
@@ -150,6 +152,7 @@ def estimate(
     voxels, channels = prod(grid.shape), len(plan.channels)
     image, prepared = FLOAT * channels * voxels, FLOAT * channels * prod(working)
     labels = np.min_scalar_type(max(plan.labels)).itemsize * voxels
+    held = labels * (1 + config.samples) + (SHORT * voxels if config.samples else 0)
     network = WINDOW_BYTES * plan.width * prod(plan.window)
     network += _planes_at_work(plan, config, working, part)
     slab = (plan.num_labels, working, plan.window, config.overlap)
@@ -159,7 +162,7 @@ def estimate(
     probabilities = SHORT * (voxels + (plan.num_labels - 1) * taken)
     return Needs(
         reading=PROGRAM + image,
-        computing=PROGRAM + max(image + 2 * prepared, prepared + labels + network),
+        computing=PROGRAM + max(image + 2 * prepared, prepared + held + network),
         slab=slab_bytes(*slab, slice_axis=axis),
         least_slab=least_slab_bytes(*slab, slice_axis=axis),
         labels=labels,

@@ -83,6 +83,8 @@ def _predict_array(
     matrix: Affine = np.asarray(affine, dtype=np.float64)
     grid = Grid((image.shape[1], image.shape[2], image.shape[3]), matrix)
     config = validated(PredictConfig, {"inputs": ["array"]} | options)
+    if config.samples:
+        raise ConfigError("samples are drawn for files only; save the array, or leave them out")
     rules = rules_for(config)
     labels = open_predictor(config).segment(canonical(Volume.from_array(image, grid)))
     clean(labels, rules, voxel_mm3=grid.voxel_volume_ml * 1000)

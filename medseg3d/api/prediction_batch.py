@@ -13,6 +13,7 @@ from medseg3d.api.needs import disk_of, expect_memory, needs_of
 from medseg3d.api.outputs import Target, expect_disk, expect_new, find_targets, is_dicom
 from medseg3d.api.pipeline import in_line
 from medseg3d.api.records import NAME, Record, Records
+from medseg3d.api.sampling import refuse_samples
 from medseg3d.api.worker import (
     Job,
     Labeled,
@@ -49,6 +50,8 @@ class Prediction:
         seconds: Time from reading to writing.
         probabilities: The probabilities, if they were asked for.
         uncertainty: Their entropy, if it was asked for.
+        samples: Label maps that were drawn, if any were asked for.
+        entropy: That of their labels.
     """
 
     case_id: str
@@ -57,6 +60,8 @@ class Prediction:
     seconds: float
     probabilities: Path | None = None
     uncertainty: Path | None = None
+    samples: tuple[Path, ...] = ()
+    entropy: Path | None = None
 
 
 class Batch:
@@ -95,6 +100,8 @@ class Batch:
         shard = parse_shard(config.shard) if config.shard else Shard(1, 1)
         if config.roi_mask is not None and not config.roi_mask.exists():
             raise ConfigError(f"--roi-mask {config.roi_mask} does not exist")
+        if config.samples:
+            refuse_samples(models_of(config))
         unusable: list[Fault] = []
         cases = find_inputs(config.inputs, unusable=unusable)
         targets = find_targets(cases, config)
@@ -244,7 +251,7 @@ class Batch:
         log.info("%s: %s (%.1f s)", job.case.id, target.labels, seconds)
         return Prediction(
             *(job.case.id, target.labels, record.volumes_ml, seconds),
-            *(target.probabilities, target.uncertainty),
+            *(target.probabilities, target.uncertainty, target.samples, target.entropy),
         )
 
     def _fit_together(self, job: Job, following: Job) -> bool:

@@ -30,6 +30,9 @@ MATTERS = (
 )
 """Options that decide what is in an output; of two runs with equal ones, one is enough."""
 
+OF_SAMPLES = ("samples", "seed")
+"""Such options where samples are drawn."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -40,7 +43,7 @@ class Record:
         inputs: Size in bytes and time of the last change in ns of each of its files, by path.
         outputs: Size in bytes of each file written, by path.
         seconds: Time of each stage: ``read``, ``prepare``, ``network``, ``stitch``, ``restore``,
-            ``clean``, ``write`` and ``total``.
+            ``clean``, ``samples``, ``write`` and ``total``.
         volumes_ml: Volume of each foreground label.
         windows: Windows that the network saw.
         skipped: Windows that held only air.
@@ -95,7 +98,8 @@ class Records:
 
         Those of other parts of the folder, and of the whole, are looked at too.
         """
-        options = config.model_dump(mode="json", include=set(MATTERS))
+        matters = (*MATTERS, *OF_SAMPLES) if config.samples else MATTERS
+        options = config.model_dump(mode="json", include=set(matters))
         records = cls._stored(path, models, options)
         others = path.parent.iterdir() if path.parent.is_dir() else ()
         records.elsewhere = [

@@ -15,6 +15,7 @@ from medseg3d.api.needs import Needs, estimate, expect_memory
 from medseg3d.api.outputs import Target
 from medseg3d.api.records import Record, sizes, stamps
 from medseg3d.api.region import Region, lengths, region_of, surroundings
+from medseg3d.api.sampling import Samples, in_turn, write_samples
 from medseg3d.bundle import read_bundle
 from medseg3d.config import PredictConfig
 from medseg3d.data.canonical import CanonicalCase, canonical
@@ -23,7 +24,7 @@ from medseg3d.data.familiar import case_warnings
 from medseg3d.data.preprocess import WorkingCase
 from medseg3d.device import find_device
 from medseg3d.errors import DataError, MedSeg3DError
-from medseg3d.inference.cleaning import clean
+from medseg3d.inference.cleaning import Change, clean
 from medseg3d.inference.planes import Entropy, PlaneFile, PlaneSink, Probabilities
 from medseg3d.inference.predictor import Predictor, Segmentation
 from medseg3d.inference.windows import Advance
@@ -87,12 +88,14 @@ class Labeled:
         planes: Probabilities and uncertainty that are asked for.
         like: Its image without the voxels.
         record: What is known so far.
+        samples: Label maps that are drawn, if any are asked for.
     """
 
     labels: LabelMap
     planes: tuple[PlaneFile, ...]
     like: Volume
     record: Record
+    samples: tuple[LabelMap, ...] = ()
 
 
 def open_predictor(config: PredictConfig) -> Predictor:
@@ -152,6 +155,7 @@ class Worker:
         self.config = config
         self.rules = rules_for(config)
         self._cpu: Predictor | None = None
+        self._samples: Samples | None = None
 
     def read(self, job: Job) -> Prepared:
         """Read and preprocess.
@@ -191,11 +195,14 @@ class Worker:
         """
         begun = time.perf_counter()
         planes = self._planes(job.target, prepared)
+        first, *others = in_turn(advance, 1 + self.config.samples)
         with _enough_memory(job.needs):
-            found = self._label(job.case.id, prepared, _sinks(planes, prepared), advance)
+            found = self._label(job.case.id, prepared, _sinks(planes, prepared), first)
             labeled = time.perf_counter()
             cleaning = self._clean(job.case.id, found.labels, prepared)
-        timing, cleaned = found.timing, time.perf_counter()
+            cleaned = time.perf_counter()
+            samples = self._draw(prepared, others) if others else ()
+        timing, drawn = found.timing, time.perf_counter()
         voxel = prepared.like.grid.voxel_volume_ml
         record = Record(
             case=job.case.id,
@@ -207,6 +214,7 @@ class Worker:
                 "stitch": timing.stitch,
                 "restore": timing.restore,
                 "clean": cleaned - labeled,
+                "samples": drawn - cleaned,
                 "compute": time.perf_counter() - begun,
             },
             volumes_ml=_volumes(found.labels, self.predictor.bundle.plan.labels, voxel),
@@ -218,7 +226,7 @@ class Worker:
             notes=prepared.notes,
             cleaning=cleaning,
         )
-        return Labeled(found.labels, planes, prepared.like, record)
+        return Labeled(found.labels, planes, prepared.like, record, samples)
 
     def write(self, job: Job, labeled: Labeled) -> Record:
         """Write the outputs, the label map last.
@@ -230,6 +238,8 @@ class Worker:
         for planes in labeled.planes:
             planes.write(labeled.like)
         names = self.predictor.bundle.plan.labels
+        if labeled.samples:
+            write_samples(job.target, labeled.samples, labeled.like, names)
         write_labels(job.target.labels, labeled.labels, labeled.like, names=names)
         seconds = labeled.record.seconds | {"write": time.perf_counter() - begun}
         total = sum(seconds[stage] for stage in ("read", "prepare", "compute", "write"))
@@ -245,17 +255,31 @@ class Worker:
         self, case_id: str, labels: LabelMap, prepared: Prepared
     ) -> dict[str, dict[str, Any]]:
         """Clean the labels that are wanted, in place; what was done to each."""
-        region, names = prepared.region, self.predictor.bundle.plan.labels
-        if region is not None:
-            region.keep(labels)
+        changes, names = self._cleaned(labels, prepared), self.predictor.bundle.plan.labels
         voxel_ml = prepared.like.grid.voxel_volume_ml
-        changes = clean(labels, self.rules, voxel_mm3=voxel_ml * 1000)
-        if region is not None:  # a hole may lie in a hole of the region
-            region.keep(labels)
         facts = cleaning_facts(self.rules, changes, names, voxel_ml=voxel_ml)
         if told := changes_in_words(facts):
             log.info("case %s: post-processing: %s", case_id, told)
         return facts
+
+    def _cleaned(self, labels: LabelMap, prepared: Prepared) -> dict[int, Change]:
+        region = prepared.region
+        if region is not None:
+            region.keep(labels)
+        changes = clean(labels, self.rules, voxel_mm3=prepared.like.grid.voxel_volume_ml * 1000)
+        if region is not None:  # a hole may lie in a hole of the region
+            region.keep(labels)
+        return changes
+
+    def _draw(self, prepared: Prepared, advances: Sequence[Advance | None]) -> tuple[LabelMap, ...]:
+        """Samples of a case, cleaned as its labels are."""
+        if self._samples is None:
+            config, model = self.config, models_of(self.config)[0]
+            self._samples = Samples(self.predictor, model, config.samples, seed=config.seed)
+        found = tuple(self._samples(prepared.working, prepared.slab, advances))
+        for labels in found:
+            self._cleaned(labels, prepared)
+        return found
 
     def _slab(self, case: CanonicalCase, working: WorkingCase) -> int:
         """Memory for half-finished logits, or a refusal."""

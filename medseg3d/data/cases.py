@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medseg3d.data.channels import expect_all_channels, group
 from medseg3d.data.dataset_json import Description, description_in
-from medseg3d.data.files import input_files
+from medseg3d.data.files import input_files, label_maps
 from medseg3d.data.partners import Fault, by_id, common_keys, expect_partners, refuse
 from medseg3d.errors import DataError
 from medseg3d.io import SUFFIXES, case_stem
@@ -140,8 +140,8 @@ def pair_by_id(
     """Pair predicted label maps with references.
 
     Args:
-        predictions: A label map or a folder of them. Files ``*_probabilities`` beside them
-            are left out.
+        predictions: A label map or a folder of them. Files ``*_probabilities`` and others that
+            prediction writes beside them are left out.
         references: The same by an expert. Where no plain id meets, endings such as
             ``_seg``, ``_pred``, ``_label`` and ``_mask`` are ignored on both sides.
         skip_unpaired: Leave out, with a warning, what has no partner.
@@ -155,10 +155,7 @@ def pair_by_id(
     """
     faults: list[str] = []
     ours, theirs = Path(predictions), Path(references)
-    predicted = by_id(
-        [f for f in input_files(ours, faults) if not case_stem(f).endswith("_probabilities")],
-        faults,
-    )
+    predicted = by_id(label_maps(input_files(ours, faults)), faults)
     expected = by_id(input_files(theirs, faults), faults)
     refuse(None, faults)
     our_keys, their_keys = common_keys(predicted, expected)

@@ -126,6 +126,18 @@ class Predictor:
             threads=threads,
         )
 
+    def with_network(self, network: WindowNetwork) -> "Predictor":
+        """The same with another network for the same windows."""
+        return Predictor(
+            self.bundle,
+            network,
+            device=self.device,
+            overlap=self.overlap,
+            mirror=bool(self.mirror_axes),
+            crop=self.crop,
+            threads=self.threads,
+        )
+
     def prepare(self, case: CanonicalCase, *, part: Box | None = None) -> WorkingCase:
         """Preprocess one case, or a part of it, as in training.
 

@@ -16,6 +16,10 @@ tells the class of an image has the option ``classes``, how many there are, gets
 batch as a fourth argument where they are given, and has ``classify(x) -> logits (B, K)``.
 ``set_progress(used)`` is told before each step which share of the training is over.
 
+A network that knows several answers gives the likeliest one as its logits. It has
+``sample(x, noise)`` for the logits of any of them, ``noise`` being ``latent_size`` standard
+normal numbers ``(latent_size,)``.
+
 ``monai:NAME`` is the class of that name in ``monai.networks.nets``; ``slices:NAME`` is a network
 of two dimensions that labels volumes slice by slice.
 """

@@ -56,6 +56,23 @@ def test_a_finished_case_is_known_again(tmp_path: Path, case: Case) -> None:
     assert content["cases"][str(labels)]["volumes_ml"] == {"liver": 2.5}
 
 
+def test_options_of_samples_count_where_samples_are_drawn(tmp_path: Path, case: Case) -> None:
+    labels, path = tmp_path / "a_seg.nii.gz", tmp_path / "predictions.json"
+
+    def is_finished(**options: object) -> bool:
+        return Records.open(path, {"m": "12"}, _config(**options)).is_finished(case, [labels])
+
+    _finished(case, labels, Records.open(path, {"m": "12"}, _config(seed=3)))
+    assert "samples" not in json.loads(path.read_text())["options"]  # as before there were any
+    assert is_finished()
+    assert not is_finished(samples=2)
+    _finished(case, labels, Records.open(path, {"m": "12"}, _config(samples=2)))
+    assert is_finished(samples=2)
+    assert not is_finished(samples=2, seed=1)
+    assert not is_finished(samples=3)
+    assert not is_finished()
+
+
 @pytest.mark.parametrize("change", ["model", "options", "image", "labels", "gone", "more"])
 def test_whatever_changed_makes_it_unfinished(tmp_path: Path, case: Case, change: str) -> None:
     labels, path = tmp_path / "a_seg.nii.gz", tmp_path / "predictions.json"

@@ -109,6 +109,10 @@ ROWS = {
         23_474_535,
         (32, 32, 16),
     ),
+    "hierarchical_probabilistic_unet": Row(
+        {**SMALL, "width": 4}, 38_905, -38.61653668181283, 21_877_230
+    ),
+    "probabilistic_unet": Row({**SMALL, "latent": 2}, 29_622, 6.123782925581391, 4_999_449),
     "u_det": Row({**SMALL, "pyramid": 4}, 9_170, -1.2015438398100375, 28_583_361),
     "cia_net": Row(
         {"stem": 4, "growth": 2, "layers": (2, 1, 1), "lateral": 3, "stem_stride": 2},

@@ -74,6 +74,10 @@ ANCHORS = (
     Anchor("scleraseg_net", (3, 1), FLAT | BATCH | {"width": 64, "attention": "cam"}, 23_626_401),
     Anchor("partially_reversible_unet", (4, 3), {"depth": 2}, 18_248_403),
     Anchor("voxresnet", (1, 4), BATCH | {"first_kernel": 3}, 1_788_096),
+    Anchor("probabilistic_unet", (1, 1), FLAT | PLAIN | {"latent": 2}, 4_996_233),
+    Anchor(
+        "hierarchical_probabilistic_unet", (1, 2), PLAIN | {"whole_posterior": True}, 23_189_398
+    ),
     Anchor(
         "unet3plus", (3, 1), FLAT | BATCH | {"width": 64, "deep_supervision": False}, 26_971_777
     ),

@@ -59,6 +59,8 @@ def paper_plan(stages: int) -> Topology:
         ("hdenseunet", {"stem": 96, "growth": (48, 32), "slice_axis": 2}),
         ("unet", {"width": 32}),
         ("unet_plus_plus", {"width": 16}),
+        ("probabilistic_unet", {"width": 16, "max_width": 160}),
+        ("hierarchical_probabilistic_unet", {"width": 16, "latents": (1, 1)}),
     ],
 )
 def test_a_plan_of_the_paper_gives_the_paper_s_width(name: str, options) -> None:
