@@ -22,6 +22,7 @@ from medseg3d.api.planning import (
 from medseg3d.api.preparing import COPIES_OF_WEIGHTS, Preparation, training_patches
 from medseg3d.api.provenance import Origin
 from medseg3d.api.starting import started
+from medseg3d.api.target_domain import target_cases
 from medseg3d.config import FitConfig
 from medseg3d.config.fit import ALL_FOLDS
 from medseg3d.data.cache import CachedCase, open_cache
@@ -139,12 +140,15 @@ def _measured(
 ) -> Rehearsal:
     scratch = started(config).model_copy(update={"cache": folder / "cache"})
     cases = [case for case in dataset.cases if case.id in set(parts.training)][:MOST_CASES]
+    target = target_cases(scratch)
     open_cache(folder / "cache")
-    cached = Preparation(scratch, plan, Origin.of(scratch, cases, []).digests).prepare(cases)
+    wanted = [*cases, *target[:MOST_CASES]]
+    cached = Preparation(scratch, plan, Origin.of(scratch, wanted, []).digests).prepare(wanted)
+    learned, others = cached[: len(cases)], cached[len(cases) :]
     torch.manual_seed(config.seed)
     network, _ = make_network(scratch, plan)
     device = resolve_device(config.device)
-    seconds = _seconds_per_step(scratch, plan, cached, network, device, folder)
+    seconds = _seconds_per_step(scratch, plan, learned, others, network, device, folder)
     in_one_minute = 60 * (1 - VALIDATION_SHARE) / seconds
     if config.epochs is None:
         minutes = config.max_minutes or DEFAULT_MINUTES
@@ -167,7 +171,7 @@ def _measured(
         peak_memory=torch.cuda.max_memory_reserved(device) if on_gpu else peak_memory(),
         memory=torch.cuda.mem_get_info(device)[1] if on_gpu else memory_limit(),
         cache_bytes=int(_bytes_per_voxel(cached) * math.prod(plan.median_shape))
-        * len(dataset.cases),
+        * (len(dataset.cases) + len(target)),
         run_bytes=COPIES_OF_WEIGHTS * weights,
         cache=config.cache or CACHE,
     )
@@ -177,6 +181,7 @@ def _seconds_per_step(
     config: FitConfig,
     plan: Plan,
     cases: Sequence[CachedCase],
+    target: Sequence[CachedCase],
     network: nn.Module,
     device: torch.device,
     folder: Path,
@@ -195,7 +200,7 @@ def _seconds_per_step(
     history = train(
         network,
         make_loss(config, plan, cases),
-        training_patches(config, plan, cases),
+        training_patches(config, plan, cases, target),
         folder=folder,
         label_names=labels,
         validate=lambda _, __: [math.nan] * len(labels),

@@ -11,7 +11,15 @@ Every network has ``divisor``, one integer per voxel axis: sizes that are multip
 are processed without inner padding. Optional class methods: ``paper()`` builds the
 published configuration, ``plan_options(topology)`` turns a measured plan into options. A
 network that learns from more than logits has ``objective(loss, image, labels)``, which gives
-the whole loss of a training step; ``loss(logits, labels)`` is the one that was chosen.
+the whole loss of a training step; ``loss(logits, labels)`` is the one that was chosen, and what
+else a batch holds comes by name.
+
+One that needs no labels names in ``unsupervised`` the loss of its objective, which compares with
+the image, and has ``segment(x)`` and ``name_segments(names)``: held-out cases tell what its
+segments are. One that makes images of one domain look like those of another has ``translate(x)``
+and gets patches of the other as ``target``. ``default_stages`` are the shares of training stages
+that it cannot do without, and ``keeps_last`` is true where validation does not tell which weights
+are best.
 
 ``monai:NAME`` is the class of that name in ``monai.networks.nets``.
 """
