@@ -197,7 +197,7 @@ class _Fit:
         history = train(
             network,
             make_loss(config, plan, learned),
-            training_patches(config, plan, learned, target),
+            training_patches(config, plan, learned, target=target),
             folder=self.folder,
             label_names=list(self.labels.values()),
             validate=dice,

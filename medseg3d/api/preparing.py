@@ -122,6 +122,7 @@ def training_patches(
     config: FitConfig,
     plan: Plan,
     cases: Sequence[CachedCase],
+    *,
     target: Sequence[CachedCase] = (),
 ) -> PatchDataset | TwoDomains:
     """Augmented patches of the training cases, and of those of a target domain if there are any."""

@@ -38,6 +38,7 @@ from medseg3d.progress import duration
 from medseg3d.runs import CACHE, SPLITS, free_run_folder
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import VALIDATION_SHARE
+from medseg3d.training.feed import Patches
 from medseg3d.training.train import GOES_ON, train
 
 log = logging.getLogger("medseg3d")
@@ -148,7 +149,8 @@ def _measured(
     torch.manual_seed(config.seed)
     network, _ = make_network(scratch, plan)
     device = resolve_device(config.device)
-    seconds = _seconds_per_step(scratch, plan, learned, others, network, device, folder)
+    patches = training_patches(scratch, plan, learned, target=others)
+    seconds = _seconds_per_step(scratch, plan, learned, patches, network, device, folder)
     in_one_minute = 60 * (1 - VALIDATION_SHARE) / seconds
     if config.epochs is None:
         minutes = config.max_minutes or DEFAULT_MINUTES
@@ -181,7 +183,7 @@ def _seconds_per_step(
     config: FitConfig,
     plan: Plan,
     cases: Sequence[CachedCase],
-    target: Sequence[CachedCase],
+    patches: Patches,
     network: nn.Module,
     device: torch.device,
     folder: Path,
@@ -200,7 +202,7 @@ def _seconds_per_step(
     history = train(
         network,
         make_loss(config, plan, cases),
-        training_patches(config, plan, cases, target),
+        patches,
         folder=folder,
         label_names=labels,
         validate=lambda _, __: [math.nan] * len(labels),

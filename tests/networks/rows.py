@@ -109,5 +109,15 @@ ROWS = {
         23_474_535,
         (32, 32, 16),
     ),
+    "lv_unet": Row({**SMALL, "decoded": 4, "first_kernel": (3, 5, 1)}, 0, 0.0, 49_567_683),
+    "siamese_unet": Row({**SMALL, "mirror_axis": 1}, 0, 0.0, 467_458),
+    "unet_gan": Row(
+        {**SMALL, "decoded": 4, "first_kernel": 3, "blocks": 1, "stage": "adapt"},
+        0,
+        0.0,
+        75_432_391,
+    ),
+    "wnet": Row({**SMALL, "segments": 5}, 0, 0.0, 19_224_071),
+    "wnet_density": Row({"width": 3}, 0, 0.0, 16_989_890, HALVED_FIVE_TIMES),
     "u_det": Row({**SMALL, "pyramid": 4}, 9_170, -1.2015438398100375, 28_583_361),
 }

@@ -73,6 +73,8 @@ ANCHORS = (
     Anchor("scleraseg_net", (3, 1), FLAT | BATCH | {"width": 64, "attention": "cam"}, 23_626_401),
     Anchor("partially_reversible_unet", (4, 3), {"depth": 2}, 18_248_403),
     Anchor("voxresnet", (1, 4), BATCH | {"first_kernel": 3}, 1_788_096),
+    Anchor("siamese_unet", (1, 2), BATCH, 1_356_866),
+    Anchor("lv_unet", (1, 3), BATCH, 9_225_939),
     Anchor(
         "unet3plus", (3, 1), FLAT | BATCH | {"width": 64, "deep_supervision": False}, 26_971_777
     ),
