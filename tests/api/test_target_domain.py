@@ -141,7 +141,7 @@ def test_a_run_does_not_go_on_with_other_images(
     path = images / "case_0.nii.gz"
     changed = np.asarray(nib.load(path).dataobj) + 1
     nib.save(nib.Nifti1Image(changed, np.eye(4)), path)
-    with pytest.raises(RunError, match="1 cases have changed .* such as target:case_0"):
+    with pytest.raises(RunError, match=r"1 cases have changed .* such as target:case_0"):
         medseg3d.fit(source, resume=True, **places)
 
 
@@ -183,7 +183,7 @@ def test_images_with_other_channels_are_refused_by_name(source: Path, tmp_path: 
     images.mkdir()
     pair = nib.Nifti1Image(np.ones((*SHAPE, 2), dtype=np.int16), np.eye(4))
     nib.save(pair, images / "pair.nii.gz")
-    with pytest.raises(DataError, match="target:pair.*2 channels found where the plan has 1"):
+    with pytest.raises(DataError, match=r"target:pair.*2 channels found where the plan has 1"):
         medseg3d.fit(
             source, out=tmp_path / "run", cache=tmp_path / "c", target_domain=images, **OPTIONS
         )

@@ -111,9 +111,9 @@ def test_a_generator_is_told_by_judge_structure_and_what_the_network_sees(
 ) -> None:
     """Each part counted by hand: 2 ways times deception, structure, cycle, half of the judging."""
     network = small("adapt", cycle=10.0, structure=5.0)
-    monkeypatch.setattr(unet_gan, "far_from", lambda judged, wanted: torch.tensor(1.0 + wanted))
-    monkeypatch.setattr(unet_gan, "unlike_in_structure", lambda a, b: torch.tensor(0.5))
-    monkeypatch.setattr(network, "_seen_unlike", lambda a, b: torch.tensor(0.25))
+    monkeypatch.setattr(unet_gan, "far_from", lambda _, wanted: torch.tensor(1.0 + wanted))
+    monkeypatch.setattr(unet_gan, "unlike_in_structure", lambda *_: torch.tensor(0.5))
+    monkeypatch.setattr(network, "_seen_unlike", lambda *_: torch.tensor(0.25))
     source, labels = images(0)
     whole = network.objective(cross_entropy, source, labels, target=images(1)[0])
     assert whole.item() == 2 * (2.0 + 5.0 * 0.5 + 10.0 * 0.25 + (2.0 + 1.0) / 2)

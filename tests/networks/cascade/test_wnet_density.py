@@ -75,7 +75,7 @@ def test_a_perfect_density_costs_nothing_and_is_counted_and_labeled(
     heights = object_density(labels, 3, 1.0) / network.highest
     assert network.highest == pytest.approx(1 / (2 * pi))
 
-    def perfect(image: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    def perfect(image: Tensor) -> tuple[Tensor, Tensor]:
         return heights, 100 * (heights.amax(1, keepdim=True) - 0.1)
 
     monkeypatch.setattr(network, "_maps", perfect)
