@@ -227,7 +227,13 @@ class UnetGAN(nn.Module):
 
 
 def _unmoved(judge: nn.Module, image: Tensor) -> Tensor:
-    """What a network says of an image, to the gradient as if its weights were constants."""
+    """What a network says of an image, to the gradient as if its weights were constants.
+
+    Evaluation mode, which says the same, keeps it from being computed a second time for the
+    gradient, with the weights that are not constant.
+    """
     constants = {name: weight.detach() for name, weight in judge.named_parameters()}
-    said: Tensor = functional_call(judge, constants, (image,))
+    mode = judge.training
+    said: Tensor = functional_call(judge.eval(), constants, (image,))
+    judge.train(mode)
     return said

@@ -19,6 +19,7 @@ from medseg3d.networks.blocks.translation import (
 from medseg3d.networks.cascade import unet_gan
 from medseg3d.networks.cascade.unet_gan import UnetGAN
 from medseg3d.networks.residual.lv_unet import LVUNet
+from medseg3d.training.recomputing import recompute_activations
 
 FLAT: dict[str, Any] = {
     "width": 4,
@@ -104,6 +105,19 @@ def test_a_judge_learns_from_its_own_loss_alone() -> None:
     own.backward()
     for gradient, parameter in zip(found, judge.parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad)
+
+
+def test_activations_may_be_computed_a_second_time() -> None:
+    gradients = []
+    for again in (False, True):
+        network = small("adapt")
+        if again:
+            recompute_activations(network)
+        source, labels = images(0)
+        network.objective(cross_entropy, source, labels, target=images(1)[0]).backward()
+        gradients.append([p.grad for p in network.parameters() if p.requires_grad])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
 
 
 def test_a_generator_is_told_by_judge_structure_and_what_the_network_sees(
