@@ -109,15 +109,23 @@ ROWS = {
         23_474_535,
         (32, 32, 16),
     ),
-    "lv_unet": Row({**SMALL, "decoded": 4, "first_kernel": (3, 5, 1)}, 0, 0.0, 49_567_683),
-    "siamese_unet": Row({**SMALL, "mirror_axis": 1}, 0, 0.0, 467_458),
+    "lv_unet": Row(
+        {**SMALL, "decoded": 4, "first_kernel": (3, 5, 1)}, 16_177, -1.721744621681307, 49_567_683
+    ),
+    "siamese_unet": Row({**SMALL, "mirror_axis": 1}, 8_991, 3.3904110621316317, 467_458),
     "unet_gan": Row(
         {**SMALL, "decoded": 4, "first_kernel": 3, "blocks": 1, "stage": "adapt"},
-        0,
-        0.0,
-        75_432_391,
+        64_729,
+        -0.21767826897024764,
+        75_428_807,
     ),
-    "wnet": Row({**SMALL, "segments": 5}, 0, 0.0, 19_224_071),
-    "wnet_density": Row({"width": 3}, 0, 0.0, 16_989_890, HALVED_FIVE_TIMES),
+    "wnet": Row({**SMALL, "segments": 5}, 9_277, -5.255891489320844, 19_224_071),
+    "wnet_density": Row(
+        {"width": 3, "norm": "instance"},
+        109_857,
+        3.549488611414269,
+        16_989_890,
+        HALVED_FIVE_TIMES,
+    ),
     "u_det": Row({**SMALL, "pyramid": 4}, 9_170, -1.2015438398100375, 28_583_361),
 }

@@ -21,8 +21,9 @@ from medseg3d.networks.blocks.style import Style
 WINDOW = 7
 """Voxels per axis within which images are compared."""
 
-VARIANCE_FLOOR = 1e-3
-"""Added to the variances of images of about unit variance: flat parts have no structure."""
+VARIANCE_FLOOR = (0.03 * 5) ** 2 / 2
+"""Added to variances, as SSIM does for images that span 5 standard deviations: noise in flat parts
+is no structure."""
 
 
 class Generator(nn.Module):

@@ -7,8 +7,10 @@ Reference:
 The segmentation network learns first, from labeled images of the source. Then it is frozen, and
 generators between source and target learn from images alone. That an image comes back unchanged
 is measured on what the segmentation network sees of it, not on voxels. The paper gives neither
-the layouts of generators and discriminators nor the weights of the losses: they are CycleGAN's
-here, but generators give what to add to the image. Both sides of the contest take their steps at
+the layouts of generators and discriminators nor the weights of the losses: layouts are CycleGAN's
+here, but generators give what to add to the image and discriminators have no normalization, which
+would hide brightness and contrast from them; weights are such that neither loss holds generators
+at the identity. Both sides of the contest take their steps at
 once. Its SSIM loss is the structure term alone, since brightness and contrast are to change.
 """
 
@@ -44,7 +46,7 @@ SHRUNK = 2
     paper="1910.13681",
     dims=(2, 3),
     outputs="translated images",
-    parameters=75_432_391,
+    parameters=75_428_807,
 )
 class UnetGAN(nn.Module):
     """LV-Unet with generators and discriminators of a source and a target domain.
@@ -62,8 +64,8 @@ class UnetGAN(nn.Module):
         generator_kernel: Odd kernel of a generator's first and last convolution.
         cycle: Weight of the loss of images that go to the other domain and back.
         structure: Weight of the loss of structure that translation changes.
-        norm: ``"instance"``, ``"batch"`` or ``"none"``, of the segmentation network; the others
-            have ``"instance"``.
+        norm: ``"instance"``, ``"batch"`` or ``"none"``, of the segmentation network; generators
+            have ``"instance"``, discriminators ``"none"``.
         stage: ``"segment"``, or ``"adapt"``, in which images are translated first.
         spatial_dims: 2 or 3.
 
@@ -90,8 +92,8 @@ class UnetGAN(nn.Module):
         first_kernel: int | Sequence[int] = 7,
         blocks: int = 4,
         generator_kernel: int = 3,
-        cycle: float = 10.0,
-        structure: float = 1.0,
+        cycle: float = 1.0,
+        structure: float = 0.3,
         norm: Norm = "instance",
         stage: Stage = "segment",
         spatial_dims: int = 3,
@@ -125,8 +127,9 @@ class UnetGAN(nn.Module):
             return made
 
         self.to_source, self.to_target = generator(), generator()
-        self.source_judge = Discriminator(in_channels, width=width, style=style)
-        self.target_judge = Discriminator(in_channels, width=width, style=style)
+        plain = Style(norm="none", spatial_dims=spatial_dims)
+        self.source_judge = Discriminator(in_channels, width=width, style=plain)
+        self.target_judge = Discriminator(in_channels, width=width, style=plain)
         self.set_stage(stage)
 
     @classmethod

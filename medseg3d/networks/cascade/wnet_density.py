@@ -58,7 +58,8 @@ class WNetDensity(nn.Module):
         out_channels: Logit channels ``L``, background included.
         width: Feature channels of the finest stage.
         sigma: Standard deviation of an object's density, in voxels of the image.
-        norm: ``"instance"``, ``"batch"`` or ``"none"``.
+        norm: ``"none"``, as published, ``"batch"`` or ``"instance"``, which makes images with few
+            and with many objects alike.
         spatial_dims: 2 or 3.
 
     Shape:
@@ -76,7 +77,7 @@ class WNetDensity(nn.Module):
         *,
         width: int = 16,
         sigma: float = 4.0,
-        norm: Norm = "instance",
+        norm: Norm = "none",
         spatial_dims: int = 3,
     ) -> None:
         super().__init__()

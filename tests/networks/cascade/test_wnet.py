@@ -83,16 +83,16 @@ def test_it_tells_a_square_from_its_surroundings_without_labels() -> None:
     image[..., 6:17, 5:15] = 1.0
     square = image > 0
     image = image + 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
-    network = small(segments=3).train()
-    loss = LOSSES.build("soft_normalized_cut", radius=2)
+    network = small(segments=4).train()
+    loss = LOSSES.build("soft_normalized_cut")
     optimizer = torch.optim.Adam(network.parameters(), 0.01)
-    for _ in range(60):
+    for _ in range(120):
         optimizer.zero_grad()
         network.objective(loss, image, torch.zeros_like(square)).backward()
         optimizer.step()
     segments = network.eval().segment(image).argmax(1)
     pairs = np.array(
-        [[int(((segments == k) & (square[:, 0] == v)).sum()) for v in (0, 1)] for k in range(3)]
+        [[int(((segments == k) & (square[:, 0] == v)).sum()) for v in (0, 1)] for k in range(4)]
     )
     network.name_segments(best_names(pairs))
     found = network(image).argmax(1) == 1
