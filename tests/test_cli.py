@@ -108,7 +108,7 @@ def test_flags_are_these() -> None:
         "fit": [
             *("data", "out", "network", "dims", "loss", "epochs", "max_minutes"),
             *("fold", "folds", "device", "seed", "workers", "mirror", "resume", "start_from"),
-            *("dry_run", "skip_unpaired", "postprocess"),
+            *("dry_run", "target_domain", "skip_unpaired", "postprocess"),
         ],
         "predict": [
             *("inputs", "model", "out", "overlap", "fast", "accurate", "crop", "roi", "roi_mask"),

@@ -16,6 +16,7 @@ from medseg3d.api.diagnoses import DIAGNOSES, write_diagnoses
 from medseg3d.api.final_validation import FinalValidation
 from medseg3d.api.planning import (
     make_network,
+    own_loss,
     planned,
     refuse_what_cannot_be_built,
     training_settings,
@@ -24,6 +25,7 @@ from medseg3d.api.preparing import Preparation, training_patches, warn_of_absent
 from medseg3d.api.provenance import Origin, known
 from medseg3d.api.scores import ScoreResult
 from medseg3d.api.starting import begin, started, with_own_start
+from medseg3d.api.target_domain import target_cases
 from medseg3d.api.validating import mean, validate
 from medseg3d.api.watching import Watch
 from medseg3d.bundle import (
@@ -50,6 +52,7 @@ from medseg3d.losses.regions import build_region_loss
 from medseg3d.machine import num_processors
 from medseg3d.networks import build_network
 from medseg3d.runs import CACHE, free_run_folder, interrupted_run, locked
+from medseg3d.training.callbacks import keeps_last
 from medseg3d.training.history import History
 from medseg3d.training.train import train
 
@@ -139,6 +142,7 @@ class _Fit:
         by_id = {case.id: case for case in dataset.cases}
         self.training = [by_id[case_id] for case_id in parts.training]
         self.held_out = [by_id[case_id] for case_id in parts.validation]
+        self.target = target_cases(config)
         self.device = resolve_device(config.device)
         self.precision: Precision = resolve_precision(config.precision, self.device)
         self.labels = {value: name for value, name in plan.labels.items() if value != 0}
@@ -148,9 +152,9 @@ class _Fit:
     def run(self) -> Run:
         """Preprocess, train, validate on native grids, write the bundle."""
         config, plan, held_out = self.config, self.plan, self.held_out
-        origin = Origin.of(config, self.training, held_out)
+        origin = Origin.of(config, [*self.training, *self.target], held_out)
         preparation = Preparation(config, plan, origin.digests)
-        cases = [*self.training, *held_out]
+        cases = [*self.training, *held_out, *self.target]
         torch.manual_seed(config.seed)
         network, options = make_network(config, plan)
         preparation.require_room(cases, network, self.folder)
@@ -159,7 +163,8 @@ class _Fit:
             self.folder / "provenance.json", device=str(self.device), precision=self.precision
         )
         cached = preparation.prepare(cases)
-        learned, kept = cached[: len(self.training)], cached[len(self.training) :]
+        learned, cached = cached[: len(self.training)], cached[len(self.training) :]
+        kept, target = cached[: len(held_out)], cached[len(held_out) :]
         warn_of_absent_labels(plan, learned, kept, fold=config.fold)
         best = self.folder / "checkpoints" / f"best{SUFFIX}"
         watch = Watch(self.folder, config, plan, kept, device=self.device, precision=self.precision)
@@ -183,7 +188,8 @@ class _Fit:
             )
             told = {"training": description.training | start}
             description = description.model_copy(update=told)
-            if best.exists():  # a resumed run repeats the way to better weights, kept already
+            # a resumed run repeats the way to better weights, kept already
+            if best.exists() and not keeps_last(network):
                 before = read_bundle(best)
                 same_stage = before.options.get("stage") == description.options.get("stage")
                 if same_stage and before.scores.get("mean", 0.0) > mean_dice:
@@ -193,7 +199,13 @@ class _Fit:
         history = train(
             network,
             make_loss(config, plan, learned),
-            training_patches(config, plan, learned, class_indices(self.training, plan.classes)),
+            training_patches(
+                config,
+                plan,
+                learned,
+                classes=class_indices(self.training, plan.classes),
+                target=target,
+            ),
             folder=self.folder,
             label_names=list(self.labels.values()),
             validate=dice,
@@ -260,6 +272,8 @@ class _Fit:
 
 def make_loss(config: FitConfig, plan: Plan, cases: Sequence[CachedCase]) -> nn.Module:
     """The loss of a run that learns from these cases."""
+    if (own := own_loss(config)) is not None:
+        return own
     if plan.regions:
         regions, ignored = plan.region_indices, plan.ignore_index
         return build_region_loss(

@@ -28,7 +28,9 @@ from medseg3d.api.starting import (
     slab_of,
     started,
 )
+from medseg3d.api.target_domain import refuse_other_domains
 from medseg3d.config import FitConfig, to_yaml
+from medseg3d.config.fit import StageConfig
 from medseg3d.data.augment import Augmentation
 from medseg3d.data.cases import Dataset
 from medseg3d.data.checks import check_cases
@@ -40,6 +42,7 @@ from medseg3d.data.split import Split, with_unlabeled
 from medseg3d.data.threads import in_threads
 from medseg3d.device import resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, RunError
+from medseg3d.losses import LOSSES
 from medseg3d.losses.building import build_loss
 from medseg3d.losses.regions import build_region_loss
 from medseg3d.machine import memory_limit
@@ -70,7 +73,8 @@ def refuse_what_cannot_be_built(config: FitConfig) -> None:
     """
     refuse_other_network(config)
     _refuse_decided_options(config)
-    network = NETWORKS[started(config).network.name]
+    whole = started(config)
+    network = NETWORKS[whole.network.name]
     if config.stages and not hasattr(network, "set_stage"):
         raise ConfigError(
             f"network {config.network.name!r} has no training stages; leave out stages, or set "
@@ -81,7 +85,14 @@ def refuse_what_cannot_be_built(config: FitConfig) -> None:
             f"network {config.network.name!r} learns no classes; choose one that does, such as "
             "ynet_3d, or leave out classes"
         )
-    build_loss(config.loss.name, config.loss.options)
+    refuse_other_domains(whole)
+    if config.early_stop and stages_of(whole):
+        raise ConfigError(
+            f"network {whole.network.name!r} is trained in stages, each of which begins anew; "
+            "leave out early_stop"
+        )
+    if own_loss(whole) is None:
+        build_loss(config.loss.name, config.loss.options)
     if config.regions:
         build_region_loss(config.loss.name, config.loss.options, ())
     Augmentation(**config.augmentation.model_dump())
@@ -273,11 +284,30 @@ def make_network(config: FitConfig, plan: Plan) -> tuple[nn.Module, dict[str, An
     network = build_network(
         config.network.name, len(plan.channels), plan.num_labels, options=options
     )
-    if config.stages:
-        for stage in config.stages:
+    if stages := stages_of(config):
+        for stage in stages:
             network.set_stage(stage.name)  # type: ignore[operator]
-        network.set_stage(config.stages[0].name)  # type: ignore[operator]
+        network.set_stage(stages[0].name)  # type: ignore[operator]
     return network, options
+
+
+def own_loss(config: FitConfig) -> nn.Module | None:
+    """The loss of a network that learns without labels; of all others nothing."""
+    name = getattr(NETWORKS[config.network.name], "unsupervised", None)
+    if name is None:
+        return None
+    loss: nn.Module = LOSSES.build(
+        name, **(config.loss.options if config.loss.name == name else {})
+    )
+    return loss
+
+
+def stages_of(config: FitConfig) -> tuple[StageConfig, ...]:
+    """The training stages that are asked for, or that the network cannot do without."""
+    shares = getattr(NETWORKS[config.network.name], "default_stages", {})
+    return config.stages or tuple(
+        StageConfig(name=name, share=share) for name, share in shares.items()
+    )
 
 
 def _validate_every(config: FitConfig) -> int | None:
@@ -296,7 +326,7 @@ def training_settings(config: FitConfig, plan: Plan) -> TrainingSettings:
         if config.max_minutes is None:
             log.info("training for %g minutes (--max-minutes, --epochs)", DEFAULT_MINUTES)
     stages, start = [], 0.0
-    for stage in config.stages:
+    for stage in stages_of(config):
         stages.append(Stage(stage.name, start))
         start += stage.share
     return TrainingSettings(

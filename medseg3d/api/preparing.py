@@ -14,11 +14,13 @@ from medseg3d.data.augment import Augmentation
 from medseg3d.data.cache import CachedCase, case_key, is_complete
 from medseg3d.data.canonical import load_case
 from medseg3d.data.cases import Case
+from medseg3d.data.domains import TwoDomains
 from medseg3d.data.patches import PatchDataset
 from medseg3d.data.plan import Plan
 from medseg3d.data.preprocess import preprocess, preprocessing_key
 from medseg3d.data.threads import in_threads
 from medseg3d.errors import about_case
+from medseg3d.networks import NETWORKS
 from medseg3d.progress import track
 from medseg3d.runs import CACHE, require_room
 from medseg3d.training.faults import enough_memory
@@ -124,20 +126,43 @@ def training_patches(
     config: FitConfig,
     plan: Plan,
     cases: Sequence[CachedCase],
+    *,
     classes: Sequence[int] | None = None,
-) -> PatchDataset:
-    """Augmented patches of the training cases, and the class of each if they have classes."""
+    target: Sequence[CachedCase] = (),
+) -> PatchDataset | TwoDomains:
+    """Augmented patches of the training cases.
+
+    Args:
+        config: Options of the run.
+        plan: Of the run.
+        cases: To learn from.
+        classes: Index of the class of each case, if cases have classes.
+        target: Cases of another domain, without labels, if there is one.
+    """
     ignored = () if plan.ignore_index is None else (plan.ignore_index,)
-    return PatchDataset(
+    augmentation = Augmentation(
+        spacing=plan.spacing,
+        slice_axis=plan.slice_axis,
+        mirrored_labels=(*plan.mirrored_labels, *ignored),
+        **config.augmentation.model_dump() | {"mirror_axes": plan.mirror_axes},
+    )
+    knows_labels = getattr(NETWORKS[config.network.name], "unsupervised", None) is None
+    patches = PatchDataset(
         cases,
         plan.patch_size,
         seed=config.seed,
-        foreground=config.foreground,
-        augmentation=Augmentation(
-            spacing=plan.spacing,
-            slice_axis=plan.slice_axis,
-            mirrored_labels=(*plan.mirrored_labels, *ignored),
-            **config.augmentation.model_dump() | {"mirror_axes": plan.mirror_axes},
-        ),
+        foreground=config.foreground if knows_labels else 0.0,
+        augmentation=augmentation,
         classes=classes,
     )
+    if not target:
+        return patches
+    others = PatchDataset(
+        target,
+        plan.patch_size,
+        seed=config.seed + 1,  # else both would be turned and shifted alike
+        foreground=0.0,
+        augmentation=augmentation,
+        labeled=False,
+    )
+    return TwoDomains(patches, others)

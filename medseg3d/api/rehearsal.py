@@ -22,6 +22,7 @@ from medseg3d.api.planning import (
 from medseg3d.api.preparing import COPIES_OF_WEIGHTS, Preparation, training_patches
 from medseg3d.api.provenance import Origin
 from medseg3d.api.starting import started
+from medseg3d.api.target_domain import target_cases
 from medseg3d.config import FitConfig
 from medseg3d.config.fit import ALL_FOLDS
 from medseg3d.data.cache import CachedCase, open_cache
@@ -141,13 +142,17 @@ def _measured(
 ) -> Rehearsal:
     scratch = started(config).model_copy(update={"cache": folder / "cache"})
     cases = [case for case in dataset.cases if case.id in set(parts.training)][:MOST_CASES]
+    target = target_cases(scratch)
     open_cache(folder / "cache")
-    cached = Preparation(scratch, plan, Origin.of(scratch, cases, []).digests).prepare(cases)
+    wanted = [*cases, *target[:MOST_CASES]]
+    cached = Preparation(scratch, plan, Origin.of(scratch, wanted, []).digests).prepare(wanted)
+    learned, others = cached[: len(cases)], cached[len(cases) :]
     torch.manual_seed(config.seed)
     network, _ = make_network(scratch, plan)
     device = resolve_device(config.device)
-    patches = training_patches(scratch, plan, cached, class_indices(cases, plan.classes))
-    seconds = _seconds_per_step(scratch, plan, cached, patches, network, device, folder)
+    classes = class_indices(cases, plan.classes)
+    patches = training_patches(scratch, plan, learned, classes=classes, target=others)
+    seconds = _seconds_per_step(scratch, plan, learned, patches, network, device, folder)
     in_one_minute = 60 * (1 - VALIDATION_SHARE) / seconds
     if config.epochs is None:
         minutes = config.max_minutes or DEFAULT_MINUTES
@@ -170,7 +175,7 @@ def _measured(
         peak_memory=torch.cuda.max_memory_reserved(device) if on_gpu else peak_memory(),
         memory=torch.cuda.mem_get_info(device)[1] if on_gpu else memory_limit(),
         cache_bytes=int(_bytes_per_voxel(cached) * math.prod(plan.median_shape))
-        * len(dataset.cases),
+        * (len(dataset.cases) + len(target)),
         run_bytes=COPIES_OF_WEIGHTS * weights,
         cache=config.cache or CACHE,
     )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from medseg3d.api.naming import name_segments
 from medseg3d.data.annotation import only_annotated
 from medseg3d.data.cache import CachedCase
 from medseg3d.data.plan import Plan
@@ -40,7 +41,8 @@ def validate(
 ) -> list[float]:
     """Mean Dice per foreground label over whole preprocessed cases, on the working grid.
 
-    The network, its modes and all random numbers are afterwards as they were.
+    The network, its modes and all random numbers are afterwards as they were, but for the names
+    of segments that a network found without labels.
 
     Args:
         network: On its device.
@@ -54,6 +56,8 @@ def validate(
     """
     per_case = []
     with _evaluating(network, device):
+        if hasattr(network, "name_segments"):
+            name_segments(network, cases, plan, overlap=overlap, device=device, precision=precision)
         ready = Eager(network, device=device, precision=precision)
         for case in cases:
             reference = case.labels()

@@ -155,6 +155,12 @@ class FitConfig(Options):
         "speed, steps of the budget, memory and disk; nothing of it is kept.",
         json_schema_extra=FLAG,
     )
+    target_domain: Path | None = Field(
+        None,
+        description="Folder of unlabeled images of another scanner or vendor, for a network that "
+        "adapts to them (unet_gan); predict then labels such images.",
+        json_schema_extra=FLAG,
+    )
     skip_unpaired: bool = Field(
         False,
         description="Leave out images without a label map and label maps without an image.",

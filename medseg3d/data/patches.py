@@ -44,17 +44,22 @@ def case_subject(case: CachedCase) -> tio.Subject:
 
 
 def read_box(case: CachedCase, start: Sequence[int], size: Sequence[int]) -> tuple[Image, LabelMap]:
-    """Image ``(C, *size)`` and labels ``size`` of a box, 0 where it leaves the volume."""
+    """Image ``(C, *size)`` and labels ``size`` of a box, 0 where it leaves the volume.
+
+    Labels are 0 too where none were stored.
+    """
     shape = np.array(case.shape)
     first = np.array(start)
     last = first + size
     inner, outer = np.clip(first, 0, shape), np.clip(last, 0, shape)
     image = np.zeros((case.num_channels, *size), dtype=np.float32)
-    labels = np.zeros(tuple(size), dtype=np.uint8)
+    labels: LabelMap = np.zeros(tuple(size), dtype=np.uint8)
     if (outer <= inner).any():
         return image, labels
     part = case.read_image(inner, outer - inner)
-    labels_part = case.read_labels(inner, outer - inner)
+    labels_part: LabelMap = np.zeros(tuple(outer - inner), dtype=np.uint8)
+    if case.has_labels:
+        labels_part = case.read_labels(inner, outer - inner)
     if part.shape == image.shape:
         return part, labels_part
     where = tuple(slice(*ends) for ends in zip(inner - first, outer - first, strict=True))
@@ -149,6 +154,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         foreground: Share of patches around foreground.
         augmentation: Random changes, none by default.
         classes: Index of the class of each case, if cases have classes.
+        labeled: Whether cases need labels; in those that lack them all is background.
         length: Number of samples; by default more than any training reads.
 
     Raises:
@@ -165,6 +171,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         foreground: float = 1 / 3,
         augmentation: Augmentation | None = None,
         classes: Sequence[int] | None = None,
+        labeled: bool = True,
         length: int = UNENDING,
     ) -> None:
         if not cases:
@@ -172,7 +179,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         if not 0 <= foreground <= 1:
             raise ConfigError(f"foreground is {foreground}, expected a share between 0 and 1")
         for case in cases:
-            if not case.has_labels:
+            if labeled and not case.has_labels:
                 raise DataError(f"case {case.case_id}: no labels were stored; leave it out")
             if case.num_channels != cases[0].num_channels:
                 raise DataError(

@@ -11,10 +11,19 @@ Every network has ``divisor``, one integer per voxel axis: sizes that are multip
 are processed without inner padding. Optional class methods: ``paper()`` builds the
 published configuration, ``plan_options(topology)`` turns a measured plan into options. A
 network that learns from more than logits has ``objective(loss, image, labels)``, which gives
-the whole loss of a training step; ``loss(logits, labels)`` is the one that was chosen. One that
-tells the class of an image has the option ``classes``, how many there are, gets those of the
-batch as a fourth argument where they are given, and has ``classify(x) -> logits (B, K)``.
-``set_progress(used)`` is told before each step which share of the training is over.
+the whole loss of a training step; ``loss(logits, labels)`` is the one that was chosen, and what
+else a batch holds comes by name. ``set_progress(used)`` is told before each step which share of
+the training is over.
+
+One that tells the class of an image has the option ``classes``, how many there are, gets those
+of the batch as ``classes`` where they are given, and has ``classify(x) -> logits (B, K)``.
+
+One that needs no labels names in ``unsupervised`` the loss of its objective, which compares with
+the image, and has ``segment(x)`` and ``name_segments(names)``: held-out cases tell what its
+segments are. One that makes images of one domain look like those of another has ``translate(x)``
+and gets patches of the other as ``target``. ``default_stages`` are the shares of training stages
+that it cannot do without, and ``keeps_last`` is true where validation does not tell which weights
+are best.
 
 A network that knows several answers gives the likeliest one as its logits. It has
 ``sample(x, noise)`` for the logits of any of them, ``noise`` being ``latent_size`` standard

@@ -48,6 +48,11 @@ class SliceClass:
                 "(medseg3d list networks)"
             )
         self._kind = NETWORKS[inner]
+        if hasattr(self._kind, "default_stages") or hasattr(self._kind, "unsupervised"):
+            raise ConfigError(
+                f"network {inner!r} is trained in a way of its own, which is only there for "
+                "volumes; leave out --dims 2"
+            )
         self._build = partial(NETWORKS.build, inner, spatial_dims=2)
 
     def plan_options(self, topology: Topology) -> dict[str, Any]:

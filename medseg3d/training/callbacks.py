@@ -291,8 +291,8 @@ class Recorder(Callback):
         assert self._keeper.averaging is not None
         with self._keeper.averaging.in_place(), torch.no_grad():
             scores = self._scores(network) if self._is_due(epoch, ends=ends) else None
-            if ends and math.isinf(course.best):  # a validation was never affordable
-                self._save_best(network, math.nan)
+            if ends and (math.isinf(course.best) or (scores is None and keeps_last(network))):
+                self._save_best(network, math.nan)  # a validation was not affordable
         row["minutes"] = course.seconds / 60
         if scores is not None:
             row["dice"] = _mean(scores)
@@ -316,7 +316,8 @@ class Recorder(Callback):
         mean = _mean(scores)
         if self.pace.stage != course.stage:  # the stages before it only prepare the last one
             course.stage, course.best = self.pace.stage, -math.inf
-        if mean > course.best or (math.isnan(mean) and math.isinf(course.best)):
+        unknown = math.isnan(mean) and math.isinf(course.best)
+        if mean > course.best or unknown or keeps_last(network):
             self._save_best(network, mean)
             course.best = -math.inf if math.isnan(mean) else mean
         self._validated_at = time.monotonic()
@@ -332,6 +333,11 @@ class Recorder(Callback):
     def _in_words(self, row: dict[str, Any]) -> str:
         parts = [f"{name} {row[f'dice_{name}']:.3f}" for name in self.history.label_names]
         return f"loss {row['loss']:.3f}, Dice {row['dice']:.3f} ({', '.join(parts)})"
+
+
+def keeps_last(network: nn.Module) -> bool:
+    """Whether the last weights are kept, because validation does not tell which are best."""
+    return bool(getattr(network, "keeps_last", False))
 
 
 def _mean(scores: Sequence[float]) -> float:

@@ -78,6 +78,8 @@ ANCHORS = (
     Anchor(
         "hierarchical_probabilistic_unet", (1, 2), PLAIN | {"whole_posterior": True}, 23_189_398
     ),
+    Anchor("siamese_unet", (1, 2), BATCH, 1_356_866),
+    Anchor("lv_unet", (1, 3), BATCH, 9_225_939),
     Anchor(
         "unet3plus", (3, 1), FLAT | BATCH | {"width": 64, "deep_supervision": False}, 26_971_777
     ),

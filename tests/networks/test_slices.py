@@ -21,7 +21,16 @@ IN_PLANE = Topology(
     max_width=16,
     slice_axis=1,
 )
-OF_SLICES = [name for name in NETWORKS.names() if 2 in NETWORKS.facts(name)["dims"]]
+IN_A_WAY_OF_ITS_OWN = [
+    name
+    for name in NETWORKS.names()
+    if hasattr(NETWORKS[name], "default_stages") or hasattr(NETWORKS[name], "unsupervised")
+]
+OF_SLICES = [
+    name
+    for name in NETWORKS.names()
+    if 2 in NETWORKS.facts(name)["dims"] and name not in IN_A_WAY_OF_ITS_OWN
+]
 
 
 def sliced(name: str = "unet", **options: object) -> nn.Module:
@@ -124,3 +133,9 @@ def test_weights_are_read_back_and_conversions_take_any_number_of_slices() -> No
     volume = torch.randn(1, 2, 8, 5, 8)
     torch.testing.assert_close(twin(volume), network(volume))
     convert(Intermediate(), network, 2)  # compares windows of four and of five slices
+
+
+@pytest.mark.parametrize("name", ["unet_gan", "wnet"])
+def test_what_is_trained_in_a_way_of_its_own_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}' .* leave out --dims 2"):
+        build_network(f"slices:{name}", 2, 3)
