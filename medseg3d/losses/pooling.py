@@ -20,7 +20,7 @@ def pool_over_processes(loss: nn.Module) -> None:
     """
     for part in loss.modules():
         if hasattr(part, "over_processes"):
-            part.over_processes = True
+            part.over_processes = True  # type: ignore[assignment]
 
 
 def sums_over_processes(sums: Sequence[Tensor]) -> list[Tensor]:

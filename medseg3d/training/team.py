@@ -90,7 +90,7 @@ class Team:
         """
         if self.count == 1 or device.type != "cuda":
             return device
-        if device.index is not None:
+        if ":" in str(device):
             raise ConfigError(
                 f"--device {device} is one GPU for {self.count} processes; give --device cuda, and "
                 "each takes its own"
@@ -162,7 +162,7 @@ class Team:
             with suppress(Exception):
                 never = torch.zeros(1)
                 work = distributed.broadcast(never, src=0, async_op=True)
-                work.wait(LAST_WORDS)  # type: ignore[union-attr]
+                work.wait(LAST_WORDS)
 
     @contextmanager
     def _heard(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -136,7 +136,7 @@ def new_trainer(
     """
     on_gpu = device.type == "cuda"
     hosts = Hosts(team)
-    several: dict[str, Any] = {}
+    several: dict[str, Any]
     if team.count > 1:
         own = torch.device("cuda", device.index or 0) if on_gpu else device
         several = {
