@@ -41,20 +41,20 @@ from medseg3d.config import (
     ScoreConfig,
     read_yaml,
 )
-from medseg3d.errors import RunError, Terminated
+from medseg3d.errors import RunError, Terminated, TimeIsUp
 from medseg3d.process import (
     FAILED,
-    INTERRUPTED,
     MISUSED,
     PIPE_CLOSED,
-    TERMINATED,
     drop_output,
+    exit_code,
     flush_output,
     forgive_characters,
     handle_signals,
     sentence,
 )
 from medseg3d.progress import LOGGER
+from medseg3d.ranks import own_rank
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -98,9 +98,14 @@ class Program(TyperGroup):
 def _told(error: BaseException) -> tuple[int, str]:
     """Exit code and sentence of an error."""
     if isinstance(error, KeyboardInterrupt):
-        ended = isinstance(error, Terminated)
-        return (TERMINATED, "terminated") if ended else (INTERRUPTED, "interrupted")
+        return exit_code(type(error)), _ended_by(error)
     return MISUSED if isinstance(error, UsageError) else FAILED, sentence(error)
+
+
+def _ended_by(error: KeyboardInterrupt) -> str:
+    if isinstance(error, TimeIsUp):
+        return "stopped, because the time of this job is nearly up"
+    return "terminated" if isinstance(error, Terminated) else "interrupted"
 
 
 app = typer.Typer(
@@ -164,6 +169,8 @@ def fit(config: FitConfig) -> None:
         _show_rows(api.rehearse(config).rows())
         return
     run = api.fit(config)
+    if own_rank().number:  # the first of several processes tells of all
+        return
     _show(run.scores.summary)
     folder = shlex.quote(str(run.folder))
     LOGGER.info("look at the held-out cases: medseg3d review %s", folder)

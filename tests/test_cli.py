@@ -118,8 +118,8 @@ def test_flags_are_these() -> None:
         ],
         "score": [
             *("predictions", "references", "also", "out", "layout", "metrics", "tolerance_mm"),
-            *("surface", "resample", "patients", "skip_unpaired", "threads", "overwrite"),
-            *("shard", "cluster"),
+            *("surface", "regions", "resample", "patients", "skip_unpaired", "threads"),
+            *("overwrite", "shard", "cluster"),
         ],
         "compare": [
             *("tables", "out", "columns", "baseline", "attributes", "figure", "overwrite"),

@@ -14,6 +14,7 @@ from torch import nn
 from medseg3d.api.cross_validation import cross_validate, mean_dice
 from medseg3d.api.diagnoses import DIAGNOSES, write_diagnoses
 from medseg3d.api.final_validation import FinalValidation
+from medseg3d.api.following import Job, help_first_process, refuse_what_needs_one_process
 from medseg3d.api.planning import (
     make_network,
     own_loss,
@@ -46,7 +47,7 @@ from medseg3d.data.plan import Plan
 from medseg3d.data.regions import numbered
 from medseg3d.data.split import Split
 from medseg3d.device import Precision, resolve_device, resolve_precision
-from medseg3d.errors import ConfigError
+from medseg3d.errors import ConfigError, RunError
 from medseg3d.losses.building import build_loss
 from medseg3d.losses.regions import build_region_loss
 from medseg3d.machine import num_processors
@@ -54,6 +55,7 @@ from medseg3d.networks import build_network
 from medseg3d.runs import CACHE, free_run_folder, interrupted_run, locked
 from medseg3d.training.callbacks import keeps_last
 from medseg3d.training.history import History
+from medseg3d.training.team import Team
 from medseg3d.training.train import train
 
 log = logging.getLogger("medseg3d")
@@ -79,6 +81,9 @@ class Run:
 def fit(data: Path | str | FitConfig, **options: Any) -> Run:
     """Learn to segment from a folder of labelled cases.
 
+    Begun by ``torchrun`` or ``srun`` in several processes, they train together: each takes a
+    batch of its own in every step, the first one does the rest, and all return its run.
+
     Args:
         data: The folder, or all options.
         **options: See :class:`medseg3d.config.FitConfig`.
@@ -94,26 +99,41 @@ def fit(data: Path | str | FitConfig, **options: Any) -> Run:
     config = data if isinstance(data, FitConfig) else validated(FitConfig, {"data": data} | options)
     if config.dry_run:
         raise ConfigError("dry_run makes no run to return; call medseg3d.api.rehearse instead")
+    use_allowed_processors()
+    team = Team.join()
+    if not team.leads:
+        run = help_first_process(team, make_loss)
+        assert isinstance(run, Run)
+        return run
+    run = _fit(config, team)
+    with suppress(RunError):  # one that is gone by now is not missed
+        team.hand_out(run)
+    return run
+
+
+def _fit(config: FitConfig, team: Team) -> Run:
     if config.resume:
         folder, config = interrupted_run(config)
         config = with_own_start(config, folder)
     else:
         refuse_what_cannot_be_built(config)
         folder = free_run_folder(config)
-    use_allowed_processors()
+    refuse_what_needs_one_process(config, team)
     with locked(folder), _how_to_go_on(config, folder):
         open_cache(config.cache or CACHE)
         dataset, plan, parts = planned(config, folder)
         if config.fold == ALL_FOLDS:
-            scores = cross_validate(config, plan, folder, partial(_fit_fold, dataset, plan))
+            scores = cross_validate(config, plan, folder, partial(_fit_fold, dataset, plan, team))
             return Run(folder, folder, mean_dice(scores.rows), scores)
-        return _Fit(config, dataset, plan, parts, folder).run()
+        return _Fit(config, dataset, plan, parts, folder, team).run()
 
 
-def _fit_fold(dataset: Dataset, plan: Plan, config: FitConfig, parts: Split, folder: Path) -> None:
+def _fit_fold(
+    dataset: Dataset, plan: Plan, team: Team, config: FitConfig, parts: Split, folder: Path
+) -> None:
     """One run of a cross-validation."""
     with locked(folder):
-        _Fit(with_own_start(config, folder), dataset, plan, parts, folder).run()
+        _Fit(with_own_start(config, folder), dataset, plan, parts, folder, team).run()
 
 
 @contextmanager
@@ -134,16 +154,23 @@ class _Fit:
     """The steps of one run over its fixed inputs."""
 
     def __init__(
-        self, config: FitConfig, dataset: Dataset, plan: Plan, parts: Split, folder: Path
+        self,
+        config: FitConfig,
+        dataset: Dataset,
+        plan: Plan,
+        parts: Split,
+        folder: Path,
+        team: Team,
     ) -> None:
         self.config = started(config)
         self.plan = plan
         self.folder = folder
+        self.team = team
         by_id = {case.id: case for case in dataset.cases}
         self.training = [by_id[case_id] for case_id in parts.training]
         self.held_out = [by_id[case_id] for case_id in parts.validation]
         self.target = target_cases(config)
-        self.device = resolve_device(config.device)
+        self.device = team.own_device(resolve_device(config.device))
         self.precision: Precision = resolve_precision(config.precision, self.device)
         self.labels = {value: name for value, name in plan.labels.items() if value != 0}
         if plan.regions:
@@ -159,8 +186,11 @@ class _Fit:
         network, options = make_network(config, plan)
         preparation.require_room(cases, network, self.folder)
         start = begin(network, options, plan, config, self.folder)
+        several = f"{self.team.count} processes, " if self.team.count > 1 else ""
         origin.write(
-            self.folder / "provenance.json", device=str(self.device), precision=self.precision
+            self.folder / "provenance.json",
+            device=f"{several}{self.device}",
+            precision=self.precision,
         )
         cached = preparation.prepare(cases)
         learned, cached = cached[: len(self.training)], cached[len(self.training) :]
@@ -196,16 +226,22 @@ class _Fit:
                     return
             save_bundle(best, description, network)
 
+        if several:
+            log.info("%s%d patches each in a step", several, plan.batch_size)
+        job = Job(
+            config,
+            plan,
+            self.folder,
+            tuple(learned),
+            self.precision,
+            classes=class_indices(self.training, plan.classes),
+            target=tuple(target),
+        )
+        self.team.hand_out(job)
         history = train(
             network,
             make_loss(config, plan, learned),
-            training_patches(
-                config,
-                plan,
-                learned,
-                classes=class_indices(self.training, plan.classes),
-                target=target,
-            ),
+            training_patches(config, plan, learned, classes=job.classes, target=job.target),
             folder=self.folder,
             label_names=list(self.labels.values()),
             validate=dice,
@@ -216,6 +252,7 @@ class _Fit:
             precision=self.precision,
             resume=config.resume,
             publish=watch.publish,
+            team=self.team,
         )
         if plan.classes:
             write_diagnoses(

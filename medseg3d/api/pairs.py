@@ -3,7 +3,8 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from medseg3d.data.annotation import only_annotated
 from medseg3d.data.canonical import labels_on
+from medseg3d.data.regions import region_mask
 from medseg3d.data.regrid import is_transposed
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
@@ -75,6 +77,7 @@ class Rules:
         resample: Whether a prediction may lie on another grid.
         threads: For each case.
         ignore_label: Value in references that marks voxels that nobody annotated.
+        regions: Unions of label values that are scored too, by name.
     """
 
     names: Mapping[int, str]
@@ -85,6 +88,7 @@ class Rules:
     resample: bool = False
     threads: int = 1
     ignore_label: int | None = None
+    regions: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,14 @@ class Scored:
         prediction: SHA-256 of each of its files, by name.
         reference: Likewise.
         is_resampled: Whether the prediction was brought onto another grid.
+        regions: One per region, numbered from 0.
     """
 
     rows: tuple[Row, ...]
     prediction: Mapping[str, str]
     reference: Mapping[str, str]
     is_resampled: bool = False
+    regions: tuple[Row, ...] = ()
 
 
 def score_pair(rules: Rules, pair: Pair) -> Scored:
@@ -121,12 +127,10 @@ def score_pair(rules: Rules, pair: Pair) -> Scored:
         prediction = _resampled(pair.case, stored, reference, allowed=rules.resample)
     prediction, expected = only_annotated(prediction, reference.labels, rules.ignore_label)
     names = rules.names if rules.all_named else _named(rules.names, prediction, expected)
-    rows = score_case(
+    scored = partial(
+        score_case,
         pair.case,
-        prediction,
-        expected,
-        reference.grid,
-        labels=names,
+        grid=reference.grid,
         columns=rules.columns,
         border_is_surface=rules.border_is_surface,
         surface=rules.surface,
@@ -134,7 +138,12 @@ def score_pair(rules: Rules, pair: Pair) -> Scored:
         model=pair.model,
         threads=rules.threads,
     )
-    return Scored(tuple(rows), *digests, is_resampled)
+    rows = scored(prediction, expected, labels=names)
+    regions: list[Row] = []
+    for number, (name, values) in enumerate(rules.regions.items()):
+        masks = (region_mask(each, values) for each in (prediction, expected))
+        regions += [replace(row, label=number) for row in scored(*masks, labels={1: name})]
+    return Scored(tuple(rows), *digests, is_resampled, tuple(regions))
 
 
 def nearest_on(labels: LabelMap, source: Grid, target: Grid) -> LabelMap:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from medseg3d.api.fitting import make_loss, use_allowed_processors
+from medseg3d.api.following import refuse_several_processes
 from medseg3d.api.planning import (
     DEFAULT_MINUTES,
     make_network,
@@ -126,6 +127,7 @@ def rehearse(config: FitConfig) -> Rehearsal:
         DataError: If the cases cannot be trusted; all faulty ones are listed.
         RunError: If the run folder is in use, or the steps cannot be made.
     """
+    refuse_several_processes()
     refuse_what_cannot_be_built(config)
     free_run_folder(config)
     use_allowed_processors()

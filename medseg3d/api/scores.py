@@ -14,6 +14,7 @@ from medseg3d.api.outputs import expect_writable
 from medseg3d.api.pairs import Pair, Rules, Scored, score_pair
 from medseg3d.api.score_inputs import find_pairs
 from medseg3d.api.score_origin import files_scored, options_scored, origin
+from medseg3d.api.score_regions import regions_to_score, with_regions
 from medseg3d.api.score_rows import completed, warn_of_other_values
 from medseg3d.cluster.runner import Cluster
 from medseg3d.cluster.shard import Shard, parse_shard
@@ -73,7 +74,7 @@ def score(
         **options: See :class:`medseg3d.config.ScoreConfig`.
 
     Raises:
-        ConfigError: If a metric, ``shard`` or ``cluster`` cannot be understood.
+        ConfigError: If a metric, ``regions``, ``shard`` or ``cluster`` cannot be understood.
         DataError: If partners are missing.
         RunError: If some cases could not be scored, as when their label maps lie on different
             grids; the others are in the table. If outputs exist or cannot be written.
@@ -100,6 +101,7 @@ def score(
         border_is_surface=config.border_is_surface,
         resample=config.resample,
         ignore_label=description_near(config.references).ignore_label,
+        regions=regions_to_score(config),
     )
     found = _score(rules, pairs, failures, config)
     kind = "label maps" if config.also else "cases"
@@ -114,6 +116,9 @@ def score(
         )
     warn_of_other_values(rows)
     about = {"options": options_scored(config), "files": files_scored(done)}
+    if rules.regions:
+        about["regions"] = rules.regions
+        rows = list(with_regions(rows, done, rules.regions))
     result = write_scores(rows, table, columns=chosen, layout=config.layout, about=about)
     failures.end(f"{kind} could not be scored, the others are in {table}")
     return result

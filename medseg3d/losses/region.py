@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
+from medseg3d.losses.pooling import sums_over_processes
 from medseg3d.losses.voxels import known_voxels, softmax_and_one_hot
 
 Empty = Literal["smooth", "skip"]
@@ -57,6 +58,10 @@ class RegionLoss(nn.Module):
         empty: What a label that the patch does not hold costs: ``smooth`` as the smoothing has
             it, nearly 1 as soon as anything of it is predicted, or ``skip`` nothing.
 
+    Attributes:
+        over_processes: Whether a pooled batch is that of all processes; false until
+            :func:`medseg3d.losses.pooling.pool_over_processes`.
+
     Shape:
         - logits: ``(B, L, *spatial)``, background included
         - target: ``(B, 1, *spatial)`` integer labels
@@ -86,6 +91,7 @@ class RegionLoss(nn.Module):
         self.smooth = smooth
         self.ignore_index = ignore_index
         self.empty = empty
+        self.over_processes = False
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
@@ -97,16 +103,17 @@ class RegionLoss(nn.Module):
         known = known_voxels(target, self.ignore_index)
         voxels = torch.ones_like(target, dtype=probabilities.dtype) if known is None else known
         inside = probabilities * reference
-        return self.combine(
-            Regions(
-                shared=inside.sum(axes),
-                shared_squares=inside.square().sum(axes),
-                predicted=probabilities.sum(axes),
-                predicted_squares=probabilities.square().sum(axes),
-                reference=reference.sum(axes),
-                voxels=voxels.to(probabilities.dtype).sum(axes),
-            )
+        regions = Regions(
+            shared=inside.sum(axes),
+            shared_squares=inside.square().sum(axes),
+            predicted=probabilities.sum(axes),
+            predicted_squares=probabilities.square().sum(axes),
+            reference=reference.sum(axes),
+            voxels=voxels.to(probabilities.dtype).sum(axes),
         )
+        if self.batch and self.over_processes:
+            regions = Regions(*sums_over_processes(list(vars(regions).values())))
+        return self.combine(regions)
 
     def combine(self, regions: Regions) -> Tensor:
         """The loss of all labels: the mean of what each costs."""
