@@ -1,4 +1,4 @@
-"""Options of the runs of a bake-off: what they share, and what single networks have of their own."""
+"""Options of the runs of a bake-off: what they share, and what one network has of its own."""
 
 from collections.abc import Mapping
 from pathlib import Path
