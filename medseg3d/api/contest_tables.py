@@ -64,7 +64,7 @@ def write_tables(
         with atomic(figure) as beside:
             beside.write_bytes(draw_bakeoff(done, form=form))
     title = f"{len(done)} of {len(rows)} networks on {data.resolve().name}"
-    page = as_markdown(rows, title=title, figure=figure and figure.name)
+    page = as_markdown(rows, title=title, figure=None if figure is None else figure.name)
     write_text(folder / MARKDOWN, page)
     return figure
 

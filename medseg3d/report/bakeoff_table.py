@@ -74,10 +74,10 @@ class Contestant:
             "prediction GiB": _text(self.prediction_memory / GIB, ".2f"),
             "steps": str(self.steps),
         }
-        if self.status == "done":
-            return {"network": self.network, **numbers, "note": self.note}
-        unknown = dict.fromkeys(numbers, "")
-        return {"network": self.network, **unknown, "note": self.note or self.status}
+        note = self.note
+        if self.status != "done":
+            numbers, note = dict.fromkeys(numbers, ""), note or self.status
+        return {"network": self.network, **numbers, "note": note}
 
     def in_numbers(self) -> dict[str, str | int | float]:
         """What programs read, by column; what is not known is empty."""
@@ -94,8 +94,9 @@ class Contestant:
             "steps": self.steps,
             "minutes": _number(self.minutes, 2),
         }
-        known = numbers if self.status == "done" else dict.fromkeys(numbers, "")
-        return {"network": self.network, "status": self.status, **known, "note": self.note}
+        if self.status != "done":
+            numbers = dict.fromkeys(numbers, "")
+        return {"network": self.network, "status": self.status, **numbers, "note": self.note}
 
 
 def ranked(contestants: Iterable[Contestant]) -> list[Contestant]:
