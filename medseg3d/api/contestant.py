@@ -20,14 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from medseg3d.api.cross_validation import HELD_OUT, TABLE
 from medseg3d.api.fitting import fit, use_allowed_processors
 from medseg3d.api.own_process import end_with_parent
-from medseg3d.api.planning import refuse_what_cannot_be_built
+from medseg3d.api.planning import planned, refuse_what_cannot_be_built
 from medseg3d.api.provenance import write_text
-from medseg3d.api.splitting import read_split
 from medseg3d.api.verdict import evenly
 from medseg3d.bundle import FILE_NAME, read_bundle
 from medseg3d.config import FitConfig, read_yaml, validated
 from medseg3d.data.canonical import canonical
-from medseg3d.data.layouts import find_cases
 from medseg3d.data.plan import Plan
 from medseg3d.device import resolve_device
 from medseg3d.inference.predictor import Predictor
@@ -112,11 +110,11 @@ def measure(config: FitConfig, folder: Path) -> None:
         folder: Run folder of a network that is trained.
     """
     use_allowed_processors()
-    model, stored = folder / FILE_NAME, stored_options(folder)
-    bundle, device = read_bundle(model), resolve_device(config.device)
-    held_out = set(read_split(stored, folder).validation)
-    dataset = find_cases(config.data, skip_unpaired=stored.skip_unpaired)
-    cases = evenly([case for case in dataset.cases if case.id in held_out], MEASURED_CASES)
+    model, device = folder / FILE_NAME, resolve_device(config.device)
+    bundle, stored = read_bundle(model), stored_options(folder)
+    dataset, _, parts = planned(stored.model_copy(update={"data": config.data}), folder)
+    held_out = [case for case in dataset.cases if case.id in parts.validation]
+    cases = evenly(held_out, MEASURED_CASES)
     predictor = Predictor.open(
         model, device=device, precision=bundle.precision, overlap=stored.overlap
     )

@@ -20,6 +20,7 @@ from medseg3d.api.contestant import FACTS, FAULT, Facts, gflop_per_patch
 from medseg3d.api.fitting import _save_again
 from medseg3d.bundle import FILE_NAME, read_bundle
 from medseg3d.config import BakeoffConfig, FitConfig, read_yaml, validated
+from medseg3d.data.layouts import find_cases
 from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.networks import NETWORKS
@@ -384,5 +385,5 @@ def test_the_benchmark_links_forty_cases_and_splits_them(shared_data: Path, tmp_
     assert link_cases(shared_data / "hippocampus", tmp_path, count=10) == data
     [split] = json.loads((tmp_path / "splits.json").read_text())
     assert (len(split["train"]), len(split["val"])) == (8, 2)
-    found = contestant.find_cases(data).cases
+    found = find_cases(data).cases
     assert {case.id for case in found} == {*split["train"], *split["val"]}
