@@ -35,6 +35,7 @@ from medseg3d.networks import build_network
 from medseg3d.process import FAILED, TERMINATED, forgive_characters, handle_signals, sentence
 from medseg3d.progress import LOGGER, StderrHandler, track
 from medseg3d.runs import interrupted_run
+from medseg3d.training.train import GOES_ON
 
 log = logging.getLogger("medseg3d")
 
@@ -179,5 +180,5 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(TERMINATED)
     except Exception as error:
         log.debug("%s", step, exc_info=True)
-        write_text(config.out / FAULT, sentence(error))
+        write_text(config.out / FAULT, sentence(error).removesuffix(GOES_ON))
         sys.exit(FAILED)

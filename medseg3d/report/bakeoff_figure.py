@@ -16,6 +16,9 @@ MOST_LETTERS = 28
 LARGE_RATIO = 20.0
 """From here on, the largest value over the smallest is drawn on a logarithmic axis."""
 
+ROOM_FOR_THREES = 300.0
+"""Below this ratio there is room for 1, 3, 10, 30 on the axis, above for 1, 10, 100."""
+
 DPI = 130
 
 COSTS: dict[str, Callable[[Contestant], float]] = {
@@ -84,13 +87,15 @@ def _draw_dice(axis: Any, contestants: Sequence[Contestant]) -> None:
 
 
 def _draw_cost(axis: Any, title: str, values: Sequence[float]) -> None:
-    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axis.set_title(title, fontsize=8)
     axis.plot(values, range(len(values)), "o", markersize=4, color=COST_COLOR)
     known = [value for value in values if math.isfinite(value) and value > 0]
-    if known and max(known) > LARGE_RATIO * min(known):
+    ratio = max(known) / min(known) if known else 1.0
+    if ratio > LARGE_RATIO:
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3) if ratio < ROOM_FOR_THREES else (1,)))
         axis.xaxis.set_minor_formatter(NullFormatter())
     elif known:
         axis.set_xlim(0, 1.1 * max(known))
