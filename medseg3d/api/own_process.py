@@ -31,7 +31,10 @@ def run_apart(module: str, arguments: Sequence[str]) -> int:
     """
     code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main(sys.argv[1:])"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,  # which is for what this process prints, and libraries might
+        start_new_session=True,
     )
     assert process.stdin is not None
     try:
