@@ -95,7 +95,7 @@ def write(path: Path, text: str) -> Path:
 def test_commands_are_these() -> None:
     assert {c.name for c in cli.app.registered_commands} == {
         *("fit", "predict", "score", "compare", "review"),
-        *("check", "export", "download", "info", "list", "demo"),
+        *("check", "export", "download", "bakeoff", "info", "list", "demo"),
     }
 
 
@@ -131,6 +131,7 @@ def test_flags_are_these() -> None:
         ],
         "export": ["run", "out", "format", "overwrite"],
         "download": ["task", "out"],
+        "bakeoff": ["data", "networks", "max_minutes", "out"],
     }
 
 
@@ -431,7 +432,10 @@ def test_version() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["fit", "predict", "score", "review", "check", "export", "download", "info", "list", "demo"],
+    [
+        *("fit", "predict", "score", "review", "check", "export", "download", "bakeoff"),
+        *("info", "list", "demo"),
+    ],
 )
 def test_help_of_each_command_has_examples(name: str) -> None:
     result = run(name, "--help")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medseg3d.api.checking import CheckReport, check
     from medseg3d.api.comparing import CompareResult, compare
+    from medseg3d.api.contest import Bakeoff, bakeoff
     from medseg3d.api.downloading import Download, download
     from medseg3d.api.fitting import Run, fit
     from medseg3d.api.models import export, info, info_rows
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from medseg3d.api.scores import ScoreResult, score
 
 __all__ = [
+    "Bakeoff",
     "CheckReport",
     "CompareResult",
     "Download",
@@ -28,6 +30,7 @@ __all__ = [
     "Review",
     "Run",
     "ScoreResult",
+    "bakeoff",
     "check",
     "compare",
     "download",
@@ -42,6 +45,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Bakeoff": "contest",
+    "bakeoff": "contest",
     "CheckReport": "checking",
     "check": "checking",
     "CompareResult": "comparing",
