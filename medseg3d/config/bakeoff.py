@@ -28,7 +28,7 @@ class BakeoffConfig(Options):
         (ALL_NETWORKS,),
         min_length=1,
         description="Networks by name (medseg3d list networks), with commas between them or "
-        "repeated; all: each of them. MONAI's too, as monai:SwinUNETR.",
+        "repeated; all: each that needs no other images. MONAI's too, as monai:SwinUNETR.",
         json_schema_extra=FLAG,
     )
     max_minutes: float | None = Field(
