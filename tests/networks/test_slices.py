@@ -81,7 +81,7 @@ def test_every_network_of_slices_builds_from_the_plan_of_a_run(name: str) -> Non
 
 
 def test_networks_of_volumes_are_refused() -> None:
-    of_volumes = sorted(set(NETWORKS.names()) - set(OF_SLICES))
+    of_volumes = sorted({*NETWORKS.names()} - {*OF_SLICES, *IN_A_WAY_OF_ITS_OWN})
     assert "voxresnet" in of_volumes
     for name in (*of_volumes, "slices:unet"):
         with pytest.raises(ConfigError, match="takes volumes only; leave out --dims 2, or"):
