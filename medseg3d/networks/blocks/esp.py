@@ -55,7 +55,7 @@ class PooledPyramid(nn.Module):
     Args:
         channels: Channels of the input.
         features: Channels of each resolution.
-        shares: Sizes of the resolutions, as parts of the input's.
+        shares: Sizes of the resolutions, as parts of the input's: numerator and denominator.
         style: Normalization and activation.
 
     Shape:
@@ -64,7 +64,7 @@ class PooledPyramid(nn.Module):
     """
 
     def __init__(
-        self, channels: int, features: int, *, shares: Sequence[float], style: Style
+        self, channels: int, features: int, *, shares: Sequence[tuple[int, int]], style: Style
     ) -> None:
         super().__init__()
         self.shares = tuple(shares)
@@ -78,8 +78,22 @@ class PooledPyramid(nn.Module):
         size = x.shape[2:]
         seen = [x]
         for share, conv in zip(self.shares, self.convs, strict=True):
-            coarse = conv(averaged(x, tuple(max(1, int(share * edge + 0.5)) for edge in size)))
+            coarse = conv(averaged(x, tuple(part_of(edge, share) for edge in size)))
             seen.append(
                 functional.interpolate(coarse, size=size, mode=self.mode, align_corners=False)
             )
         return torch.cat(seen, dim=1)
+
+
+def part_of(edge: int, share: tuple[int, int]) -> int:
+    """The nearest number of voxels to a share of them, at least one.
+
+    The steps are the same for any number, so that a recording of them serves for every size.
+
+    Examples:
+        >>> [part_of(edge, (3, 8)) for edge in (1, 4, 9)]
+        [1, 2, 3]
+    """
+    numerator, denominator = share
+    nearest = (2 * numerator * edge + denominator) // (2 * denominator)
+    return nearest + 1 // (nearest + 1)

@@ -31,7 +31,7 @@ from medseg3d.networks.blocks.stages import linear_upsampling
 from medseg3d.networks.blocks.style import Norm
 from medseg3d.networks.topology import Topology
 
-SHARES = (5 / 6, 2 / 3, 1 / 2, 3 / 8)
+SHARES = ((5, 6), (2, 3), (1, 2), (3, 8))
 
 
 @NETWORKS.register(

@@ -92,7 +92,7 @@ def test_wider_dilations_are_added_to_narrower_ones() -> None:
 
 def test_pooled_features_stand_beside_the_input() -> None:
     style = Style(norm="none", activation="relu", spatial_dims=2)
-    block = PooledPyramid(2, 3, shares=(0.5,), style=style)
+    block = PooledPyramid(2, 3, shares=((1, 2),), style=style)
     x = torch.randn(1, 2, 4, 6)
     coarse = block.convs[0](functional.avg_pool2d(x, 2))
     seen = functional.interpolate(coarse, scale_factor=2.0, mode="bilinear")
