@@ -6,7 +6,7 @@ DEV := .venv/.dev-installed
 CHECKED := medseg3d tests sample_data
 PEERS := build/bench-predict/peers
 
-.PHONY: demo test bench bench-predict bench-score lint format clean
+.PHONY: demo test bench bench-fit bench-predict bench-score lint format clean
 
 demo: $(RUNTIME)
 	$(BIN)/medseg3d demo
@@ -30,6 +30,12 @@ bench-predict: $(DEV) $(PEERS)/.installed
 # against monai.metrics; BENCH= gives options, such as BENCH="--labels 1"
 bench-score: $(DEV)
 	$(BIN)/python -m tests.benchmarks.score $(BENCH)
+
+# against nnU-Net's trainer and MONAI's DynUNet: hours; BENCH="--tools ours --minutes 10" for less
+bench-fit: $(DEV) $(PEERS)/.installed
+	$(BIN)/python -m tests.benchmarks.fit.steps
+	$(BIN)/python -m tests.benchmarks.fit.budgets $(BENCH)
+	$(BIN)/python -m tests.benchmarks.fit.losses
 
 $(PEERS)/.installed: tests/benchmarks/predict/requirements-peers.txt
 	$(PYTHON) -m venv $(PEERS)

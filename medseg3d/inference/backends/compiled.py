@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from medseg3d.device import Device, Precision, autocast, torch_device
+from medseg3d.device import Device, Precision, autocast, torch_device, torch_threads
 from medseg3d.errors import RunError
 from medseg3d.inference.backends.registered import BACKENDS
 from medseg3d.inference.backends.source import Source
@@ -39,12 +39,18 @@ class Compiled:
         module: The network in ``eval()`` mode; the weights must not change any more.
         device: Where to compute; the module is moved there.
         precision: Arithmetic, float32 or torch's automatic mixed precision.
+        threads: Processors to compute on.
     """
 
     backend = "compile"
 
     def __init__(
-        self, module: nn.Module, *, device: Device | torch.device, precision: Precision
+        self,
+        module: nn.Module,
+        *,
+        device: Device | torch.device,
+        precision: Precision,
+        threads: int,
     ) -> None:
         import torch
 
@@ -52,6 +58,7 @@ class Compiled:
         self.module = module.to(self.device)
         self.precision: Precision = precision
         self.divisor: Size3 = getattr(module, "divisor", (1, 1, 1))
+        self._threads = threads
         # a plain function: modules are compiled in place, and a twin would share the result
         # and one program per shape, because torch 2.13 fails to freeze weights for any shape
         self._compiled = torch.compile(lambda windows: self.module(windows), dynamic=False)
@@ -63,17 +70,15 @@ class Compiled:
         Raises:
             RunError: If torch cannot compile here.
         """
-        if device.type == "cpu":
-            import torch
-
-            torch.set_num_threads(threads)
-        ready = cls(source.network(), device=device, precision=precision)
+        ready = cls(source.network(), device=device, precision=precision, threads=threads)
         ready._warm_up(source.bundle.channels, source.bundle.plan.window)
         return ready
 
     def twin(self, precision: Precision) -> Self:
         """The same module, compiled in another arithmetic."""
-        return type(self)(self.module, device=self.device, precision=precision)
+        return type(self)(
+            self.module, device=self.device, precision=precision, threads=self._threads
+        )
 
     def __call__(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logits ``(B, L, i, j, k)`` of windows ``(B, C, i, j, k)``."""
@@ -82,7 +87,8 @@ class Compiled:
 
         windows = torch.from_numpy(np.require(batch, requirements="W")).to(self.device)
         # freezing is only there without gradients, and not in inference mode
-        with torch.no_grad(), autocast(self.device, self.precision), config.patch(freezing=True):
+        arithmetic, frozen = autocast(self.device, self.precision), config.patch(freezing=True)
+        with torch_threads(self._threads), torch.no_grad(), arithmetic, frozen:
             return np.asarray(self._compiled(windows).float().cpu().numpy())
 
     def _warm_up(self, channels: int, window: Size3) -> None:

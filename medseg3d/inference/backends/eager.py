@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
-from medseg3d.device import Device, Precision, autocast, torch_device
+from medseg3d.device import Device, Precision, autocast, torch_device, torch_threads
 from medseg3d.inference.backends.registered import BACKENDS
 from medseg3d.inference.backends.source import Source
 from medseg3d.types import Size3
@@ -34,36 +34,42 @@ class Eager:
         module: The network, in ``eval()`` mode when it is called.
         device: Where to compute; the module is moved there.
         precision: Arithmetic, float32 or torch's automatic mixed precision.
+        threads: Processors to compute on; None takes those that torch uses.
     """
 
     backend = "eager"
 
     def __init__(
-        self, module: nn.Module, *, device: Device | torch.device, precision: Precision = "fp32"
+        self,
+        module: nn.Module,
+        *,
+        device: Device | torch.device,
+        precision: Precision = "fp32",
+        threads: int | None = None,
     ) -> None:
         self.device = torch_device(device)
         self.module = module.to(self.device)
         self.precision: Precision = precision
         self.divisor: Size3 = getattr(module, "divisor", (1, 1, 1))
+        self._threads = threads
 
     @classmethod
     def open(cls, source: Source, *, precision: Precision, device: Device, threads: int) -> Self:
         """Read the weights and move them to the device."""
-        if device.type == "cpu":
-            import torch
-
-            torch.set_num_threads(threads)
-        return cls(source.network(), device=device, precision=precision)
+        return cls(source.network(), device=device, precision=precision, threads=threads)
 
     def twin(self, precision: Precision) -> Self:
         """The same module in another arithmetic."""
-        return type(self)(self.module, device=self.device, precision=precision)
+        return type(self)(
+            self.module, device=self.device, precision=precision, threads=self._threads
+        )
 
     def __call__(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logits ``(B, L, i, j, k)`` of windows ``(B, C, i, j, k)``."""
         import torch
 
         windows = torch.from_numpy(np.require(batch, requirements="W"))
-        with torch.inference_mode(), autocast(self.device, self.precision):
+        arithmetic = autocast(self.device, self.precision)
+        with torch_threads(self._threads), torch.inference_mode(), arithmetic:
             logits = self.module(windows.to(self.device))
             return np.asarray(logits.float().cpu().numpy())

@@ -9,17 +9,14 @@ used port, decoder features are upsampled first and the gate sees both at one re
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, Self
 
-import torch
-from torch import Tensor, nn
-
 from medseg3d.networks import NETWORKS
-from medseg3d.networks.blocks import ConvStack, Style, crop, he_initialize, pad_to_multiple
+from medseg3d.networks.blocks import ConvStack, Style
 from medseg3d.networks.blocks.attention import AttentionGate
-from medseg3d.networks.blocks.stages import Stages, UpConv
+from medseg3d.networks.blocks.stages import Stages
 from medseg3d.networks.blocks.style import Norm
+from medseg3d.networks.blocks.u_shape import UShape
 from medseg3d.networks.topology import Topology
 
 
@@ -31,7 +28,7 @@ from medseg3d.networks.topology import Topology
     dims=(2, 3),
     parameters=34_878_573,
 )
-class AttentionUNet(nn.Module):
+class AttentionUNet(UShape):
     """U-Net with an attention gate on every skip, steered by the upsampled decoder features.
 
     Args:
@@ -62,25 +59,11 @@ class AttentionUNet(nn.Module):
         norm: Norm = "instance",
         spatial_dims: int = 3,
     ) -> None:
-        super().__init__()
         style = Style(norm=norm, activation="relu", spatial_dims=spatial_dims)
         stages = Stages.of("attention_unet", width, max_width, strides, spatial_dims)
-        self.divisor = stages.divisor
-        self.encoder = nn.ModuleList(
-            ConvStack(before, here, style=style)
-            for before, here in pairwise((in_channels, *stages.widths))
+        super().__init__(
+            in_channels, out_channels, stages, style, stage=ConvStack, gate=AttentionGate
         )
-        self.pools = stages.pools(style)
-        self.ups, self.decoder = nn.ModuleList(), nn.ModuleList()
-        self.gates = nn.ModuleList()
-        for (below, here), step in zip(
-            pairwise(stages.widths[::-1]), stages.steps[::-1], strict=True
-        ):
-            self.ups.append(UpConv(below, here, stride=step, style=style))
-            self.gates.append(AttentionGate(here, style=style))
-            self.decoder.append(ConvStack(2 * here, here, style=style))
-        self.head = style.operators.conv(stages.widths[0], out_channels, 1)
-        he_initialize(self, negative_slope=style.negative_slope)
 
     @classmethod
     def paper(cls) -> Self:
@@ -91,17 +74,3 @@ class AttentionUNet(nn.Module):
     def plan_options(cls, topology: Topology) -> dict[str, Any]:
         """Widths and strides of the plan."""
         return topology.unet_options()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of the image."""
-        size = x.shape[2:]
-        x = pad_to_multiple(x, self.divisor)
-        skips = []
-        for stage, pool in zip(self.encoder, self.pools, strict=False):
-            skips.append(stage(x))
-            x = pool(skips[-1])
-        x = self.encoder[-1](x)
-        for up, gate, fuse in zip(self.ups, self.gates, self.decoder, strict=True):
-            x = up(x)
-            x = fuse(torch.cat([gate(skips.pop(), x), x], dim=1))
-        return crop(self.head(x), size)

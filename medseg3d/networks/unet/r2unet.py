@@ -9,24 +9,21 @@ has one for the input and one for the state.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, Self
 
-import torch
-from torch import Tensor, nn
-
 from medseg3d.networks import NETWORKS
-from medseg3d.networks.blocks import Style, crop, he_initialize, pad_to_multiple
+from medseg3d.networks.blocks import Style
 from medseg3d.networks.blocks.recurrent import RecurrentResidual
-from medseg3d.networks.blocks.stages import Stages, UpConv
+from medseg3d.networks.blocks.stages import Stages
 from medseg3d.networks.blocks.style import Norm
+from medseg3d.networks.blocks.u_shape import UShape
 from medseg3d.networks.topology import Topology
 
 
 @NETWORKS.register(
     "r2unet", title="R2U-Net", year=2018, paper="1802.06955", dims=(2, 3), parameters=39_091_393
 )
-class R2UNet(nn.Module):
+class R2UNet(UShape):
     """U-Net of recurrent residual units: every convolution runs three times.
 
     Args:
@@ -57,23 +54,9 @@ class R2UNet(nn.Module):
         norm: Norm = "instance",
         spatial_dims: int = 3,
     ) -> None:
-        super().__init__()
         style = Style(norm=norm, activation="relu", spatial_dims=spatial_dims)
         stages = Stages.of("r2unet", width, max_width, strides, spatial_dims)
-        self.divisor = stages.divisor
-        self.encoder = nn.ModuleList(
-            RecurrentResidual(before, here, style=style)
-            for before, here in pairwise((in_channels, *stages.widths))
-        )
-        self.pools = stages.pools(style)
-        self.ups, self.decoder = nn.ModuleList(), nn.ModuleList()
-        for (below, here), step in zip(
-            pairwise(stages.widths[::-1]), stages.steps[::-1], strict=True
-        ):
-            self.ups.append(UpConv(below, here, stride=step, style=style))
-            self.decoder.append(RecurrentResidual(2 * here, here, style=style))
-        self.head = style.operators.conv(stages.widths[0], out_channels, 1)
-        he_initialize(self, negative_slope=style.negative_slope)
+        super().__init__(in_channels, out_channels, stages, style, stage=RecurrentResidual)
 
     @classmethod
     def paper(cls) -> Self:
@@ -84,16 +67,3 @@ class R2UNet(nn.Module):
     def plan_options(cls, topology: Topology) -> dict[str, Any]:
         """Strides of the plan, half its widths."""
         return topology.unet_options(share=0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of the image."""
-        size = x.shape[2:]
-        x = pad_to_multiple(x, self.divisor)
-        skips = []
-        for stage, pool in zip(self.encoder, self.pools, strict=False):
-            skips.append(stage(x))
-            x = pool(skips[-1])
-        x = self.encoder[-1](x)
-        for up, fuse in zip(self.ups, self.decoder, strict=True):
-            x = fuse(torch.cat([skips.pop(), up(x)], dim=1))
-        return crop(self.head(x), size)

@@ -8,17 +8,16 @@ The figure leaves the coarsest stage out; here, as in the count that is known, i
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from medseg3d.networks import NETWORKS
-from medseg3d.networks.blocks import ConvStack, Style, crop, he_initialize, pad_to_multiple
+from medseg3d.networks.blocks import ConvStack, Style
 from medseg3d.networks.blocks.attention import SqueezeExcite
-from medseg3d.networks.blocks.stages import Stages, UpConv
+from medseg3d.networks.blocks.stages import Stages
 from medseg3d.networks.blocks.style import Norm
+from medseg3d.networks.blocks.u_shape import UShape
 from medseg3d.networks.topology import Topology
 
 
@@ -30,7 +29,7 @@ from medseg3d.networks.topology import Topology
     dims=(2, 3),
     parameters=36_278_219,
 )
-class ScseUNet(nn.Module):
+class ScseUNet(UShape):
     """U-Net with concurrent spatial and channel squeeze and excitation after every stage.
 
     Args:
@@ -61,22 +60,9 @@ class ScseUNet(nn.Module):
         norm: Norm = "instance",
         spatial_dims: int = 3,
     ) -> None:
-        super().__init__()
         style = Style(norm=norm, activation="relu", spatial_dims=spatial_dims)
         stages = Stages.of("scse_unet", width, max_width, strides, spatial_dims)
-        self.divisor = stages.divisor
-        self.encoder = nn.ModuleList(
-            _stage(before, here, style) for before, here in pairwise((in_channels, *stages.widths))
-        )
-        self.pools = stages.pools(style)
-        self.ups, self.decoder = nn.ModuleList(), nn.ModuleList()
-        for (below, here), step in zip(
-            pairwise(stages.widths[::-1]), stages.steps[::-1], strict=True
-        ):
-            self.ups.append(UpConv(below, here, stride=step, style=style))
-            self.decoder.append(_stage(2 * here, here, style))
-        self.head = style.operators.conv(stages.widths[0], out_channels, 1)
-        he_initialize(self, negative_slope=style.negative_slope)
+        super().__init__(in_channels, out_channels, stages, style, stage=_stage)
 
     @classmethod
     def paper(cls) -> Self:
@@ -88,19 +74,7 @@ class ScseUNet(nn.Module):
         """Widths and strides of the plan."""
         return topology.unet_options()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of the image."""
-        size = x.shape[2:]
-        x = pad_to_multiple(x, self.divisor)
-        skips = []
-        for stage, pool in zip(self.encoder, self.pools, strict=False):
-            skips.append(stage(x))
-            x = pool(skips[-1])
-        x = self.encoder[-1](x)
-        for up, fuse in zip(self.ups, self.decoder, strict=True):
-            x = fuse(torch.cat([skips.pop(), up(x)], dim=1))
-        return crop(self.head(x), size)
 
-
-def _stage(before: int, here: int, style: Style) -> nn.Sequential:
-    return nn.Sequential(ConvStack(before, here, style=style), SqueezeExcite(here, style=style))
+def _stage(in_channels: int, out_channels: int, *, style: Style) -> nn.Sequential:
+    convs = ConvStack(in_channels, out_channels, style=style)
+    return nn.Sequential(convs, SqueezeExcite(out_channels, style=style))

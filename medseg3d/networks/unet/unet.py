@@ -9,23 +9,20 @@ The published network has no normalization; a 3D network with small batches need
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, Self
 
-import torch
-from torch import Tensor, nn
-
 from medseg3d.networks import NETWORKS
-from medseg3d.networks.blocks import ConvStack, Style, crop, he_initialize, pad_to_multiple
+from medseg3d.networks.blocks import ConvStack, Style
 from medseg3d.networks.blocks.stages import Stages
 from medseg3d.networks.blocks.style import Norm
+from medseg3d.networks.blocks.u_shape import UShape, transposed
 from medseg3d.networks.topology import Topology
 
 
 @NETWORKS.register(
     "unet", title="U-Net", year=2015, paper="1505.04597", dims=(2, 3), parameters=31_030_658
 )
-class UNet(nn.Module):
+class UNet(UShape):
     """Two convolutions per stage, max pooling going down, transposed convolutions going up.
 
     Args:
@@ -56,23 +53,9 @@ class UNet(nn.Module):
         norm: Norm = "instance",
         spatial_dims: int = 3,
     ) -> None:
-        super().__init__()
         style = Style(norm=norm, activation="relu", spatial_dims=spatial_dims)
         stages = Stages.of("unet", width, max_width, strides, spatial_dims)
-        self.divisor = stages.divisor
-        self.encoder = nn.ModuleList(
-            ConvStack(before, here, style=style)
-            for before, here in pairwise((in_channels, *stages.widths))
-        )
-        self.pools = stages.pools(style)
-        self.ups, self.decoder = nn.ModuleList(), nn.ModuleList()
-        for (below, here), step in zip(
-            pairwise(stages.widths[::-1]), stages.steps[::-1], strict=True
-        ):
-            self.ups.append(style.operators.conv_transpose(below, here, step, step))
-            self.decoder.append(ConvStack(2 * here, here, style=style))
-        self.head = style.operators.conv(stages.widths[0], out_channels, 1)
-        he_initialize(self, negative_slope=style.negative_slope)
+        super().__init__(in_channels, out_channels, stages, style, stage=ConvStack, up=transposed)
 
     @classmethod
     def paper(cls) -> Self:
@@ -83,16 +66,3 @@ class UNet(nn.Module):
     def plan_options(cls, topology: Topology) -> dict[str, Any]:
         """Widths and strides of the plan."""
         return topology.unet_options()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of the image."""
-        size = x.shape[2:]
-        x = pad_to_multiple(x, self.divisor)
-        skips = []
-        for stage, pool in zip(self.encoder, self.pools, strict=False):
-            skips.append(stage(x))
-            x = pool(skips[-1])
-        x = self.encoder[-1](x)
-        for up, fuse in zip(self.ups, self.decoder, strict=True):
-            x = fuse(torch.cat([skips.pop(), up(x)], dim=1))
-        return crop(self.head(x), size)

@@ -92,6 +92,18 @@ def test_bf16_is_close_and_shares_the_model(backend: str, make_source: MakeSourc
     np.testing.assert_array_equal(exact(image), expected)
 
 
+def test_threads_are_those_asked_for_and_only_while_it_computes(make_source: MakeSource) -> None:
+    before = torch.get_num_threads()
+    ready = BACKENDS["eager"].open(make_source(), precision="fp32", device=CPU, threads=before + 1)
+    assert isinstance(ready, Eager)
+    seen: list[int] = []
+    ready.module.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    for backend in (ready, ready.twin("fp32")):
+        backend(windows(1, 2, 8, 8, 8))
+    assert seen == [before + 1, before + 1]
+    assert torch.get_num_threads() == before
+
+
 def test_openvino_takes_other_windows_than_the_plans_too(make_source: MakeSource) -> None:
     source = make_source()
     ready, torchs = opened("openvino", source), Eager(source.network(), device=CPU)

@@ -1,0 +1,138 @@
+"""Dice and HD95 after the same minutes with every loss, on the same small set of cases.
+
+40 hippocampus cases, 32 to learn from and 8 held out, everything but the loss as ``fit`` has it
+by default. A loss that steers boundaries or distances and says nothing about regions is added
+to the default loss, as its paper does. What is measured already is kept.
+
+::
+
+    python -m tests.benchmarks.fit.losses --minutes 5
+    python -m tests.benchmarks.fit.losses --losses dice focal boundary
+    python -m tests.benchmarks.fit.losses --report
+"""
+
+import argparse
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+from statistics import fmean
+
+import nibabel as nib
+import numpy as np
+
+from medseg3d.losses import LOSSES
+from medseg3d.metrics.surface import hausdorff_95
+from tests.benchmarks.fit.budgets import DATA, FOLDER, dice
+from tests.benchmarks.predict.compare import MEDSEG3D
+from tests.benchmarks.predict.measure import run
+from tests.benchmarks.predict.results import Record, Results, say, table
+
+PART, MINUTES = "losses", 5.0
+NUM_CASES, NUM_HELD_OUT, NUM_LABELS = 40, 8, 2
+ADDED = {
+    "boundary": "dice_ce+0.1*boundary",
+    "cldice": "dice_ce+0.3*cldice",
+    "hausdorff_distance": "dice_ce+0.1*hausdorff_distance",
+    "semantic_encoding": "dice_ce+0.2*semantic_encoding",
+    "soft_normalized_cut": "dice_ce+0.1*soft_normalized_cut",
+}
+"""Losses that need another beside them."""
+
+
+def small(folder: Path) -> tuple[Path, Path, list[str]]:
+    """A folder of links to the cases, the split, and who is held out."""
+    names = sorted(path.name for path in (DATA / "labelsTr").glob("*.nii.gz"))[:NUM_CASES]
+    data = folder / "data" / "small"
+    for kind in ("imagesTr", "labelsTr"):
+        (data / kind).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            link = data / kind / name
+            if not link.exists():
+                link.symlink_to((DATA / kind / name).resolve())
+    if (DATA / "dataset.json").is_file() and not (data / "dataset.json").exists():
+        (data / "dataset.json").symlink_to((DATA / "dataset.json").resolve())
+    ids = [name.removesuffix(".nii.gz") for name in names]
+    split = {"train": ids[:-NUM_HELD_OUT], "val": ids[-NUM_HELD_OUT:]}
+    splits = folder / "small_splits.json"
+    splits.write_text(json.dumps([split]), encoding="utf-8")
+    return data, splits, split["val"]
+
+
+def far(folder: Path, names: list[str]) -> float:
+    """Mean HD95 in mm over cases and labels; infinite if a label was missed."""
+    values = []
+    for name in names:
+        found, truth = (
+            np.asarray(nib.load(place / f"{name}.nii.gz").dataobj).round()
+            for place in (folder, DATA / "labelsTr")
+        )
+        for label in range(1, NUM_LABELS + 1):
+            value = hausdorff_95(found == label, truth == label, spacing=(1.0, 1.0, 1.0))
+            values.append(math.inf if math.isnan(value) else value)
+    return fmean(values)
+
+
+def measure(loss: str, minutes: float, folder: Path) -> Record:
+    """Train once and score."""
+    data, splits, names = small(folder)
+    place, log = folder / "runs" / f"loss_{loss}", folder / "logs" / f"loss_{loss}.log"
+    shutil.rmtree(place, ignore_errors=True)
+    words: list[str | Path] = [MEDSEG3D, "fit", data, "-o", place, "--device", "cpu"]
+    words += ["--max-minutes", str(minutes), "--fold", "0", "--loss", ADDED.get(loss, loss)]
+    words += ["--set", f"splits={splits}", "--set", f"cache={folder / 'cache'}"]
+    found = run(words, log=log)
+    if found.code:
+        return {"loss": loss, "minutes": minutes, "error": found.error.splitlines()[-1]}
+    with (place / "history.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        "loss": loss,
+        "minutes": minutes,
+        "given": ADDED.get(loss, loss),
+        "dice": dice(place / "validation", names),
+        "hd95": far(place / "validation", names),
+        "steps": int(rows[-1]["step"]),
+        "first": float(rows[0]["loss"]),
+        "last": float(rows[-1]["loss"]),
+        "error": "",
+    }
+
+
+def report(results: Results) -> str:
+    """Markdown: one row per loss, best Dice first."""
+    records = results.of(PART)
+    done = sorted((each for each in records if not each["error"]), key=lambda each: -each["dice"])
+    rows = [
+        [
+            each["given"],
+            f"{each['dice']:.4f}",
+            f"{each['hd95']:.2f}",
+            each["steps"],
+            f"{each['first']:.3g} -> {each['last']:.3g}",
+        ]
+        for each in done
+    ]
+    rows += [[each["loss"], "-", "-", "-", each["error"]] for each in records if each["error"]]
+    return table(["loss", "Dice", "HD95 mm", "steps", "value"], rows)
+
+
+def main() -> None:
+    """Measure what is missing and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=list(LOSSES))
+    parser.add_argument("--minutes", type=float, default=MINUTES)
+    parser.add_argument("--report", action="store_true", help="Only print what there is.")
+    given = parser.parse_args()
+    results = Results(given.folder / "results.json")
+    for loss in () if given.report else given.losses:
+        if not results.of(PART, loss=loss, minutes=given.minutes):
+            say(loss)
+            results.add(PART, **measure(loss, given.minutes, given.folder))
+    say(report(results))
+
+
+if __name__ == "__main__":
+    main()
