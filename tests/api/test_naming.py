@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -19,6 +19,7 @@ def dice(counts: Counts, names: list[int] | tuple[int, ...], label: int = 1) -> 
     return float(2 * counts[mine, label].sum() / total) if total else 0.0
 
 
+@settings(max_examples=50)
 @given(counts=counts_of)
 def test_no_other_names_give_one_label_a_higher_dice(counts: Counts) -> None:
     best = max(dice(counts, names) for names in product((0, 1), repeat=5))

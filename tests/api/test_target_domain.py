@@ -159,7 +159,7 @@ def test_a_run_does_not_go_on_with_other_images(
             "network 'unet' cannot adapt to a target domain; leave out --target-domain",
         ),
         ({"target_domain": "nowhere"}, DataError, "nowhere does not exist"),
-        ({"target_domain": "empty"}, DataError, "no images"),
+        ({"target_domain": "empty"}, DataError, "empty holds no file"),
         ({"target_domain": "images", "early_stop": 3}, ConfigError, "leave out early_stop"),
     ],
 )

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 import medseg3d
+from medseg3d.api.planning import own_loss
 from medseg3d.bundle import load_bundle
+from medseg3d.config import FitConfig, validated
+from medseg3d.errors import ConfigError
+from medseg3d.losses.normalized_cut import SoftNormalizedCut
 from medseg3d.networks.cascade.wnet import WNet
 
 SHAPE = (12, 10, 8)
@@ -91,10 +95,19 @@ def test_labels_of_training_cases_decide_nothing_and_held_out_ones_no_more_than_
     assert set(second["names"].tolist()) == {0, 1}
 
 
-def test_the_loss_of_labels_that_comes_by_default_is_replaced(tmp_path: Path) -> None:
-    options = {**OPTIONS, "epochs": 1, "steps_per_epoch": 1}
-    del options["loss"]
-    run = medseg3d.fit(
-        write(tmp_path / "boxes"), out=tmp_path / "run", cache=tmp_path / "c", **options
-    )
-    assert run.bundle.is_file()
+def test_the_loss_of_labels_that_comes_by_default_is_replaced() -> None:
+    given = {name: OPTIONS[name] for name in ("network", "loss")} | {"data": "cases"}
+    loss = own_loss(validated(FitConfig, given))
+    assert isinstance(loss, SoftNormalizedCut)
+    assert loss.radius == 2
+    loss = own_loss(validated(FitConfig, {**given, "loss": "dice_ce"}))
+    assert isinstance(loss, SoftNormalizedCut)
+    assert loss.radius == 3
+    assert own_loss(validated(FitConfig, {**given, "network": "unet"})) is None
+
+
+def test_an_option_that_the_loss_does_not_have_is_told_at_once(tmp_path: Path) -> None:
+    options = {**OPTIONS, "loss": {"name": "soft_normalized_cut", "options": {"radios": 2}}}
+    with pytest.raises(ConfigError, match="no option 'radios'; did you mean radius"):
+        medseg3d.fit(tmp_path, out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
