@@ -18,7 +18,7 @@ class Ranks:
     processes: list[Any]
     told: list[Path]
 
-    def wait(self, seconds: float = 60) -> list[int | None]:
+    def wait(self, seconds: float = 300) -> list[int | None]:
         """Exit codes; whoever has none by then is killed."""
         until = time.monotonic() + seconds
         for process in self.processes:
