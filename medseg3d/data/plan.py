@@ -18,7 +18,7 @@ from medseg3d.config import Options, read_yaml, to_yaml, validated
 from medseg3d.data.fingerprint import CaseFingerprint
 from medseg3d.data.regions import refuse_regions
 from medseg3d.data.sides import SAGITTAL, doubts, left_and_right
-from medseg3d.data.slices import Slices, with_edge
+from medseg3d.data.slices import LARGEST_CPU_BATCH, Slices, with_edge
 from medseg3d.data.stages import fit_patch, size3, topology
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import coarse_axis
@@ -290,7 +290,10 @@ def make_plan(
     patch = size3(-(-edge // d) * d for edge, d in zip(patch, divisor, strict=True))
     if batch_size is None:
         cases_per_batch = LARGEST_BATCH_SHARE * len(fingerprints) * prod(median) / prod(patch)
-        batch_size = max(least, min(voxels // prod(patch), int(cases_per_batch)))
+        most = voxels // prod(patch)
+        if slices and not on_gpu:
+            most = min(most, LARGEST_CPU_BATCH // patch[slices.axis])
+        batch_size = max(least, min(most, int(cases_per_batch)))
     channels = normalizations(fingerprints, channel_names)
     spacings = np.asarray([f.spacing for f in fingerprints])
     plan = Plan(

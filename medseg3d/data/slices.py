@@ -13,6 +13,9 @@ T = TypeVar("T")
 LEAST_BATCH = 12
 """Slices of a training step, as nnU-Net has it: two would be too much alike."""
 
+LARGEST_CPU_BATCH = 32
+"""Where time and not memory is short, more steps are worth more than more slices in each."""
+
 
 @dataclass(frozen=True)
 class Slices:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg3d.data.augment import Augmentation, Changes
-from medseg3d.data.plan import Plan
+from medseg3d.data.plan import Plan, make_plan
 from medseg3d.errors import ConfigError
 from medseg3d.types import Size3, Spacing
 from tests.data.test_plan import fingerprint, plan_of
@@ -19,9 +19,15 @@ def test_small_slices_are_seen_whole_and_many_at_once() -> None:
     assert (plan.slice_axis, plan.patch_size) == (2, (40, 56, 1))
     assert plan.strides == ((2, 2, 1),) * 3
     assert plan.kernels == ((3, 3, 1),) * 4
-    assert plan.batch_size == 262_144 // (40 * 56)
+    assert plan.batch_size == 32
     assert plan.single_slices == 2
-    assert plan.window == (40, 56, plan.batch_size // 2)
+    assert plan.window == (40, 56, 16)
+
+
+def test_a_gpu_takes_as_many_slices_as_fit() -> None:
+    facts = {"label_names": {0: "background", 1: "organ"}, "channel_names": ["MR"]}
+    plan = make_plan([fingerprint()] * 200, on_gpu=True, memory_gb=1.0, slab=1, **facts)
+    assert plan.batch_size == 500_000 // (40 * 56)
 
 
 @pytest.mark.parametrize(
