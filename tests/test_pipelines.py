@@ -39,7 +39,7 @@ def test_it_is_commented(path: Path) -> None:
 def test_the_bakeoff_is_of_all_networks_with_options_that_fit_them() -> None:
     [path] = set(EVERY) - set(PIPELINES)
     config = validated(BakeoffConfig, {"data": "cases"} | read_yaml(path), source=str(path))
-    assert network_names(config) == list(NETWORKS)
+    assert {*NETWORKS} - {*network_names(config)} == {"unet_gan"}  # needs a target domain
     recipe = validated(FitConfig, {"data": "cases", "out": "runs"} | config.fit)
     for name in config.own:
         part = own_options(recipe, config.own[name], name).network

@@ -1,5 +1,6 @@
 """Losses from the overlap of whole regions: what they share, Dice and IoU."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,7 +46,7 @@ class Regions:
         return self.reference - self.shared
 
 
-class RegionLoss(nn.Module):
+class RegionLoss(nn.Module, ABC):
     """A loss from the overlap of regions, per label and then averaged.
 
     Summing over labels inside a fraction instead would cancel every label's own weight.
@@ -115,6 +116,14 @@ class RegionLoss(nn.Module):
             regions = Regions(*sums_over_processes(list(vars(regions).values())))
         return self.combine(regions)
 
+    @abstractmethod
+    def combine(self, regions: Regions) -> Tensor:
+        """The loss of these sums, a scalar."""
+
+
+class LabelwiseLoss(RegionLoss):
+    """Mean over the labels of what each costs; the options are those of :class:`RegionLoss`."""
+
     def combine(self, regions: Regions) -> Tensor:
         """The loss of all labels: the mean of what each costs."""
         costs = self.per_label(regions)
@@ -123,13 +132,13 @@ class RegionLoss(nn.Module):
         present = regions.reference > 0
         return costs.where(present, torch.zeros_like(costs)).sum() / present.sum().clamp_min(1)
 
+    @abstractmethod
     def per_label(self, regions: Regions) -> Tensor:
         """What each label costs, of the shape of the sums."""
-        raise NotImplementedError
 
 
 @LOSSES.register("dice", paper="Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797")
-class Dice(RegionLoss):
+class Dice(LabelwiseLoss):
     """Soft Dice loss, per label and then averaged.
 
     With softmax probabilities ``p`` and one-hot labels ``g``, for each label::
@@ -192,7 +201,7 @@ class Dice(RegionLoss):
 
 
 @LOSSES.register("iou", paper="Rahman and Wang, ISVC 2016, doi:10.1007/978-3-319-50835-1_22")
-class IoU(RegionLoss):
+class IoU(LabelwiseLoss):
     """Soft IoU (Jaccard) loss, per label and then averaged; options as :class:`RegionLoss`.
 
     For each label, with the smoothing above and below the fraction::

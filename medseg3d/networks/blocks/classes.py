@@ -1,5 +1,6 @@
 """What a network learns about a whole image: the labels that it shows, or a class that is given."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -78,23 +79,23 @@ def annotated_loss(
     return loss(logits[known], labels[known])
 
 
-class Diagnosing(nn.Module):
+class Diagnosing(nn.Module, ABC):
     """A network that segments an image and tells the class of the whole of it.
 
     The class of each image is given, or the labels that it shows are what is to be told.
     """
 
+    @abstractmethod
     def encode(self, x: Tensor) -> list[Tensor]:
         """Features of the image ``(B, C, *sp)``, finest first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """Logits ``(B, L, *size)`` of these features."""
-        raise NotImplementedError
 
+    @abstractmethod
     def diagnose(self, deepest: Tensor) -> Tensor:
         """Logits ``(B, K)`` of the classes, from the last of the features."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the image."""
