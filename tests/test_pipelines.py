@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medseg3d.api.contest_options import network_names, own_options
+from medseg3d.api.contest.options import network_names, own_options
 from medseg3d.config import BakeoffConfig, FitConfig, read_yaml, validated
 from medseg3d.losses.building import build_loss
 from medseg3d.networks import NETWORKS, build_network

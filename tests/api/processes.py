@@ -43,7 +43,7 @@ def launch(count: int, words: Sequence[str], folder: Path) -> Ranks:
     """
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["medseg3d.api.fitting", "medseg3d.cli"])
+    context.set_forkserver_preload(["medseg3d.api.fitting.run", "medseg3d.cli"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -15,9 +15,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from medseg3d import api, cli
-from medseg3d.api import contest, contestant
-from medseg3d.api.contestant import FACTS, FAULT, Facts, gflop_per_patch
-from medseg3d.api.fitting import _save_again
+from medseg3d.api.contest import contestant
+from medseg3d.api.contest import run as contest
+from medseg3d.api.contest.contestant import FACTS, FAULT, Facts, gflop_per_patch
+from medseg3d.api.fitting.run import _save_again
 from medseg3d.bundle import FILE_NAME, read_bundle
 from medseg3d.config import BakeoffConfig, FitConfig, read_yaml, validated
 from medseg3d.data.layouts import find_cases
@@ -203,7 +204,7 @@ def test_it_goes_on_where_planning_was_interrupted(
 
     folder = tmp_path / "runs"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("medseg3d.api.planning._plan", interrupt)
+        patch.setattr("medseg3d.api.fitting.planning._plan", interrupt)
         with pytest.raises(KeyboardInterrupt):
             bake(cases, networks=NAMES, out=folder, fit=small)
     assert processes.calls == []

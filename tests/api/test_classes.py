@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import medseg3d
-from medseg3d.api.diagnoses import class_probabilities
-from medseg3d.api.rehearsal import rehearse
+from medseg3d.api.fitting.diagnoses import class_probabilities
+from medseg3d.api.fitting.rehearsal import rehearse
 from medseg3d.bundle import read_bundle
 from medseg3d.config import FitConfig
 from medseg3d.data.cache import CachedCase

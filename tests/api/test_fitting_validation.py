@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import medseg3d
-from medseg3d.api import validating
-from medseg3d.api.validating import validate
+from medseg3d.api.fitting import validating
+from medseg3d.api.fitting.validating import validate
 from medseg3d.data.cache import CachedCase
 from medseg3d.errors import ModelError
 from medseg3d.training.checkpoint import read_checkpoint

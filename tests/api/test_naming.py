@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from medseg3d.api.naming import Counts, best_names
+from medseg3d.api.fitting.naming import Counts, best_names
 
 counts_of = arrays(np.int64, (5, 2), elements=st.integers(0, 30))
 

@@ -13,8 +13,8 @@ import pytest
 
 import medseg3d
 from medseg3d.api import outputs
-from medseg3d.api.needs import Needs, disk_of, estimate, needs_of
 from medseg3d.api.outputs import Target
+from medseg3d.api.predicting.needs import Needs, disk_of, estimate, needs_of
 from medseg3d.bundle import read_bundle
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.cases import find_inputs

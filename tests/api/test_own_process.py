@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from medseg3d.api.own_process import run_apart
+from medseg3d.api.contest.own_process import run_apart
 
 WORKER = """
 import signal, sys, time
 from pathlib import Path
 
-from medseg3d.api.own_process import end_with_parent
+from medseg3d.api.contest.own_process import end_with_parent
 
 
 def main(arguments):
@@ -78,7 +78,7 @@ def test_an_interrupt_ends_it_in_order_before_it_is_raised(worker: str, tmp_path
 def test_it_ends_in_order_when_the_other_is_killed(worker: str, tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
-        "from medseg3d.api.own_process import run_apart\n"
+        "from medseg3d.api.contest.own_process import run_apart\n"
         f"run_apart({worker!r}, ['wait', {str(tmp_path)!r}])\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg3d.api.records import Record, Records, sizes, stamps
+from medseg3d.api.predicting.records import Record, Records, sizes, stamps
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.cases import Case, find_inputs
 
@@ -180,7 +180,7 @@ def test_it_is_not_written_for_each_of_thousands(
     labels, path = tmp_path / "a_seg.nii.gz", tmp_path / "predictions.json"
     records = Records.open(path, {"m": "12"}, _config())
     now = [0.0]
-    monkeypatch.setattr("medseg3d.api.records.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("medseg3d.api.predicting.records.time.monotonic", lambda: now[0])
     saved: list[float] = []
     plain = Records.save
 

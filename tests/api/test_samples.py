@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import medseg3d
-from medseg3d.api import sampling
+from medseg3d.api.predicting import sampling
 from medseg3d.bundle import Bundle, read_bundle, save_bundle
 from medseg3d.errors import ConfigError, RunError
 from medseg3d.inference.planes import ONE

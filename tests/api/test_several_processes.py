@@ -15,7 +15,7 @@ import torch
 
 import medseg3d
 from medseg3d.api import rehearse
-from medseg3d.api.following import refuse_what_needs_one_process
+from medseg3d.api.fitting.following import refuse_what_needs_one_process
 from medseg3d.bundle import load_bundle
 from medseg3d.config import FitConfig
 from medseg3d.errors import ConfigError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import medseg3d
-from medseg3d.api.planning import own_loss
+from medseg3d.api.fitting.planning import own_loss
 from medseg3d.bundle import load_bundle
 from medseg3d.config import FitConfig, validated
 from medseg3d.errors import ConfigError

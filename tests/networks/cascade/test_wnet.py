@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medseg3d.api.naming import best_names
+from medseg3d.api.fitting.naming import best_names
 from medseg3d.losses import LOSSES
 from medseg3d.networks import build_network
 from medseg3d.networks.blocks import Style

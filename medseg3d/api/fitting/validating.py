@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from medseg3d.api.naming import name_segments
+from medseg3d.api.fitting.naming import name_segments
 from medseg3d.data.annotation import only_annotated
 from medseg3d.data.cache import CachedCase
 from medseg3d.data.plan import Plan

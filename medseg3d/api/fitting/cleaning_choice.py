@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from medseg3d.api.cleaning_table import CHOSEN, Outcome
+from medseg3d.api.fitting.cleaning_table import CHOSEN, Outcome
 from medseg3d.config import Cleaning
 from medseg3d.geometry.grid import Grid
 from medseg3d.inference.cleaning import around, boxes_of, clean

@@ -11,19 +11,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medseg3d.api.fitting import make_loss, use_allowed_processors
-from medseg3d.api.following import refuse_several_processes
-from medseg3d.api.planning import (
+from medseg3d.api.fitting.following import refuse_several_processes
+from medseg3d.api.fitting.planning import (
     DEFAULT_MINUTES,
     make_network,
     planned,
     refuse_what_cannot_be_built,
     training_settings,
 )
-from medseg3d.api.preparing import COPIES_OF_WEIGHTS, Preparation, training_patches
+from medseg3d.api.fitting.preparing import COPIES_OF_WEIGHTS, Preparation, training_patches
+from medseg3d.api.fitting.run import make_loss, use_allowed_processors
+from medseg3d.api.fitting.starting import started
+from medseg3d.api.fitting.target_domain import target_cases
 from medseg3d.api.provenance import Origin
-from medseg3d.api.starting import started
-from medseg3d.api.target_domain import target_cases
 from medseg3d.config import FitConfig
 from medseg3d.config.fit import ALL_FOLDS
 from medseg3d.data.cache import CachedCase, open_cache

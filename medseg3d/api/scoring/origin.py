@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d import __version__
-from medseg3d.api.pairs import Pair, Scored
+from medseg3d.api.scoring.pairs import Pair, Scored
 from medseg3d.config import ScoreConfig
 from medseg3d.scoring import Column, column_facts
 

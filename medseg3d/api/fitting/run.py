@@ -11,24 +11,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from medseg3d.api.cross_validation import cross_validate, mean_dice
-from medseg3d.api.diagnoses import DIAGNOSES, write_diagnoses
-from medseg3d.api.final_validation import FinalValidation
-from medseg3d.api.following import Job, help_first_process, refuse_what_needs_one_process
-from medseg3d.api.planning import (
+from medseg3d.api.fitting.cross_validation import cross_validate, mean_dice
+from medseg3d.api.fitting.diagnoses import DIAGNOSES, write_diagnoses
+from medseg3d.api.fitting.final_validation import FinalValidation
+from medseg3d.api.fitting.following import Job, help_first_process, refuse_what_needs_one_process
+from medseg3d.api.fitting.planning import (
     make_network,
     own_loss,
     planned,
     refuse_what_cannot_be_built,
     training_settings,
 )
-from medseg3d.api.preparing import Preparation, training_patches, warn_of_absent_labels
+from medseg3d.api.fitting.preparing import Preparation, training_patches, warn_of_absent_labels
+from medseg3d.api.fitting.starting import begin, started, with_own_start
+from medseg3d.api.fitting.target_domain import target_cases
+from medseg3d.api.fitting.validating import mean, validate
+from medseg3d.api.fitting.watching import Watch
 from medseg3d.api.provenance import Origin, known
-from medseg3d.api.scores import ScoreResult
-from medseg3d.api.starting import begin, started, with_own_start
-from medseg3d.api.target_domain import target_cases
-from medseg3d.api.validating import mean, validate
-from medseg3d.api.watching import Watch
+from medseg3d.api.scoring.run import ScoreResult
 from medseg3d.bundle import (
     FILE_NAME,
     SUFFIX,

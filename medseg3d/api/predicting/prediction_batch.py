@@ -8,13 +8,13 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from medseg3d.api.batch import FAILED_CSV, Failures
-from medseg3d.api.cleaning_rules import rules_in_words
-from medseg3d.api.needs import disk_of, expect_memory, needs_of
 from medseg3d.api.outputs import Target, expect_disk, expect_new, find_targets, is_dicom
-from medseg3d.api.pipeline import in_line
-from medseg3d.api.records import NAME, Record, Records
-from medseg3d.api.sampling import refuse_samples
-from medseg3d.api.worker import (
+from medseg3d.api.predicting.cleaning_rules import rules_in_words
+from medseg3d.api.predicting.needs import disk_of, expect_memory, needs_of
+from medseg3d.api.predicting.pipeline import in_line
+from medseg3d.api.predicting.records import NAME, Record, Records
+from medseg3d.api.predicting.sampling import refuse_samples
+from medseg3d.api.predicting.worker import (
     Job,
     Labeled,
     Prepared,

@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 
 from medseg3d.api.batch import FAILED_CSV, Failures
 from medseg3d.api.outputs import expect_writable
-from medseg3d.api.pairs import Pair, Rules, Scored, score_pair
-from medseg3d.api.score_inputs import find_pairs
-from medseg3d.api.score_origin import files_scored, options_scored, origin
-from medseg3d.api.score_regions import regions_to_score, with_regions
-from medseg3d.api.score_rows import completed, warn_of_other_values
+from medseg3d.api.scoring.inputs import find_pairs
+from medseg3d.api.scoring.origin import files_scored, options_scored, origin
+from medseg3d.api.scoring.pairs import Pair, Rules, Scored, score_pair
+from medseg3d.api.scoring.regions import regions_to_score, with_regions
+from medseg3d.api.scoring.rows import completed, warn_of_other_values
 from medseg3d.cluster.runner import Cluster
 from medseg3d.cluster.shard import Shard, parse_shard
 from medseg3d.config import ScoreConfig, validated

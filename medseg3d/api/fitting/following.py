@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from medseg3d.api.planning import make_network, stages_of, training_settings
-from medseg3d.api.preparing import training_patches
+from medseg3d.api.fitting.planning import make_network, stages_of, training_settings
+from medseg3d.api.fitting.preparing import training_patches
 from medseg3d.config import FitConfig
 from medseg3d.data.cache import CachedCase
 from medseg3d.data.plan import Plan

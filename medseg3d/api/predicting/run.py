@@ -7,8 +7,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from medseg3d.api.prediction_batch import Batch, Prediction
-from medseg3d.api.worker import open_predictor, rules_for
+from medseg3d.api.predicting.prediction_batch import Batch, Prediction
+from medseg3d.api.predicting.worker import open_predictor, rules_for
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.canonical import canonical
 from medseg3d.errors import ConfigError, DataError

@@ -17,12 +17,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from medseg3d.api.cross_validation import HELD_OUT, TABLE
-from medseg3d.api.fitting import fit, use_allowed_processors
-from medseg3d.api.own_process import end_with_parent
-from medseg3d.api.planning import planned, refuse_what_cannot_be_built
+from medseg3d.api.contest.own_process import end_with_parent
+from medseg3d.api.fitting.cross_validation import HELD_OUT, TABLE
+from medseg3d.api.fitting.planning import planned, refuse_what_cannot_be_built
+from medseg3d.api.fitting.run import fit, use_allowed_processors
+from medseg3d.api.fitting.verdict import evenly
 from medseg3d.api.provenance import write_text
-from medseg3d.api.verdict import evenly
 from medseg3d.bundle import FILE_NAME, read_bundle
 from medseg3d.config import FitConfig, read_yaml, validated
 from medseg3d.data.canonical import canonical

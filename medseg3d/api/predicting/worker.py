@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from medseg3d.api.cleaning_rules import Rules, changes_in_words, cleaning_facts, rules_of
-from medseg3d.api.needs import Needs, estimate, expect_memory
 from medseg3d.api.outputs import Target
-from medseg3d.api.records import Record, sizes, stamps
-from medseg3d.api.region import Region, lengths, region_of, surroundings
-from medseg3d.api.sampling import Samples, in_turn, write_samples
+from medseg3d.api.predicting.cleaning_rules import Rules, changes_in_words, cleaning_facts, rules_of
+from medseg3d.api.predicting.needs import Needs, estimate, expect_memory
+from medseg3d.api.predicting.records import Record, sizes, stamps
+from medseg3d.api.predicting.region import Region, lengths, region_of, surroundings
+from medseg3d.api.predicting.sampling import Samples, in_turn, write_samples
 from medseg3d.bundle import read_bundle
 from medseg3d.config import PredictConfig
 from medseg3d.data.canonical import CanonicalCase, canonical

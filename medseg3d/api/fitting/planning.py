@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medseg3d.api.provenance import write_text
-from medseg3d.api.splitting import (
+from medseg3d.api.fitting.splitting import (
     dealt_folds,
     given_folds,
     read_split,
@@ -20,7 +19,7 @@ from medseg3d.api.splitting import (
     wanted,
     write_split,
 )
-from medseg3d.api.starting import (
+from medseg3d.api.fitting.starting import (
     as_the_model,
     like_the_model,
     refuse_other_network,
@@ -28,7 +27,8 @@ from medseg3d.api.starting import (
     slab_of,
     started,
 )
-from medseg3d.api.target_domain import refuse_other_domains
+from medseg3d.api.fitting.target_domain import refuse_other_domains
+from medseg3d.api.provenance import write_text
 from medseg3d.config import FitConfig, to_yaml
 from medseg3d.config.fit import StageConfig
 from medseg3d.data.augment import Augmentation

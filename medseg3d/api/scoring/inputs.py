@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from medseg3d.api.pairs import Pair
+from medseg3d.api.scoring.pairs import Pair
 from medseg3d.config import ScoreConfig
 from medseg3d.data.cases import pair_by_id, patient_of
 from medseg3d.errors import ConfigError, DataError

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from medseg3d.api.contestant import FAULT, Facts, is_trained
-from medseg3d.api.cross_validation import HELD_OUT, TABLE
+from medseg3d.api.contest.contestant import FAULT, Facts, is_trained
+from medseg3d.api.fitting.cross_validation import HELD_OUT, TABLE
 from medseg3d.api.provenance import write_text
 from medseg3d.bundle import FILE_NAME, read_bundle
 from medseg3d.io import atomic

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from medseg3d.api.pairs import SHOWN, Pair, Scored
+from medseg3d.api.scoring.pairs import SHOWN, Pair, Scored
 from medseg3d.geometry.grid import Grid
 from medseg3d.scoring import Column, Row, score_case
 

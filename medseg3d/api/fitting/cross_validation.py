@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from medseg3d.api.planning import PLAN, PLANNED
+from medseg3d.api.fitting.planning import PLAN, PLANNED
+from medseg3d.api.fitting.splitting import SPLIT, write_split
+from medseg3d.api.fitting.validating import mean
 from medseg3d.api.provenance import known, write_text
-from medseg3d.api.scores import ScoreResult, write_scores
-from medseg3d.api.splitting import SPLIT, write_split
-from medseg3d.api.validating import mean
+from medseg3d.api.scoring.run import ScoreResult, write_scores
 from medseg3d.bundle import FILE_NAME
 from medseg3d.config import FitConfig, to_yaml
 from medseg3d.data.plan import Plan

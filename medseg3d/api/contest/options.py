@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg3d.api.contestant import stored_options
-from medseg3d.api.planning import refuse_what_cannot_be_built
+from medseg3d.api.contest.contestant import stored_options
+from medseg3d.api.fitting.planning import refuse_what_cannot_be_built
 from medseg3d.config import BakeoffConfig, FitConfig, validated
 from medseg3d.config.bakeoff import ALL_NETWORKS
 from medseg3d.errors import ConfigError

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg3d.api.contest_options import (
+from medseg3d.api.contest.contestant import FAULT, is_trained, stored_options
+from medseg3d.api.contest.options import (
     OPTIONS,
     expect_same,
     network_names,
@@ -23,7 +24,8 @@ from medseg3d.api.contest_options import (
     place_of,
     shared_options,
 )
-from medseg3d.api.contest_tables import (
+from medseg3d.api.contest.own_process import run_apart
+from medseg3d.api.contest.tables import (
     CSV,
     contestant,
     fault_of,
@@ -31,11 +33,9 @@ from medseg3d.api.contest_tables import (
     remove_tables,
     write_tables,
 )
-from medseg3d.api.contestant import FAULT, is_trained, stored_options
-from medseg3d.api.own_process import run_apart
-from medseg3d.api.planning import PLAN, planned
+from medseg3d.api.fitting.planning import PLAN, planned
+from medseg3d.api.fitting.splitting import SPLIT
 from medseg3d.api.provenance import write_text
-from medseg3d.api.splitting import SPLIT
 from medseg3d.config import BakeoffConfig, FitConfig, to_yaml, validated
 from medseg3d.errors import RunError
 from medseg3d.progress import LOGGER, duration
@@ -44,7 +44,7 @@ from medseg3d.runs import OURS, RUNS, locked
 
 log = logging.getLogger("medseg3d")
 
-CHILD = "medseg3d.api.contestant"
+CHILD = "medseg3d.api.contest.contestant"
 HANDED_ON = ("data", "device", "workers", "cache")
 
 

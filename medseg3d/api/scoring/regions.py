@@ -8,8 +8,8 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from medseg3d.api.pairs import Pair, Scored
-from medseg3d.api.records import OF_ANY
+from medseg3d.api.predicting.records import OF_ANY
+from medseg3d.api.scoring.pairs import Pair, Scored
 from medseg3d.bundle import SUFFIX, inspect_bundle, read_bundle
 from medseg3d.config import ScoreConfig
 from medseg3d.data.plan import Plan

@@ -12,11 +12,11 @@ from typing import get_args
 import numpy as np
 import torch
 
-from medseg3d.api import cleaning_table
-from medseg3d.api.cleaning_choice import Trial, candidates, outcomes_of, tried
-from medseg3d.api.scores import ScoreResult, write_scores
-from medseg3d.api.validating import dice_by_label
-from medseg3d.api.verdict import Verdict, evenly, is_comparable, judged
+from medseg3d.api.fitting import cleaning_table
+from medseg3d.api.fitting.cleaning_choice import Trial, candidates, outcomes_of, tried
+from medseg3d.api.fitting.validating import dice_by_label
+from medseg3d.api.fitting.verdict import Verdict, evenly, is_comparable, judged
+from medseg3d.api.scoring.run import ScoreResult, write_scores
 from medseg3d.config import Cleaning, FitConfig
 from medseg3d.data.annotation import only_annotated
 from medseg3d.data.canonical import canonical, labels_on

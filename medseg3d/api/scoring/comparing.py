@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d import __version__
-from medseg3d.api.comparison_panels import draw
 from medseg3d.api.outputs import expect_writable
+from medseg3d.api.scoring.comparison_panels import draw
 from medseg3d.config import CompareConfig, validated
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.io.atomic import atomic, sweep
