@@ -10,7 +10,6 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +30,7 @@ from medseg3d.cli_options import (
     option_rows,
 )
 from medseg3d.config import (
+    BakeoffConfig,
     CheckConfig,
     CompareConfig,
     DownloadConfig,
@@ -41,20 +41,20 @@ from medseg3d.config import (
     ScoreConfig,
     read_yaml,
 )
-from medseg3d.errors import RunError, Terminated
+from medseg3d.errors import RunError, Terminated, TimeIsUp
 from medseg3d.process import (
     FAILED,
-    INTERRUPTED,
     MISUSED,
     PIPE_CLOSED,
-    TERMINATED,
     drop_output,
+    exit_code,
     flush_output,
     forgive_characters,
     handle_signals,
     sentence,
 )
-from medseg3d.progress import LOGGER
+from medseg3d.progress import LOGGER, StderrHandler
+from medseg3d.ranks import own_rank
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -71,6 +71,7 @@ COMMANDS: dict[str, type[BaseModel]] = {
     "check": CheckConfig,
     "export": ExportConfig,
     "download": DownloadConfig,
+    "bakeoff": BakeoffConfig,
 }
 WIDTH_OF_FILES = 120
 
@@ -98,9 +99,14 @@ class Program(TyperGroup):
 def _told(error: BaseException) -> tuple[int, str]:
     """Exit code and sentence of an error."""
     if isinstance(error, KeyboardInterrupt):
-        ended = isinstance(error, Terminated)
-        return (TERMINATED, "terminated") if ended else (INTERRUPTED, "interrupted")
+        return exit_code(type(error)), _ended_by(error)
     return MISUSED if isinstance(error, UsageError) else FAILED, sentence(error)
+
+
+def _ended_by(error: KeyboardInterrupt) -> str:
+    if isinstance(error, TimeIsUp):
+        return "stopped, because the time of this job is nearly up"
+    return "terminated" if isinstance(error, Terminated) else "interrupted"
 
 
 app = typer.Typer(
@@ -110,16 +116,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class StderrHandler(logging.Handler):
-    """Writes to the stderr of the moment, which a progress bar replaces while it is drawn."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one line; warnings and errors say what they are."""
-        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        with suppress(OSError, ValueError, AttributeError):  # nobody listens, the work goes on
-            sys.stderr.write(f"{level}{self.format(record)}\n")
 
 
 def _show_version(given: bool) -> None:
@@ -164,6 +160,8 @@ def fit(config: FitConfig) -> None:
         _show_rows(api.rehearse(config).rows())
         return
     run = api.fit(config)
+    if own_rank().number:  # the first of several processes tells of all
+        return
     _show(run.scores.summary)
     folder = shlex.quote(str(run.folder))
     LOGGER.info("look at the held-out cases: medseg3d review %s", folder)
@@ -362,6 +360,33 @@ app.command(
         "medseg3d download Task03_Liver -o data",
     ),
 )(command(DownloadConfig, download))
+
+
+def bakeoff(config: BakeoffConfig) -> None:
+    """Train several networks by one recipe and compare them.
+
+    Each is an ordinary run in a process of its own. The table and the figure are written anew
+    after each network; the same command goes on after an interruption. Exit code 1 if a network
+    failed; the others are compared.
+    """
+    from medseg3d import api
+
+    result = api.bakeoff(config)
+    _show_rows([one.in_words() for one in result.contestants])
+    typer.echo(result.csv)
+    if result.failed:
+        raise typer.Exit(FAILED)
+
+
+app.command(
+    "bakeoff",
+    epilog=_examples(
+        "medseg3d bakeoff DATA --networks unet3d,vnet,unet_plus_plus --max-minutes 30",
+        "medseg3d bakeoff DATA --networks all --max-minutes 3 -o runs/bakeoff",
+        "medseg3d bakeoff DATA --config pipelines/bakeoff.yaml --set fit.splits=splits.json",
+        "All options, also those without a flag: medseg3d list options",
+    ),
+)(command(BakeoffConfig, bakeoff))
 
 
 @app.command(

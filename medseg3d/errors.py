@@ -39,6 +39,14 @@ class Terminated(KeyboardInterrupt):
     """The system asks the process to end (SIGTERM); handled as Ctrl-C, with its own exit code."""
 
 
+class TimeIsUp(Terminated):
+    """A scheduler is about to take the machine back (SIGUSR1); there is another exit code for it.
+
+    Slurm sends the signal so many seconds before a job's end if the job asks for it
+    (``--signal=USR1@120``).
+    """
+
+
 @contextmanager
 def about_case(case_id: str) -> Iterator[None]:
     """Put ``case ID:`` before the message of any data error raised inside."""

@@ -11,15 +11,22 @@ import threading
 import time
 from types import FrameType
 
-from medseg3d.errors import MedSeg3DError, Terminated
+from medseg3d.errors import MedSeg3DError, Terminated, TimeIsUp
 
 FAILED = 1
 MISUSED = 2
 INTERRUPTED = 130
 TERMINATED = 143
+TIME_IS_UP = 138
 PIPE_CLOSED = 141
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = {
+    signal.SIGINT: KeyboardInterrupt,
+    signal.SIGTERM: Terminated,
+    signal.SIGHUP: Terminated,
+    signal.SIGUSR1: TimeIsUp,
+}
+"""Signals that ask a process to end, and what they raise."""
 
 GRACE = 9.0
 """Seconds from the first signal to the end at the latest."""
@@ -38,13 +45,13 @@ SAME = 0.5
 
 
 def handle_signals() -> None:
-    """Let Ctrl-C, SIGTERM and a closed terminal end the work in order, within seconds.
+    """Let Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal end the work in order, within seconds.
 
     The first signal raises in the main thread (``KeyboardInterrupt``, else
-    :class:`~medseg3d.errors.Terminated`), so that half-made files are removed or a checkpoint
-    is saved. A second one ends the process at once, and so do 9 s without an end, as when a
-    long computation outside Python keeps the first from being seen. Signals that are ignored
-    when the process starts, as under ``nohup``, stay so.
+    :class:`~medseg3d.errors.Terminated` or a kind of it), so that half-made files are removed or
+    a checkpoint is saved. A second one ends the process at once, and so do 9 s without an end, as
+    when a long computation outside Python keeps the first from being seen. Signals that are
+    ignored when the process starts, as under ``nohup``, stay so.
     """
     begun = 0.0
 
@@ -54,9 +61,9 @@ def handle_signals() -> None:
         if not begun:
             begun = now
             atexit.register(_ignore)
-            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+            raise ENDING[signal.Signals(number)]
         if now - begun > SAME:
-            os._exit(_exit_code(number))
+            os._exit(exit_code(ENDING[signal.Signals(number)]))
 
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -74,7 +81,7 @@ def _end_late(seen: int) -> None:
         for number in os.read(seen, 64):
             if number in ENDING:
                 time.sleep(GRACE)
-                os._exit(_exit_code(number))
+                os._exit(exit_code(ENDING[signal.Signals(number)]))
 
 
 def _ignore() -> None:
@@ -83,8 +90,16 @@ def _ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _exit_code(number: int) -> int:
-    return INTERRUPTED if number == signal.SIGINT else TERMINATED
+def exit_code(interrupt: type[KeyboardInterrupt]) -> int:
+    """The exit code of a process that a signal has ended.
+
+    Examples:
+        >>> exit_code(KeyboardInterrupt), exit_code(Terminated), exit_code(TimeIsUp)
+        (130, 143, 138)
+    """
+    if issubclass(interrupt, TimeIsUp):
+        return TIME_IS_UP
+    return TERMINATED if issubclass(interrupt, Terminated) else INTERRUPTED
 
 
 def forgive_characters() -> None:

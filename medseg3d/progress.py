@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import suppress
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -17,6 +18,16 @@ T = TypeVar("T")
 LOGGER = logging.getLogger("medseg3d")
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BETWEEN_FRAMES = 0.1
+
+
+class StderrHandler(logging.Handler):
+    """Writes to the stderr of the moment, which a progress bar replaces while it is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line; warnings and errors say what they are."""
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        with suppress(OSError, ValueError, AttributeError):  # nobody listens, the work goes on
+            sys.stderr.write(f"{level}{self.format(record)}\n")
 
 
 def track(

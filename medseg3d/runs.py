@@ -46,7 +46,7 @@ LOCK = ".medseg3d-lock"
 OURS = ".medseg3d-*"
 UNFINISHED = ".medseg3d-*-part*"
 
-MAY_CHANGE = frozenset({"out", "resume", "device", "workers", "data", "cache"})
+MAY_CHANGE = frozenset({"out", "resume", "device", "workers", "data", "cache", "target_domain"})
 """Options that a resumed run may give anew without training another model."""
 
 

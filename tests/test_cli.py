@@ -95,7 +95,7 @@ def write(path: Path, text: str) -> Path:
 def test_commands_are_these() -> None:
     assert {c.name for c in cli.app.registered_commands} == {
         *("fit", "predict", "score", "compare", "review"),
-        *("check", "export", "download", "info", "list", "demo"),
+        *("check", "export", "download", "bakeoff", "info", "list", "demo"),
     }
 
 
@@ -106,20 +106,20 @@ def test_flags_are_these() -> None:
     }
     assert flags == {
         "fit": [
-            *("data", "out", "network", "loss", "epochs", "max_minutes"),
+            *("data", "out", "network", "dims", "loss", "epochs", "max_minutes"),
             *("fold", "folds", "device", "seed", "workers", "mirror", "resume", "start_from"),
-            *("dry_run", "skip_unpaired", "postprocess"),
+            *("dry_run", "target_domain", "skip_unpaired", "postprocess"),
         ],
         "predict": [
             *("inputs", "model", "out", "overlap", "fast", "accurate", "crop", "roi", "roi_mask"),
             *("backend", "precision", "threads", "max_memory", "device", "probabilities"),
-            *("uncertainty", "shard", "cluster", "overwrite", "skip_existing", "format"),
+            *("uncertainty", "samples", "shard", "cluster", "overwrite", "skip_existing", "format"),
             *("replace_nonfinite", "mirror", "postprocess"),
         ],
         "score": [
             *("predictions", "references", "also", "out", "layout", "metrics", "tolerance_mm"),
-            *("surface", "resample", "patients", "skip_unpaired", "threads", "overwrite"),
-            *("shard", "cluster"),
+            *("surface", "regions", "resample", "patients", "skip_unpaired", "threads"),
+            *("overwrite", "shard", "cluster"),
         ],
         "compare": [
             *("tables", "out", "columns", "baseline", "attributes", "figure", "overwrite"),
@@ -131,6 +131,7 @@ def test_flags_are_these() -> None:
         ],
         "export": ["run", "out", "format", "overwrite"],
         "download": ["task", "out"],
+        "bakeoff": ["data", "networks", "max_minutes", "out"],
     }
 
 
@@ -149,6 +150,7 @@ def test_fit_hands_its_flags_on(api: Recorder) -> None:
     result = run(
         *("fit", "cases", "-o", "out", "--network", "vnet", "--loss", "focal", "--epochs", "7"),
         *("--fold", "2", "--device", "cpu", "--seed", "3", "--workers", "1", "--resume"),
+        *("--dims", "2"),
     )
     assert result.exit_code == 0, result.output
     assert api.calls == [
@@ -156,6 +158,7 @@ def test_fit_hands_its_flags_on(api: Recorder) -> None:
             data=Path("cases"),
             out=Path("out"),
             network=Part(name="vnet"),
+            dims=2,
             loss=Part(name="focal"),
             epochs=7,
             fold=2,
@@ -429,7 +432,10 @@ def test_version() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["fit", "predict", "score", "review", "check", "export", "download", "info", "list", "demo"],
+    [
+        *("fit", "predict", "score", "review", "check", "export", "download", "bakeoff"),
+        *("info", "list", "demo"),
+    ],
 )
 def test_help_of_each_command_has_examples(name: str) -> None:
     result = run(name, "--help")

@@ -15,7 +15,7 @@ START = """
 import signal, sys, time, hashlib
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from medseg3d import process
-from medseg3d.errors import Terminated
+from medseg3d.errors import Terminated, TimeIsUp
 process.GRACE = 0.6
 process.handle_signals()
 """
@@ -23,6 +23,9 @@ ORDERLY = """
 try:
     print("begun", flush=True)
     time.sleep(30)
+except TimeIsUp:
+    print("time is up", flush=True)
+    sys.exit(138)
 except Terminated:
     print("terminated", flush=True)
     sys.exit(143)
@@ -73,6 +76,7 @@ def running(code: str) -> Iterator[subprocess.Popen[str]]:
         (signal.SIGINT, 130, "interrupted"),
         (signal.SIGTERM, 143, "terminated"),
         (signal.SIGHUP, 143, "terminated"),
+        (signal.SIGUSR1, 138, "time is up"),
     ],
 )
 def test_the_first_signal_is_raised(number: int, code: int, word: str) -> None:

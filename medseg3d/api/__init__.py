@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medseg3d.api.checking import CheckReport, check
-    from medseg3d.api.comparing import CompareResult, compare
+    from medseg3d.api.contest.run import Bakeoff, bakeoff
     from medseg3d.api.downloading import Download, download
-    from medseg3d.api.fitting import Run, fit
+    from medseg3d.api.fitting.rehearsal import Rehearsal, rehearse
+    from medseg3d.api.fitting.run import Run, fit
     from medseg3d.api.models import export, info, info_rows
-    from medseg3d.api.predicting import predict
-    from medseg3d.api.prediction_batch import Prediction
-    from medseg3d.api.rehearsal import Rehearsal, rehearse
+    from medseg3d.api.predicting.prediction_batch import Prediction
+    from medseg3d.api.predicting.run import predict
     from medseg3d.api.reviewing import Review, review
-    from medseg3d.api.scores import ScoreResult, score
+    from medseg3d.api.scoring.comparing import CompareResult, compare
+    from medseg3d.api.scoring.run import ScoreResult, score
 
 __all__ = [
+    "Bakeoff",
     "CheckReport",
     "CompareResult",
     "Download",
@@ -28,6 +30,7 @@ __all__ = [
     "Review",
     "Run",
     "ScoreResult",
+    "bakeoff",
     "check",
     "compare",
     "download",
@@ -42,25 +45,27 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Bakeoff": "contest.run",
+    "bakeoff": "contest.run",
     "CheckReport": "checking",
     "check": "checking",
-    "CompareResult": "comparing",
-    "compare": "comparing",
+    "CompareResult": "scoring.comparing",
+    "compare": "scoring.comparing",
     "Download": "downloading",
     "download": "downloading",
-    "Run": "fitting",
-    "fit": "fitting",
+    "Run": "fitting.run",
+    "fit": "fitting.run",
     "export": "models",
     "info": "models",
     "info_rows": "models",
-    "Prediction": "prediction_batch",
-    "predict": "predicting",
-    "Rehearsal": "rehearsal",
-    "rehearse": "rehearsal",
+    "Prediction": "predicting.prediction_batch",
+    "predict": "predicting.run",
+    "Rehearsal": "fitting.rehearsal",
+    "rehearse": "fitting.rehearsal",
     "Review": "reviewing",
     "review": "reviewing",
-    "ScoreResult": "scores",
-    "score": "scores",
+    "ScoreResult": "scoring.run",
+    "score": "scoring.run",
 }
 
 

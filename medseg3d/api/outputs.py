@@ -19,6 +19,7 @@ from medseg3d.machine import free_disk, in_words
 DEFAULT = "nii.gz"
 DICOM = "dicom-seg"
 PROBABILITIES, UNCERTAINTY = "_probabilities.nii.gz", "_uncertainty.nii.gz"
+SAMPLE, ENTROPY = "_sample_{:02d}.nii.gz", "_samples_entropy.nii.gz"
 MOST_NAMED = 3
 RESERVE = 1 << 20
 """Bytes beside the outputs: tables, folders."""
@@ -32,22 +33,31 @@ class Target:
         labels: The label map.
         probabilities: The probabilities, None if they are not asked for.
         uncertainty: Their entropy, likewise.
+        samples: Label maps that are drawn.
+        entropy: That of their labels, None without any.
     """
 
     labels: Path
     probabilities: Path | None = None
     uncertainty: Path | None = None
+    samples: tuple[Path, ...] = ()
+    entropy: Path | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files of the case."""
-        every = (self.labels, self.probabilities, self.uncertainty)
+        every = (self.labels, self.probabilities, self.uncertainty, *self.samples, self.entropy)
         return tuple(file for file in every if file is not None)
 
     def absolute(self) -> "Target":
         """The same files, wherever the current folder is."""
-        every = (self.labels, self.probabilities, self.uncertainty)
-        return Target(*(file and file.absolute() for file in every))  # type: ignore[arg-type]
+        return Target(
+            self.labels.absolute(),
+            self.probabilities and self.probabilities.absolute(),
+            self.uncertainty and self.uncertainty.absolute(),
+            tuple(file.absolute() for file in self.samples),
+            self.entropy and self.entropy.absolute(),
+        )
 
     @property
     def is_there(self) -> bool:
@@ -71,6 +81,8 @@ def find_targets(cases: Sequence[Case], config: PredictConfig) -> list[Target]:
             path,
             _beside(path, PROBABILITIES) if config.probabilities else None,
             _beside(path, UNCERTAINTY) if config.uncertainty else None,
+            tuple(_beside(path, SAMPLE.format(n + 1)) for n in range(config.samples)),
+            _beside(path, ENTROPY) if config.samples else None,
         )
         for path in _label_paths(cases, config, suffix)
     ]

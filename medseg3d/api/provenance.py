@@ -67,6 +67,7 @@ class Origin:
                 "files": [path.name for path in case.images],
                 "sha256": self.digests[case.id],
             }
+            | ({} if case.class_name is None else {"class": case.class_name})
             for case in (*self.training, *self.held_out)
         }
         if path.is_file():

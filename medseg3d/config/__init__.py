@@ -4,6 +4,7 @@ A field whose ``json_schema_extra`` has ``cli`` becomes a flag (or, with ``posit
 argument); all others are reached through ``--config FILE.yaml`` and ``--set key=value``.
 """
 
+from medseg3d.config.bakeoff import BakeoffConfig
 from medseg3d.config.check import CheckConfig
 from medseg3d.config.cleaning import Cleaning
 from medseg3d.config.compare import CompareConfig
@@ -18,6 +19,7 @@ from medseg3d.config.score import ScoreConfig
 
 __all__ = [
     "AugmentationConfig",
+    "BakeoffConfig",
     "CheckConfig",
     "Cleaning",
     "CompareConfig",

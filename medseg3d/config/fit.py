@@ -70,6 +70,14 @@ class FitConfig(Options):
         description="Network by name (medseg3d list networks), or monai: and one of MONAI's.",
         json_schema_extra=FLAG,
     )
+    dims: int = Field(
+        3,
+        ge=2,
+        le=3,
+        description="2: train a network of two dimensions on slices across the largest spacing, "
+        "and predict slice by slice.",
+        json_schema_extra=FLAG,
+    )
     loss: Part = Field(
         Part(name="dice_ce"),
         description="Loss by name (medseg3d list losses), or a sum such as dice+0.5*focal.",
@@ -147,6 +155,12 @@ class FitConfig(Options):
         "speed, steps of the budget, memory and disk; nothing of it is kept.",
         json_schema_extra=FLAG,
     )
+    target_domain: Path | None = Field(
+        None,
+        description="Folder of unlabeled images of another scanner or vendor, for a network that "
+        "adapts to them (unet_gan); predict then labels such images.",
+        json_schema_extra=FLAG,
+    )
     skip_unpaired: bool = Field(
         False,
         description="Leave out images without a label map and label maps without an image.",
@@ -164,11 +178,23 @@ class FitConfig(Options):
         description="Label value of voxels that nobody annotated, which are neither learned nor "
         "scored; default the label that dataset.json names ignore.",
     )
+    classes: Path | None = Field(
+        None,
+        description="CSV with the columns case (or patient) and class, for networks that learn "
+        "the class of an image too (ynet_2d, ynet_3d). Label maps may then be missing, except "
+        "for held-out cases.",
+    )
     plan: Path | None = Field(
         None, description="A plan.yaml, perhaps edited, to use instead of measuring one."
     )
     cache: Path | None = Field(
         None, description="Folder of preprocessed cases; default runs/.cache."
+    )
+    slab: int = Field(
+        1,
+        gt=0,
+        description="With dims 2, odd number of slices that the network sees at once, to label "
+        "that in the middle.",
     )
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
         None, description="Target spacing in mm, instead of the measured choice."
@@ -277,6 +303,10 @@ class FitConfig(Options):
             raise ValueError("epochs and max_minutes exclude each other; give one of them")
         if self.deterministic and self.epochs is None:
             raise ValueError("deterministic needs epochs, not a budget of minutes; give epochs")
+        if self.slab % 2 == 0 or (self.slab > 1 and self.dims == 3):
+            raise ValueError(
+                f"a slab must be odd and needs dims 2, got slab {self.slab} and dims {self.dims}"
+            )
         if self.dry_run and self.resume:
             raise ValueError("dry_run and resume exclude each other; give one of them")
         if self.stages and self.early_stop:

@@ -116,6 +116,16 @@ class PredictConfig(Options):
         "<name>_uncertainty.nii.gz.",
         json_schema_extra=FLAG,
     )
+    samples: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Also draw this many label maps from a network that knows several answers, as "
+        "<name>_sample_01.nii.gz and so on, and write how much they differ, the entropy of their "
+        "labels from 0 (all are equal) to 1, as <name>_samples_entropy.nii.gz.",
+        json_schema_extra=FLAG,
+    )
+    seed: int = Field(0, ge=0, description="Of the random numbers behind samples.")
     shard: str | None = Field(
         None,
         description="Do the i-th of n parts of the cases, as i/n, or as the job array says: slurm.",

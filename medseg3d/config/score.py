@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from medseg3d.config.options import ARGUMENT, FLAG, Options, Part, flag
 
@@ -55,6 +55,13 @@ class ScoreConfig(Options):
     surface: Literal["voxel", "mesh"] = Field(
         "voxel",
         description="Whether surfaces are voxels that count the same, or a mesh weighted by area.",
+        json_schema_extra=FLAG,
+    )
+    regions: Path | dict[str, tuple[PositiveInt, ...]] | None = Field(
+        None,
+        description="Unions of label values to score beside the labels: a run folder, model or "
+        "plan.yaml that has regions, or {whole_tumor: [1, 2, 3], tumor_core: [2, 3]}; default "
+        "those of the model that made the predictions, as far as its file is there; {} for none.",
         json_schema_extra=FLAG,
     )
     resample: bool = Field(

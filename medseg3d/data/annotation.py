@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medseg3d.types import LabelMap
+from medseg3d.types import Image, LabelMap
 
 
 def only_annotated(
@@ -22,3 +22,13 @@ def only_annotated(
     if ignored is None or not (unknown := reference == ignored).any():
         return prediction, reference
     return np.where(unknown, 0, prediction), np.where(unknown, 0, reference)
+
+
+def nowhere_annotated(image: Image, ignored: int) -> LabelMap:
+    """The labels of an image ``(C, I, J, K)`` without a label map: ``ignored`` everywhere.
+
+    Examples:
+        >>> nowhere_annotated(np.zeros((2, 1, 1, 3)), 4).tolist()
+        [[[4, 4, 4]]]
+    """
+    return np.full(image.shape[1:], ignored, dtype=np.uint8 if ignored < 256 else np.uint16)

@@ -122,6 +122,8 @@ class Augmentation:
     Attributes:
         spacing: Voxel size in mm; rotations are rotations in mm. If one axis is more than three
             times coarser than the finest, patches are rotated, scaled and bent in its plane only.
+        slice_axis: Axis across slices that a network of two dimensions sees: patches are rotated,
+            scaled, bent, blurred and coarsened in its plane only.
         mirror_axes: Axes that are reversed, each with probability 1/2.
         mirrored_labels: For each label from 0 to ``L - 1``, the one that it becomes when the
             sagittal axis is reversed; empty if all stay.
@@ -140,6 +142,7 @@ class Augmentation:
     """
 
     spacing: Spacing = (1.0, 1.0, 1.0)
+    slice_axis: int | None = None
     mirror_axes: tuple[int, ...] = USUAL.mirror_axes
     mirrored_labels: tuple[int, ...] = ()
     rotation_degrees: float = USUAL.rotation_degrees
@@ -182,7 +185,7 @@ class Augmentation:
     @property
     def coarse_axis(self) -> int | None:
         """The axis that is left alone by rotations, scaling and displacement, if any."""
-        return coarse_axis(self.spacing)
+        return coarse_axis(self.spacing) if self.slice_axis is None else self.slice_axis
 
     def draw(self, generator: np.random.Generator, size: Size3, num_channels: int = 1) -> Changes:
         """Draw the changes of one patch of that size."""
@@ -193,8 +196,11 @@ class Augmentation:
         def factors(limits: tuple[float, float]) -> tuple[float, ...]:
             return tuple(log_uniform(generator, limits, num_channels).tolist())
 
-        def per_axis(limits: tuple[float, float]) -> tuple[float, float, float]:
-            first, second, third = generator.uniform(*limits, 3).tolist()
+        def per_axis(limits: tuple[float, float], none: float) -> tuple[float, float, float]:
+            values = generator.uniform(*limits, 3).tolist()
+            if self.slice_axis is not None:
+                values[self.slice_axis] = none
+            first, second, third = values
             return first, second, third
 
         drawn: dict[str, Any] = {
@@ -208,13 +214,13 @@ class Augmentation:
         if happens(often):
             drawn["noise"] = (float(generator.uniform(*NOISE)), int(generator.integers(2**31)))
         if happens(often):
-            drawn["blur"] = per_axis(BLUR)
+            drawn["blur"] = per_axis(BLUR, 0.0)
         if happens(often):
             drawn["brightness"] = factors(BRIGHTNESS)
         if happens(often):
             drawn["contrast"] = factors(CONTRAST)
         if happens(often):
-            drawn["coarseness"] = per_axis(COARSENESS)
+            drawn["coarseness"] = per_axis(COARSENESS, 1.0)
         if happens(often):
             drawn["gamma"] = factors(GAMMA)
             drawn["inverted"] = happens(INVERTED_GAMMA)

@@ -234,6 +234,11 @@ class CachedCase:
         """Whether there are voxels that nobody annotated."""
         return len(self._offsets) > max(1, len(self.label_counts))
 
+    @property
+    def is_annotated(self) -> bool:
+        """Whether anybody annotated a voxel."""
+        return not self.is_partly_annotated or self._offsets[-1] > self._offsets[-2]
+
     def annotated_voxels(self) -> Coordinates:
         """Voxels ``(N, 3)`` that somebody annotated, a subset of them; none if all are."""
         if not self.is_partly_annotated:

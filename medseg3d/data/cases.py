@@ -5,13 +5,13 @@ all at once.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg3d.data.channels import expect_all_channels, group
 from medseg3d.data.dataset_json import Description, description_in
-from medseg3d.data.files import input_files
+from medseg3d.data.files import input_files, label_maps
 from medseg3d.data.partners import Fault, by_id, common_keys, expect_partners, refuse
 from medseg3d.errors import DataError
 from medseg3d.io import SUFFIXES, case_stem
@@ -32,12 +32,14 @@ class Case:
         images: One file or folder of DICOM slices per channel, or one file with all channels.
         labels: The label map, None where it is to be predicted.
         patient: Whom the case is of; cases of one patient stay in one fold.
+        class_name: The class that somebody gave the whole case, where classes are learned.
     """
 
     id: str
     images: tuple[Path, ...]
     labels: Path | None
     patient: str
+    class_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,16 @@ class Dataset:
             return self
         names = self.label_names and {v: n for v, n in self.label_names.items() if v != value}
         return replace(self, label_names=names, ignore_label=value)
+
+    def ignoring_missing(self, values: Iterable[int]) -> "Dataset":
+        """The same with an ``ignore_label`` for what lacks labels, one that is free for it.
+
+        Args:
+            values: Label values that occur.
+        """
+        if self.ignore_label is not None:
+            return self
+        return self.ignoring(1 + max([0, *values, *(self.label_names or ())]))
 
 
 def find_inputs(paths: Sequence[Path | str], *, unusable: list[Fault] | None = None) -> list[Case]:
@@ -128,8 +140,8 @@ def pair_by_id(
     """Pair predicted label maps with references.
 
     Args:
-        predictions: A label map or a folder of them. Files ``*_probabilities`` beside them
-            are left out.
+        predictions: A label map or a folder of them. Files ``*_probabilities`` and others that
+            prediction writes beside them are left out.
         references: The same by an expert. Where no plain id meets, endings such as
             ``_seg``, ``_pred``, ``_label`` and ``_mask`` are ignored on both sides.
         skip_unpaired: Leave out, with a warning, what has no partner.
@@ -143,10 +155,7 @@ def pair_by_id(
     """
     faults: list[str] = []
     ours, theirs = Path(predictions), Path(references)
-    predicted = by_id(
-        [f for f in input_files(ours, faults) if not case_stem(f).endswith("_probabilities")],
-        faults,
-    )
+    predicted = by_id(label_maps(input_files(ours, faults)), faults)
     expected = by_id(input_files(theirs, faults), faults)
     refuse(None, faults)
     our_keys, their_keys = common_keys(predicted, expected)

@@ -5,7 +5,7 @@ Faults are collected as text, so that the caller can report all of them in one e
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -25,7 +25,8 @@ NO_IMAGE = "is a DICOM segmentation, not an image; give the series that it was m
 WHOLE = (Kind.FRAMES, Kind.SEGMENTATION)
 """Kinds of which one file is a volume."""
 
-RESULT = re.compile(r"(.+)_seg(?:_probabilities)?")
+BESIDE = r"_(?:probabilities|uncertainty|sample_\d+|samples_entropy)"
+RESULT = re.compile(rf"(.+)_seg(?:{BESIDE})?")
 CHOICE = re.compile(r"_[a-z]+=.*")
 """How the results of prediction are named after the image beside them."""
 
@@ -71,6 +72,21 @@ def input_files(path: Path, faults: list[str], *, to_predict: bool = False) -> d
         faults.append(str(error))
         return {}
     return {path: case_stem(path)}
+
+
+def label_maps(files: Iterable[Path]) -> list[Path]:
+    """Files without what prediction wrote beside its label maps.
+
+    A name such as ``a_sample_01`` only counts as that if there is an ``a`` too.
+    """
+    files = [file for file in files if not case_stem(file).endswith("_probabilities")]
+    stems = {case_stem(file) for file in files}
+    beside = re.compile(rf"(.+){BESIDE}")
+    return [
+        file
+        for file in files
+        if not ((match := beside.fullmatch(case_stem(file))) and match[1] in stems)
+    ]
 
 
 def volumes_in(folder: Path, faults: list[str], *, broken_too: bool = False) -> list[Path]:

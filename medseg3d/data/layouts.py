@@ -46,7 +46,9 @@ LABEL_FILE = re.compile(
 )
 
 
-def find_cases(root: Path | str, *, skip_unpaired: bool = False) -> Dataset:
+def find_cases(
+    root: Path | str, *, skip_unpaired: bool = False, unlabeled: bool = False
+) -> Dataset:
     """Find the labelled cases below a folder.
 
     Args:
@@ -54,6 +56,8 @@ def find_cases(root: Path | str, *, skip_unpaired: bool = False) -> Dataset:
             (``imagesTr``, ``case_0000.nii.gz``), MSD (``dataset.json`` with ``training``
             pairs), or one folder per patient (``P1/ct.nii.gz``, ``P1/seg.nii.gz``).
         skip_unpaired: Leave out, with a warning, images without a label map and the reverse.
+        unlabeled: Take images without a label map as cases without labels, except where
+            ``dataset.json`` lists pairs.
 
     Returns:
         The cases, each with images and a label map.
@@ -68,8 +72,8 @@ def find_cases(root: Path | str, *, skip_unpaired: bool = False) -> Dataset:
     if description.training and not (folders and _lists_stems_of_channels(description)):
         return _listed(root, description)
     if folders:
-        return _paired(root, *folders, description, skip_unpaired)
-    return _patient_folders(root, description, skip_unpaired)
+        return _paired(root, *folders, description, skip_unpaired, unlabeled)
+    return _patient_folders(root, description, skip_unpaired, unlabeled)
 
 
 def _listed(root: Path, description: Description) -> Dataset:
@@ -95,6 +99,7 @@ def _paired(
     label_folder: Path,
     description: Description,
     skip_unpaired: bool,
+    unlabeled: bool,
 ) -> Dataset:
     """Images in one folder, label maps of the same names in another."""
     faults: list[str] = []
@@ -111,12 +116,14 @@ def _paired(
     grouped = group(images, faults, label_ids)
     expect_all_channels(grouped, description.channel_names, faults)
     image_keys, label_keys = common_keys(grouped, label_files)
-    expect_partners(image_keys, label_keys, ("image", "label map"), faults, skip=skip_unpaired)
+    paired = {key: image_keys[key] for key in image_keys if key in label_keys or not unlabeled}
+    expect_partners(paired, label_keys, ("image", "label map"), faults, skip=skip_unpaired)
     refuse(root, faults)
+    labels_of = {key: label_files[name] for key, name in label_keys.items()}
     cases = [
-        case_of(key, grouped[name], label_files[label_keys[key]])
+        case_of(key, grouped[name], labels_of.get(key))
         for key, name in image_keys.items()
-        if key in label_keys
+        if key in labels_of or unlabeled
     ]
     layout = "nnU-Net" if image_folder.name.lower() == "imagestr" else "images and labels"
     return _dataset(
@@ -124,7 +131,9 @@ def _paired(
     )
 
 
-def _patient_folders(root: Path, description: Description, skip_unpaired: bool) -> Dataset:
+def _patient_folders(
+    root: Path, description: Description, skip_unpaired: bool, unlabeled: bool
+) -> Dataset:
     """One folder per patient, with the label map beside the images."""
     deeper = _datasets_in(root)
     if deeper:
@@ -158,7 +167,7 @@ def _patient_folders(root: Path, description: Description, skip_unpaired: bool) 
     expect_distinct(firsts(images), faults)
     channels = common_channels(images, faults)
     expect_partners(
-        {name: name for name in images},
+        {name: name for name in images if name in labels or not unlabeled},
         {name: name for name in labels},
         ("image", "label map"),
         faults,
@@ -166,9 +175,9 @@ def _patient_folders(root: Path, description: Description, skip_unpaired: bool) 
     )
     refuse(root, faults)
     cases = [
-        Case(name, tuple(files[c] for c in sorted(files)), labels[name], patient_of(name))
+        Case(name, tuple(files[c] for c in sorted(files)), labels.get(name), patient_of(name))
         for name, files in images.items()
-        if name in labels
+        if name in labels or unlabeled
     ]
     if description.channel_names is None and channels:
         description = replace(description, channel_names=channels)

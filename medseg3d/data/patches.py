@@ -44,17 +44,22 @@ def case_subject(case: CachedCase) -> tio.Subject:
 
 
 def read_box(case: CachedCase, start: Sequence[int], size: Sequence[int]) -> tuple[Image, LabelMap]:
-    """Image ``(C, *size)`` and labels ``size`` of a box, 0 where it leaves the volume."""
+    """Image ``(C, *size)`` and labels ``size`` of a box, 0 where it leaves the volume.
+
+    Labels are 0 too where none were stored.
+    """
     shape = np.array(case.shape)
     first = np.array(start)
     last = first + size
     inner, outer = np.clip(first, 0, shape), np.clip(last, 0, shape)
     image = np.zeros((case.num_channels, *size), dtype=np.float32)
-    labels = np.zeros(tuple(size), dtype=np.uint8)
+    labels: LabelMap = np.zeros(tuple(size), dtype=np.uint8)
     if (outer <= inner).any():
         return image, labels
     part = case.read_image(inner, outer - inner)
-    labels_part = case.read_labels(inner, outer - inner)
+    labels_part: LabelMap = np.zeros(tuple(outer - inner), dtype=np.uint8)
+    if case.has_labels:
+        labels_part = case.read_labels(inner, outer - inner)
     if part.shape == image.shape:
         return part, labels_part
     where = tuple(slice(*ends) for ends in zip(inner - first, outer - first, strict=True))
@@ -148,6 +153,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
         seed: Sample ``n`` depends on ``seed`` and ``n`` alone.
         foreground: Share of patches around foreground.
         augmentation: Random changes, none by default.
+        classes: Index of the class of each case, if cases have classes.
+        labeled: Whether cases need labels; in those that lack them all is background.
         length: Number of samples; by default more than any training reads.
 
     Raises:
@@ -163,6 +170,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
         seed: int,
         foreground: float = 1 / 3,
         augmentation: Augmentation | None = None,
+        classes: Sequence[int] | None = None,
+        labeled: bool = True,
         length: int = UNENDING,
     ) -> None:
         if not cases:
@@ -170,7 +179,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         if not 0 <= foreground <= 1:
             raise ConfigError(f"foreground is {foreground}, expected a share between 0 and 1")
         for case in cases:
-            if not case.has_labels:
+            if labeled and not case.has_labels:
                 raise DataError(f"case {case.case_id}: no labels were stored; leave it out")
             if case.num_channels != cases[0].num_channels:
                 raise DataError(
@@ -182,6 +191,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.foreground = foreground
         self.augmentation = augmentation
+        self.classes = classes
         self.length = length
         self._uniform = UniformSampler(patch_size)
         self._on_foreground = ForegroundSampler(patch_size)
@@ -195,11 +205,13 @@ class PatchDataset(Dataset[dict[str, Any]]):
 
         Returns:
             ``image`` ``(C, *patch_size)`` float32, ``labels`` ``(1, *patch_size)`` uint8, or
-            int64 where labels need more, and ``case``, the case's id.
+            int64 where labels need more, ``case``, the case's id, and where cases have classes
+            ``classes``, the index of its class.
         """
         if not 0 <= number < self.length:
             raise IndexError(f"sample {number} of {self.length}")
-        subject = self.subjects[self.case_index(number)]
+        index = self.case_index(number)
+        subject = self.subjects[index]
         case = case_of(subject)
         sampler = self._on_foreground if self.is_foreground(number) else self._uniform
         generator = np.random.default_rng([self.seed, number])
@@ -215,12 +227,18 @@ class PatchDataset(Dataset[dict[str, Any]]):
                 size=self.patch_size,
                 offset=np.subtract(start, source),
             )
+        if not case.is_annotated:  # nor is what the patch shows beyond the image
+            unknown = len(case.label_counts)
+            labels = np.full(labels.shape, unknown, np.min_scalar_type(unknown))
         stored = labels if labels.dtype == np.uint8 else labels.astype(np.int64)
-        return {
+        sample: dict[str, Any] = {
             "image": torch.from_numpy(image),
             "labels": torch.from_numpy(stored[None]),
             "case": case.case_id,
         }
+        if self.classes is not None:
+            sample["classes"] = torch.tensor(self.classes[index])
+        return sample
 
     def is_foreground(self, number: int) -> bool:
         """Whether a sample lies around foreground; ``floor(share * n)`` of the first ``n`` do."""

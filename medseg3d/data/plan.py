@@ -18,6 +18,7 @@ from medseg3d.config import Options, read_yaml, to_yaml, validated
 from medseg3d.data.fingerprint import CaseFingerprint
 from medseg3d.data.regions import refuse_regions
 from medseg3d.data.sides import SAGITTAL, doubts, left_and_right
+from medseg3d.data.slices import LARGEST_CPU_BATCH, Slices, with_edge
 from medseg3d.data.stages import fit_patch, size3, topology
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import coarse_axis
@@ -69,12 +70,20 @@ class Plan(Options):
         default_factory=dict,
         description="Unions of labels by name, which are trained and scored in their stead.",
     )
+    classes: tuple[str, ...] = Field(
+        (), description="Classes of whole cases, which the network learns to tell apart."
+    )
     channels: tuple[Normalization, ...] = Field(
         min_length=1, description="Channels in order, with their intensity normalization."
     )
     spacing: Spacing = Field(description="Spacing of the working grid in mm, axes in RAS order.")
     coarse_axis: int | None = Field(
         description="Axis that is resampled on its own because it is so coarse, if any."
+    )
+    slice_axis: Literal[0, 1, 2] | None = Field(
+        None,
+        description="Axis across the slices that a network of two dimensions sees; none for a "
+        "network of volumes.",
     )
     median_shape: Size3 = Field(description="Median shape of the cases on the working grid.")
     patch_size: Size3 = Field(description="Training patch and inference window in voxels.")
@@ -134,6 +143,19 @@ class Plan(Options):
         return {b: a for a, b in self.swapped_labels.items()} | self.swapped_labels
 
     @property
+    def single_slices(self) -> int | None:
+        """The axis across slices that are seen without their neighbors, if they are."""
+        axis = self.slice_axis
+        return axis if axis is not None and self.patch_size[axis] == 1 else None
+
+    @property
+    def window(self) -> Size3:
+        """What is predicted at once: a patch; or so many slices as are half of a training step."""
+        if (axis := self.single_slices) is None:
+            return self.patch_size
+        return with_edge(self.patch_size, axis, max(1, self.batch_size // 2))
+
+    @property
     def num_labels(self) -> int:
         """Logit channels ``L``, background included."""
         return len(self.labels)
@@ -169,6 +191,12 @@ class Plan(Options):
             return self
         return validated(Plan, self.model_dump() | {"ignore_label": value}, source="ignore_label")
 
+    def with_classes(self, names: tuple[str, ...]) -> "Plan":
+        """The plan with these classes of whole cases."""
+        if names == self.classes:
+            return self
+        return validated(Plan, self.model_dump() | {"classes": names}, source="classes")
+
     @property
     def mirrored_labels(self) -> tuple[int, ...]:
         """Logit channel that each logit channel becomes when the sagittal axis is flipped."""
@@ -179,11 +207,12 @@ class Plan(Options):
     def mirrored_along(self, axes: tuple[int, ...]) -> "Plan":
         """The plan with these ``mirror_axes``, or unchanged if there are none.
 
-        Pairs that it does not know are those of its names.
+        Slices are flipped in their plane only. Pairs that it does not know are those of its names.
 
         Raises:
             ConfigError: If an axis does not exist.
         """
+        axes = tuple(axis for axis in axes if axis != self.slice_axis)
         if not axes:
             return self
         pairs = self.swapped_labels or left_and_right(self.labels)
@@ -219,6 +248,7 @@ def make_plan(
     width: int | None = None,
     mirror: bool = False,
     mirror_axes: tuple[int, ...] = (),
+    slab: int | None = None,
 ) -> Plan:
     """Choose spacing, normalization, patch, batch, topology and mirroring from measured cases.
 
@@ -234,9 +264,12 @@ def make_plan(
         width: Fixed channels of the finest stage.
         mirror: Whether to mirror along all axes that are safe.
         mirror_axes: Fixed axes to mirror along instead.
+        slab: Slices across the largest spacing that a network of two dimensions sees at once;
+            None for a network of volumes.
 
     Raises:
         DataError: If no case has foreground.
+        ConfigError: If the fixed patch does not have the slices that the network sees.
     """
     target, coarse = target_spacing([f.spacing for f in fingerprints])
     if spacing is not None:
@@ -246,13 +279,21 @@ def make_plan(
     voxels = int(memory_gb * 1e9 / BYTES_PER_VOXEL * 32 / width)
     if not on_gpu:
         voxels = min(voxels, CPU_VOXELS_PER_STEP * 32 // width)
-    patch = patch_size or fit_patch(median, target, voxels // (batch_size or 2))
-    strides, kernels = topology(patch, target)
+    slices = None if slab is None else Slices.across(target, slab)
+    if slices and patch_size:
+        slices.expect(patch_size)
+    least = slices.least_batch if slices else 2
+    largest = slices.patch_of(median) if slices else median
+    patch = patch_size or fit_patch(largest, target, voxels // (batch_size or least))
+    strides, kernels = (slices.topology if slices else topology)(patch, target)
     divisor = [prod(axis) for axis in zip(*strides, strict=True)] if strides else [1, 1, 1]
     patch = size3(-(-edge // d) * d for edge, d in zip(patch, divisor, strict=True))
     if batch_size is None:
         cases_per_batch = LARGEST_BATCH_SHARE * len(fingerprints) * prod(median) / prod(patch)
-        batch_size = max(2, min(voxels // prod(patch), int(cases_per_batch)))
+        most = voxels // prod(patch)
+        if slices and not on_gpu:
+            most = min(most, LARGEST_CPU_BATCH // patch[slices.axis])
+        batch_size = max(least, min(most, int(cases_per_batch)))
     channels = normalizations(fingerprints, channel_names)
     spacings = np.asarray([f.spacing for f in fingerprints])
     plan = Plan(
@@ -261,6 +302,7 @@ def make_plan(
         channels=channels,
         spacing=target,
         coarse_axis=coarse,
+        slice_axis=slices.axis if slices else None,
         median_shape=median,
         patch_size=patch,
         batch_size=batch_size,

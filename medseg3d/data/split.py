@@ -141,6 +141,34 @@ def holding_out(parts: Mapping[str, Sequence[str]]) -> Folds:
     return found
 
 
+def with_unlabeled(folds: Folds, cases: Sequence[Case], *, learn: bool) -> Folds:
+    """Folds that hold out no case without labels.
+
+    Args:
+        folds: Of these cases, or of those with labels.
+        cases: All of them.
+        learn: Whether each fold is to learn from all cases without labels whose patient it does
+            not hold out, or from those that it has already.
+
+    Raises:
+        DataError: If a fold would hold out nothing.
+    """
+    patients = {case.id: case.patient for case in cases}
+    unlabeled = {case.id for case in cases if case.labels is None}
+    found = {}
+    for name, part in folds.items():
+        held_out = [case_id for case_id in part.validation if case_id not in unlabeled]
+        if not held_out:
+            raise DataError(
+                f"fold {name} holds out only cases without a label map, which validate nothing; "
+                "hold out some that have one"
+            )
+        theirs = {patients[case_id] for case_id in part.validation}
+        more = {case_id for case_id in unlabeled if learn and patients[case_id] not in theirs}
+        found[name] = Split(tuple(sorted({*part.training, *more})), tuple(held_out))
+    return found
+
+
 def chosen_fold(folds: Folds, fold: int | str) -> Split:
     """One fold, by its number or its name.
 

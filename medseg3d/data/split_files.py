@@ -3,18 +3,15 @@
 ::
 
     [{"train": ["case_01", ...], "val": ["case_07", ...]}, ...]     splits_final.json
-
-    case,site        or        patient,site
-    case_01,Oslo               P7,Oslo
 """
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medseg3d.data.case_table import read_column
 from medseg3d.data.cases import Case
 from medseg3d.data.partners import count
 from medseg3d.data.split import Folds, Split, holding_out
@@ -111,15 +108,11 @@ def leave_one_site_out(path: Path, cases: Sequence[Case]) -> Folds:
         DataError: If the file cannot be read, contradicts itself or lacks a case, if there is
             but one site, or if a patient was at two.
     """
-    sites, by_patient = _sites_in(path)
-    keys = {case.id: case.patient if by_patient else case.id for case in cases}
-    if lacking := sorted({key for key in keys.values() if key not in sites}):
-        kind = "patient" if by_patient else "case"
-        raise DataError(f"{path} names no site for {count(lacking, kind)}; add a line for each")
+    sites = read_column(path, SITE, cases)
     parts: dict[str, list[str]] = {}
     site_of: dict[str, str] = {}
     for case in cases:
-        site = sites[keys[case.id]]
+        site = sites[case.id]
         if site_of.setdefault(case.patient, site) != site:
             raise DataError(
                 f"{path}: patient {case.patient} has cases of the sites {site_of[case.patient]} "
@@ -132,34 +125,3 @@ def leave_one_site_out(path: Path, cases: Sequence[Case]) -> Folds:
             f"{path} has all cases at {count(sorted(parts), SITE)}; leaving one out takes two"
         )
     return holding_out(dict(sorted(parts.items())))
-
-
-def _sites_in(path: Path) -> tuple[dict[str, str], bool]:
-    """Site by case or patient, and whether it is by patient."""
-    sites: dict[str, str] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = [name for name in ("case", "patient") if name in (reader.fieldnames or ())]
-            if not columns or SITE not in (reader.fieldnames or ()):
-                raise DataError(
-                    f"{path} has the columns {', '.join(reader.fieldnames or ()) or 'none'}; "
-                    "expected a CSV with the columns case and site, or patient and site"
-                )
-            for line in reader:
-                key, site = ((line[name] or "").strip() for name in (columns[0], SITE))
-                place = f"{path}, line {reader.line_num}"
-                if not (key and site):
-                    raise DataError(
-                        f"{place}: {columns[0]} {key!r} has the site {site!r}; expected a name in "
-                        "both columns"
-                    )
-                if sites.setdefault(key, site) != site:
-                    raise DataError(
-                        f"{place}: {columns[0]} {key} has the sites {sites[key]} and {site}; "
-                        "keep one"
-                    )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path} cannot be read as CSV in UTF-8: {why}") from None
-    return sites, columns[0] == "patient"

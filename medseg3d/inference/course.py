@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
 
-from medseg3d.inference.windows import starts
+from medseg3d.inference.windows import fit_window, starts
 from medseg3d.types import Size3
 
 FLOAT = 4
@@ -43,16 +43,34 @@ class Course:
         shape: Voxels of the volume.
         window: Voxels of a window, more than the volume has in places.
         overlap: Fraction of a window shared with its neighbor.
+        slice_axis: Axis across slices that are seen one by one, so that windows share as few of
+            them as they can.
     """
 
     shape: Size3
     window: Size3
     overlap: float
+    slice_axis: int | None = None
+
+    @classmethod
+    def through(
+        cls,
+        shape: Size3,
+        window: Size3,
+        overlap: float,
+        *,
+        divisor: Size3 = (1, 1, 1),
+        slice_axis: int | None = None,
+    ) -> Course:
+        """The course with the window that suits the volume; see :func:`.windows.fit_window`."""
+        fitted = fit_window(shape, window, divisor, slice_axis)
+        return cls(shape, fitted, overlap, slice_axis)
 
     @cached_property
     def starts(self) -> tuple[list[int], list[int], list[int]]:
         """First voxels of the windows along each axis."""
-        i, j, k = (starts(n, w, self.overlap) for n, w in zip(self.shape, self.window, strict=True))
+        overlaps = [0.0 if axis == self.slice_axis else self.overlap for axis in range(3)]
+        i, j, k = map(starts, self.shape, self.window, overlaps)
         return i, j, k
 
     @cached_property

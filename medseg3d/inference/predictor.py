@@ -126,6 +126,18 @@ class Predictor:
             threads=threads,
         )
 
+    def with_network(self, network: WindowNetwork) -> "Predictor":
+        """The same with another network for the same windows."""
+        return Predictor(
+            self.bundle,
+            network,
+            device=self.device,
+            overlap=self.overlap,
+            mirror=bool(self.mirror_axes),
+            crop=self.crop,
+            threads=self.threads,
+        )
+
     def prepare(self, case: CanonicalCase, *, part: Box | None = None) -> WorkingCase:
         """Preprocess one case, or a part of it, as in training.
 
@@ -181,8 +193,9 @@ class Predictor:
             working.placement.maps(),
             canonical,
             values.astype(canonical.dtype),
-            window=plan.patch_size,
+            window=plan.window,
             overlap=self.overlap,
+            slice_axis=plan.single_slices,
             mirror_axes=self.mirror_axes,
             mirrored_labels=plan.mirrored_labels,
             batch_size=self.batch_size,

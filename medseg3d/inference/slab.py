@@ -12,7 +12,6 @@ import numpy.typing as npt
 from medseg3d.data.threads import in_threads
 from medseg3d.inference.course import FLOAT, Course, Strip
 from medseg3d.inference.kernels import accumulate, settle
-from medseg3d.inference.windows import fit_window
 from medseg3d.types import Size3
 
 T = TypeVar("T")
@@ -28,9 +27,10 @@ def slab_bytes(
     overlap: float,
     *,
     divisor: Size3 = (1, 1, 1),
+    slice_axis: int | None = None,
 ) -> int:
     """Memory of the slab for a working image of ``shape``, if nothing limits it."""
-    course = Course(shape, fit_window(shape, window, divisor), overlap)
+    course = Course.through(shape, window, overlap, divisor=divisor, slice_axis=slice_axis)
     return course.bytes_of(course.strips(num_labels, None), num_labels)
 
 
@@ -41,9 +41,10 @@ def least_slab_bytes(
     overlap: float,
     *,
     divisor: Size3 = (1, 1, 1),
+    slice_axis: int | None = None,
 ) -> int:
     """Memory of the slab at the least: of a strip about as wide as a window."""
-    course = Course(shape, fit_window(shape, window, divisor), overlap)
+    course = Course.through(shape, window, overlap, divisor=divisor, slice_axis=slice_axis)
     return course.bytes_of(course.strips(num_labels, 0), num_labels)
 
 

@@ -28,7 +28,6 @@ from medseg3d.inference.slab import Slab
 from medseg3d.inference.windows import (
     Advance,
     copy_window,
-    fit_window,
     gaussian_weights,
     inside,
     is_air,
@@ -82,6 +81,7 @@ def stream(
     *,
     window: Size3,
     overlap: float = 0.5,
+    slice_axis: int | None = None,
     mirror_axes: tuple[int, ...] = (),
     mirrored_labels: tuple[int, ...] = (),
     batch_size: int = 1,
@@ -106,6 +106,7 @@ def stream(
         window: Voxels per axis that the network sees at once; smaller volumes are padded by 0,
             and one a little larger is seen whole (:func:`.windows.fit_window`).
         overlap: Fraction of a window shared with its neighbor, in ``[0, 1)``.
+        slice_axis: Axis across the slices, if the network sees each without its neighbors.
         mirror_axes: Axes whose mirrored copies are averaged.
         mirrored_labels: Logit that each becomes in copies mirrored along the sagittal axis;
             empty if all stay.
@@ -125,8 +126,8 @@ def stream(
             not finite.
     """
     shape = (image.shape[1], image.shape[2], image.shape[3])
-    window = fit_window(shape, window, network.divisor)
-    course = Course(shape, window, overlap)
+    course = Course.through(shape, window, overlap, divisor=network.divisor, slice_axis=slice_axis)
+    window = course.window
     strips = course.strips(1 if values is None else len(values), max_slab_bytes)
     counts = [len(course.places(layer, strip)) for strip in strips for layer in course.layers]
     timing = Timing(windows=sum(counts))
@@ -135,7 +136,7 @@ def stream(
     swapped = np.asarray(mirrored_labels, dtype=np.int64) if mirrored_labels else None
     # one window alone needs no weights, which would cost its logits a rounding
     single = len(strips) == 1 and timing.windows == 1
-    weights = np.ones(window, np.float32) if single else gaussian_weights(window)
+    weights = np.ones(window, np.float32) if single else gaussian_weights(window, slice_axis)
     done = 0
 
     def begin(strip: Strip, num_labels: int) -> Restoration:
@@ -171,6 +172,7 @@ def predict_labels(
     *,
     window: Size3,
     overlap: float = 0.5,
+    slice_axis: int | None = None,
     mirror_axes: tuple[int, ...] = (),
     mirrored_labels: tuple[int, ...] = (),
     batch_size: int = 1,
@@ -188,6 +190,7 @@ def predict_labels(
         None,
         window=window,
         overlap=overlap,
+        slice_axis=slice_axis,
         mirror_axes=mirror_axes,
         mirrored_labels=mirrored_labels,
         batch_size=batch_size,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg3d.data.slices import with_edge
 from medseg3d.types import Image, Size3
 
 SIGMA = 1 / 8
@@ -46,18 +47,28 @@ def starts(length: int, window: int, overlap: float) -> list[int]:
     return [round(room * place / (count - 1)) for place in range(count)]
 
 
-def fit_window(shape: Size3, window: Size3, divisor: Size3) -> Size3:
+def fit_window(shape: Size3, window: Size3, divisor: Size3, slice_axis: int | None = None) -> Size3:
     """One window around the whole volume if that is little more than a window, else the window.
 
     A volume slightly larger than the window would take eight windows that overlap almost
     wholly; a convolutional network sees it at once for an eighth of the time.
+
+    Across slices that are seen one by one, the volume is parted evenly, and only the size of a
+    slice matters.
 
     Examples:
         >>> fit_window((43, 50, 37), (40, 56, 40), (8, 8, 8))
         (48, 56, 40)
         >>> fit_window((90, 90, 90), (40, 56, 40), (8, 8, 8))
         (40, 56, 40)
+        >>> fit_window((43, 50, 37), (40, 56, 16), (8, 8, 1), slice_axis=2)
+        (48, 56, 13)
     """
+    if slice_axis is not None:
+        length = shape[slice_axis]
+        depth = ceil(length / ceil(length / window[slice_axis]))
+        shape = with_edge(shape, slice_axis, depth)
+        window = with_edge(window, slice_axis, depth)
     whole = tuple(-(-max(n, d) // d) * d for n, d in zip(shape, divisor, strict=True))
     if all(w <= edge for w, edge in zip(whole, window, strict=True)):
         return window
@@ -68,15 +79,20 @@ def fit_window(shape: Size3, window: Size3, divisor: Size3) -> Size3:
 
 
 @lru_cache(maxsize=8)
-def gaussian_weights(window: Size3) -> npt.NDArray[np.float32]:
+def gaussian_weights(window: Size3, slice_axis: int | None = None) -> npt.NDArray[np.float32]:
     """Weights ``(i, j, k)`` that fall from 1 in the middle to the border, never to 0.
+
+    Slices that are seen one by one weigh the same.
 
     Examples:
         >>> gaussian_weights((1, 1, 3)).ravel().astype(float).round(4).tolist()
         [0.0286, 1.0, 0.0286]
     """
     axes = []
-    for edge in window:
+    for axis, edge in enumerate(window):
+        if axis == slice_axis:
+            axes.append(np.ones(edge))
+            continue
         offsets = np.arange(edge) - (edge - 1) / 2
         heights = np.exp(-0.5 * (offsets / (SIGMA * edge)) ** 2)
         axes.append(heights / heights.max())

@@ -1,5 +1,6 @@
 """Losses from the overlap of whole regions: what they share, Dice and IoU."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
+from medseg3d.losses.pooling import sums_over_processes
 from medseg3d.losses.voxels import known_voxels, softmax_and_one_hot
 
 Empty = Literal["smooth", "skip"]
@@ -44,7 +46,7 @@ class Regions:
         return self.reference - self.shared
 
 
-class RegionLoss(nn.Module):
+class RegionLoss(nn.Module, ABC):
     """A loss from the overlap of regions, per label and then averaged.
 
     Summing over labels inside a fraction instead would cancel every label's own weight.
@@ -56,6 +58,10 @@ class RegionLoss(nn.Module):
         ignore_index: Label of voxels to leave out of every sum.
         empty: What a label that the patch does not hold costs: ``smooth`` as the smoothing has
             it, nearly 1 as soon as anything of it is predicted, or ``skip`` nothing.
+
+    Attributes:
+        over_processes: Whether a pooled batch is that of all processes; false until
+            :func:`medseg3d.losses.pooling.pool_over_processes`.
 
     Shape:
         - logits: ``(B, L, *spatial)``, background included
@@ -86,6 +92,7 @@ class RegionLoss(nn.Module):
         self.smooth = smooth
         self.ignore_index = ignore_index
         self.empty = empty
+        self.over_processes = False
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
@@ -97,16 +104,25 @@ class RegionLoss(nn.Module):
         known = known_voxels(target, self.ignore_index)
         voxels = torch.ones_like(target, dtype=probabilities.dtype) if known is None else known
         inside = probabilities * reference
-        return self.combine(
-            Regions(
-                shared=inside.sum(axes),
-                shared_squares=inside.square().sum(axes),
-                predicted=probabilities.sum(axes),
-                predicted_squares=probabilities.square().sum(axes),
-                reference=reference.sum(axes),
-                voxels=voxels.to(probabilities.dtype).sum(axes),
-            )
+        regions = Regions(
+            shared=inside.sum(axes),
+            shared_squares=inside.square().sum(axes),
+            predicted=probabilities.sum(axes),
+            predicted_squares=probabilities.square().sum(axes),
+            reference=reference.sum(axes),
+            voxels=voxels.to(probabilities.dtype).sum(axes),
         )
+        if self.batch and self.over_processes:
+            regions = Regions(*sums_over_processes(list(vars(regions).values())))
+        return self.combine(regions)
+
+    @abstractmethod
+    def combine(self, regions: Regions) -> Tensor:
+        """The loss of these sums, a scalar."""
+
+
+class LabelwiseLoss(RegionLoss):
+    """Mean over the labels of what each costs; the options are those of :class:`RegionLoss`."""
 
     def combine(self, regions: Regions) -> Tensor:
         """The loss of all labels: the mean of what each costs."""
@@ -116,13 +132,13 @@ class RegionLoss(nn.Module):
         present = regions.reference > 0
         return costs.where(present, torch.zeros_like(costs)).sum() / present.sum().clamp_min(1)
 
+    @abstractmethod
     def per_label(self, regions: Regions) -> Tensor:
         """What each label costs, of the shape of the sums."""
-        raise NotImplementedError
 
 
 @LOSSES.register("dice", paper="Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797")
-class Dice(RegionLoss):
+class Dice(LabelwiseLoss):
     """Soft Dice loss, per label and then averaged.
 
     With softmax probabilities ``p`` and one-hot labels ``g``, for each label::
@@ -185,7 +201,7 @@ class Dice(RegionLoss):
 
 
 @LOSSES.register("iou", paper="Rahman and Wang, ISVC 2016, doi:10.1007/978-3-319-50835-1_22")
-class IoU(RegionLoss):
+class IoU(LabelwiseLoss):
     """Soft IoU (Jaccard) loss, per label and then averaged; options as :class:`RegionLoss`.
 
     For each label, with the smoothing above and below the fraction::

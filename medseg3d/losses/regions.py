@@ -8,6 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from medseg3d.errors import ConfigError
+from medseg3d.losses.pooling import sums_over_processes
 from medseg3d.losses.voxels import check_target, in_float32, known_voxels
 
 OF_REGIONS = "dice_ce"
@@ -56,6 +57,7 @@ class RegionDiceCE(nn.Module):
         self.dice_weight = dice_weight
         self.cross_entropy_weight = cross_entropy_weight
         self.ignore_index = ignore_index
+        self.over_processes = False  # see losses.pooling
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
@@ -71,6 +73,8 @@ class RegionDiceCE(nn.Module):
         axes = [0, *range(2, logits.ndim)] if self.batch else list(range(2, logits.ndim))
         shared = (probabilities * reference).sum(axes)
         both = probabilities.sum(axes) + reference.sum(axes)
+        if self.batch and self.over_processes:
+            shared, both = sums_over_processes([shared, both])
         dice = 1 - ((2 * shared + self.smooth) / (both + self.smooth)).mean()
         return self.dice_weight * dice + self.cross_entropy_weight * mean_entropy
 

@@ -4,14 +4,14 @@ from torch import Tensor
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
-from medseg3d.losses.region import RegionLoss, Regions
+from medseg3d.losses.region import LabelwiseLoss, Regions
 
 
 @LOSSES.register(
     "sensitivity_specificity",
     paper="Brosch et al., MICCAI 2015, doi:10.1007/978-3-319-24574-4_1",
 )
-class SensitivitySpecificity(RegionLoss):
+class SensitivitySpecificity(LabelwiseLoss):
     """Mean squared error inside each structure and outside of it, weighted.
 
     For each label, with probabilities ``p`` and one-hot labels ``g``::

@@ -4,12 +4,12 @@ from torch import Tensor
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
-from medseg3d.losses.region import RegionLoss, Regions
+from medseg3d.losses.region import LabelwiseLoss, Regions
 from medseg3d.losses.voxels import power
 
 
 @LOSSES.register("tversky", paper="Salehi et al., MLMI 2017, arXiv:1706.05721")
-class Tversky(RegionLoss):
+class Tversky(LabelwiseLoss):
     """Tversky loss, per label and then averaged.
 
     For each label, with the smoothing above and below the fraction::
@@ -21,7 +21,7 @@ class Tversky(RegionLoss):
     Args:
         alpha: Weight of false positives, at least 0.
         beta: Weight of false negatives, at least 0; larger than ``alpha`` for recall.
-        include_background: See :class:`RegionLoss`, also for the options that follow.
+        include_background: See ``RegionLoss``, also for the options that follow.
         batch: Pool the batch.
         smooth: Smoothing.
         ignore_index: Label of voxels to leave out.
@@ -74,7 +74,7 @@ class FocalTversky(Tversky):
         gamma: From 1, where it is :class:`Tversky`, to 3.
         alpha: Weight of false positives.
         beta: Weight of false negatives.
-        include_background: See :class:`RegionLoss`, also for the options that follow.
+        include_background: See ``RegionLoss``, also for the options that follow.
         batch: Pool the batch.
         smooth: Smoothing.
         ignore_index: Label of voxels to leave out.
@@ -124,7 +124,7 @@ class AsymmetricSimilarity(Tversky):
 
     Args:
         beta: How much more recall counts than precision, above 0; 1 is Dice.
-        include_background: See :class:`RegionLoss`, also for the options that follow.
+        include_background: See ``RegionLoss``, also for the options that follow.
         batch: Pool the batch.
         smooth: Smoothing.
         ignore_index: Label of voxels to leave out.

@@ -11,9 +11,26 @@ Every network has ``divisor``, one integer per voxel axis: sizes that are multip
 are processed without inner padding. Optional class methods: ``paper()`` builds the
 published configuration, ``plan_options(topology)`` turns a measured plan into options. A
 network that learns from more than logits has ``objective(loss, image, labels)``, which gives
-the whole loss of a training step; ``loss(logits, labels)`` is the one that was chosen.
+the whole loss of a training step; ``loss(logits, labels)`` is the one that was chosen, and what
+else a batch holds comes by name. ``set_progress(used)`` is told before each step which share of
+the training is over.
 
-``monai:NAME`` is the class of that name in ``monai.networks.nets``.
+One that tells the class of an image has the option ``classes``, how many there are, gets those
+of the batch as ``classes`` where they are given, and has ``classify(x) -> logits (B, K)``.
+
+One that needs no labels names in ``unsupervised`` the loss of its objective, which compares with
+the image, and has ``segment(x)`` and ``name_segments(names)``: held-out cases tell what its
+segments are. One that makes images of one domain look like those of another has ``translate(x)``
+and gets patches of the other as ``target``. ``default_stages`` are the shares of training stages
+that it cannot do without, and ``keeps_last`` is true where validation does not tell which weights
+are best.
+
+A network that knows several answers gives the likeliest one as its logits. It has
+``sample(x, noise)`` for the logits of any of them, ``noise`` being ``latent_size`` standard
+normal numbers ``(latent_size,)``.
+
+``monai:NAME`` is the class of that name in ``monai.networks.nets``; ``slices:NAME`` is a network
+of two dimensions that labels volumes slice by slice.
 """
 
 from collections.abc import Mapping
@@ -27,12 +44,17 @@ from medseg3d.networks.topology import Topology
 from medseg3d.registry import Registry
 
 MONAI = "monai:"
+SLICES = "slices:"
 
 
 class _Networks(Registry[type[nn.Module]]):
-    """Our networks, and those of MONAI by their prefix."""
+    """Our networks, and those of MONAI and of slices by their prefixes."""
 
     def __getitem__(self, name: str) -> type[nn.Module]:
+        if name.startswith(SLICES):
+            from medseg3d.networks.slices import SliceClass
+
+            return cast(type[nn.Module], SliceClass(name))
         if name.startswith(MONAI):
             from medseg3d.networks.from_monai import MonaiClass
 
@@ -40,7 +62,7 @@ class _Networks(Registry[type[nn.Module]]):
         return super().__getitem__(name)
 
     def __contains__(self, name: object) -> bool:
-        if isinstance(name, str) and name.startswith(MONAI):
+        if isinstance(name, str) and name.startswith((MONAI, SLICES)):
             try:
                 self[name]
             except ConfigError:
@@ -63,7 +85,8 @@ def build_network(
     """Build a registered network; explicit options win over what the plan suggests.
 
     Args:
-        name: Registered name, for instance ``"unet3d"``, or ``monai:`` and a class of MONAI.
+        name: Registered name, for instance ``"unet3d"``, or ``monai:`` and a class of MONAI;
+            with ``slices:`` before it, in two dimensions.
         in_channels: Image channels ``C``.
         out_channels: Logit channels ``L``, background included.
         topology: What the plan measured; a network without ``plan_options`` ignores it.

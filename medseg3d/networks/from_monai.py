@@ -35,12 +35,13 @@ class MonaiClass:
 
     Args:
         name: ``monai:`` and the name of the class.
+        spatial_dims: 3 for volumes, 2 for slices.
 
     Raises:
         ConfigError: If MONAI has no such class, or it makes no logits by its signature.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, spatial_dims: int = 3) -> None:
         from monai.networks import nets
 
         wanted = name.removeprefix(MONAI)
@@ -59,6 +60,7 @@ class MonaiClass:
             )
             raise ConfigError(f"MONAI has no network {wanted!r} that labels images; {hint}")
         self.name = name
+        self.spatial_dims = spatial_dims
         self.kind: Callable[..., nn.Module] = classes[wanted]
         self.options = tuple(inspect.signature(self.kind).parameters)
 
@@ -72,7 +74,7 @@ class MonaiClass:
         if "upsample_kernel_size" in wanted:  # counts the first stage as a stride too
             return {
                 "kernel_size": topology.kernels,
-                "strides": ((1, 1, 1), *topology.strides),
+                "strides": ((1,) * self.spatial_dims, *topology.strides),
                 "upsample_kernel_size": topology.strides,
                 "filters": widths,
             }
@@ -108,7 +110,7 @@ class MonaiClass:
                 "model must not depend on; leave it out"
             )
         filled = {
-            **_filled(self.options, DIMENSIONS, 3),
+            **_filled(self.options, DIMENSIONS, self.spatial_dims),
             **_filled(self.options, INPUTS, in_channels),
             **_filled(self.options, OUTPUTS, out_channels),
         }
@@ -123,7 +125,8 @@ class MonaiClass:
         options = {**options, **filled}
         with torch.device("meta"):
             outline = self._built(options).eval()
-        divisor = _divisor(self.name, outline, in_channels, out_channels, options.get("img_size"))
+        ends, fixed = (in_channels, out_channels), options.get("img_size")
+        divisor = _divisor(self.name, outline, ends, fixed, spatial_dims=self.spatial_dims)
         return MonaiNetwork(self.name, self._built(options), divisor)
 
     def _built(self, options: Mapping[str, Any]) -> nn.Module:
@@ -147,8 +150,8 @@ class MonaiNetwork(nn.Module):
         divisor: Sizes it takes are multiples of these.
 
     Shape:
-        - input: ``(B, C, I, J, K)``
-        - output: ``(B, L, I, J, K)``
+        - input: ``(B, C, *sp)``
+        - output: ``(B, L, *sp)``
     """
 
     def __init__(self, name: str, network: nn.Module, divisor: tuple[int, ...]) -> None:
@@ -189,13 +192,14 @@ class _SmallNumbers(TorchFunctionMode):
 
 
 def _divisor(
-    name: str, outline: nn.Module, in_channels: int, out_channels: int, fixed: Any
+    name: str, outline: nn.Module, ends: tuple[int, int], fixed: Any, *, spatial_dims: int
 ) -> tuple[int, ...]:
     """Least divisor of each axis, tried on images without values.
 
     A network that takes images of one size only has that size as its divisor.
     """
-    whole = (3 * STEPS[-1],) * 3
+    in_channels, out_channels = ends
+    whole = (3 * STEPS[-1],) * spatial_dims
 
     def fits(size: tuple[int, ...]) -> bool:
         try:
@@ -212,11 +216,11 @@ def _divisor(
     if fits(whole):
         return tuple(
             next(step for step in STEPS if step == STEPS[-1] or divides(step, axis))
-            for axis in range(3)
+            for axis in range(spatial_dims)
         )
     if fixed is not None:
-        only = (fixed,) * 3 if isinstance(fixed, int) else tuple(fixed)
-        if len(only) == 3 and fits(only):
+        only = (fixed,) * spatial_dims if isinstance(fixed, int) else tuple(fixed)
+        if len(only) == spatial_dims and fits(only):
             return only
     raise ConfigError(
         f"network {name!r} gives no logits of the size of a volume with these options; take a "

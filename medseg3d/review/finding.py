@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medseg3d.data.cases import Case, find_inputs
-from medseg3d.data.files import input_files
+from medseg3d.data.files import input_files, label_maps
 from medseg3d.data.partners import Fault, by_id, common_keys, count, refuse
 from medseg3d.errors import DataError
 from medseg3d.io import case_stem
@@ -13,8 +13,8 @@ from medseg3d.review.volumes import CaseFiles
 
 log = logging.getLogger("medseg3d")
 
-BESIDE = ("_probabilities", "_uncertainty")
-"""Endings of what prediction writes beside its label maps."""
+UNCERTAINTY = "_uncertainty"
+"""Ending of what prediction writes beside a label map and the page can show."""
 
 
 def find_cases(
@@ -40,8 +40,8 @@ def find_cases(
         DataError: If a path does not exist or holds nothing usable, or nothing pairs.
     """
     faults: list[str] = []
-    volumes = input_files(predictions, faults)
-    ours = by_id([file for file in volumes if not case_stem(file).endswith(BESIDE)], faults)
+    volumes = label_maps(input_files(predictions, faults))
+    ours = by_id([file for file in volumes if not case_stem(file).endswith(UNCERTAINTY)], faults)
     refuse(None, faults)
     theirs: dict[str, Path] = {}
     if isinstance(images, Mapping):
@@ -90,5 +90,5 @@ def _partners(
 
 def _beside(prediction: Path) -> Path | None:
     """The uncertainty that was written beside a label map."""
-    path = prediction.with_name(f"{case_stem(prediction)}{BESIDE[1]}.nii.gz")
+    path = prediction.with_name(f"{case_stem(prediction)}{UNCERTAINTY}.nii.gz")
     return path if path.is_file() else None

@@ -17,7 +17,6 @@ from torch import nn
 
 from medseg3d.errors import MedSeg3DError
 from medseg3d.progress import Progress
-from medseg3d.training.averaging import Averaging
 from medseg3d.training.budget import Budget, learning_rate
 from medseg3d.training.course import Course
 from medseg3d.training.history import History
@@ -25,7 +24,7 @@ from medseg3d.training.interrupts import Interrupts
 from medseg3d.training.keeper import Keeper
 from medseg3d.training.module import SegmentationModule
 from medseg3d.training.plateau import Plateau
-from medseg3d.training.workers import Workers
+from medseg3d.training.team import ALONE, Team
 
 log = logging.getLogger("medseg3d")
 
@@ -48,7 +47,7 @@ class Stage:
 class Pace(Callback):
     """Learning rate, training stage and end of the run, from the budget that is used up.
 
-    Must stand before :class:`Recorder`: it ends what a step must not be cut in.
+    Must stand before all others: it ends what a step must not be cut in.
 
     Args:
         budget: Steps or seconds.
@@ -58,6 +57,7 @@ class Pace(Callback):
         seed: Makes the random numbers of each step (dropout) independent of what ran before, so
             that a resumed run repeats an uninterrupted one.
         stages: In order; for networks with ``set_stage(name)``.
+        team: Processes that keep the pace of the first one.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Pace(Callback):
         *,
         seed: int,
         stages: Sequence[Stage] = (),
+        team: Team = ALONE,
     ) -> None:
         self.budget = budget
         self.seed = seed
@@ -77,6 +78,7 @@ class Pace(Callback):
         self._course = course
         self._keeper = keeper
         self._interrupts = interrupts
+        self._team = team
         self._progress: Progress | None = None
 
     @property
@@ -103,7 +105,7 @@ class Pace(Callback):
         self._interrupts.check()
         if not pl_module.begins_step(batch_idx):
             return
-        used = self.used
+        used = self._team.agreed(self.used)
         settings = pl_module.settings
         rate = learning_rate(
             used, peak=settings.learning_rate, warmup=settings.warmup, power=settings.decay_power
@@ -111,7 +113,10 @@ class Pace(Callback):
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = rate
         self.begin_stage(pl_module.network)
-        torch.manual_seed(hash((self.seed, self._course.step)) & 0x7FFFFFFF)
+        if hasattr(pl_module.network, "set_progress"):
+            pl_module.network.set_progress(used)  # type: ignore[operator]
+        others = (self._team.number,) if self._team.number else ()
+        torch.manual_seed(hash((self.seed, self._course.step, *others)) & 0x7FFFFFFF)
         self._keeper.note_buffers(pl_module.network)
 
     def begin_stage(self, network: nn.Module) -> None:
@@ -141,6 +146,7 @@ class Pace(Callback):
         self._course.step += 1
         self._course.losses.append(pl_module.step_loss)
         self._interrupts.release()
+        self._course.losses[-1] = self._team.mean(pl_module.step_loss)
         recent = self._course.losses[-20:]
         note = f"loss {sum(recent) / len(recent):.3f}"
         if self.budget.steps is None:
@@ -171,10 +177,7 @@ class Recorder(Callback):
         num_held_out: Cases that a validation takes.
         save_best: Called with the network when its mean Dice is the best so far.
         steps_per_epoch: Steps after which an epoch ends.
-        ema: Decay of the average of the weights.
         every: Epochs between validations; by default so that they take a small share of the time.
-        workers: Watched while there is training.
-        num_workers: How many there must be.
         plateau: Tells when to stop before the budget's end.
     """
 
@@ -191,10 +194,7 @@ class Recorder(Callback):
         num_held_out: int,
         save_best: Callable[[nn.Module, float], None],
         steps_per_epoch: int,
-        ema: float,
         every: int | None = None,
-        workers: Workers,
-        num_workers: int,
         plateau: Plateau,
     ) -> None:
         self.folder = folder
@@ -208,19 +208,14 @@ class Recorder(Callback):
         self._every = every
         self._num_held_out = num_held_out
         self._steps_per_epoch = steps_per_epoch
-        self._ema = ema
-        self._workers = workers
-        self._num_workers = num_workers
         self._plateau = plateau
         self._validated_at = 0.0
         self._cost = math.inf
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring back a checkpoint, end what it left unended, measure what a validation costs."""
+        """End what a checkpoint left unended, measure what a validation costs."""
         assert isinstance(pl_module, SegmentationModule)
         network = pl_module.network
-        self._workers.watch(self._num_workers)
-        self._keeper.begin(trainer, network, Averaging(network, self._ema, self._interrupts))
         if self._plateau.is_reached(self._course.rows):  # resumed after it had stopped
             trainer.should_stop = True
         ends = trainer.should_stop
@@ -244,7 +239,6 @@ class Recorder(Callback):
     ) -> None:
         """End the epoch if this was its last step; write a checkpoint from time to time."""
         assert isinstance(pl_module, SegmentationModule)
-        self._workers.check()
         if not pl_module.ends_step(batch_idx):
             return
         if self._epoch_ends(trainer):
@@ -252,26 +246,20 @@ class Recorder(Callback):
         if trainer.should_stop or self._keeper.is_due():
             self._keeper.save(trainer, pl_module.network)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the averaged weights in the network."""
-        self._workers.end()
-        assert isinstance(pl_module, SegmentationModule)
-        assert self._keeper.averaging is not None
-        self._keeper.averaging.swap()
-
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Write a checkpoint of the last whole step, whatever came between."""
         assert isinstance(pl_module, SegmentationModule)
-        self._interrupts.install()  # lightning is deaf to Ctrl-C from here on
-        self._workers.end(exception)
         if not self._interrupts.is_whole:
             return
+        self._interrupts.hold()  # when one of several processes has ended, a signal soon follows
         try:
             self._keeper.save(trainer, pl_module.network, anew=False)
         except MedSeg3DError as error:
             log.warning("no new checkpoint: %s", error)
+        finally:
+            self._interrupts.is_whole = True
 
     def _epoch_ends(self, trainer: Trainer) -> bool:
         num_losses = len(self._course.losses)
@@ -289,8 +277,8 @@ class Recorder(Callback):
         assert self._keeper.averaging is not None
         with self._keeper.averaging.in_place(), torch.no_grad():
             scores = self._scores(network) if self._is_due(epoch, ends=ends) else None
-            if ends and math.isinf(course.best):  # a validation was never affordable
-                self._save_best(network, math.nan)
+            if ends and (math.isinf(course.best) or (scores is None and keeps_last(network))):
+                self._save_best(network, math.nan)  # a validation was not affordable
         row["minutes"] = course.seconds / 60
         if scores is not None:
             row["dice"] = _mean(scores)
@@ -314,7 +302,8 @@ class Recorder(Callback):
         mean = _mean(scores)
         if self.pace.stage != course.stage:  # the stages before it only prepare the last one
             course.stage, course.best = self.pace.stage, -math.inf
-        if mean > course.best or (math.isnan(mean) and math.isinf(course.best)):
+        unknown = math.isnan(mean) and math.isinf(course.best)
+        if mean > course.best or unknown or keeps_last(network):
             self._save_best(network, mean)
             course.best = -math.inf if math.isnan(mean) else mean
         self._validated_at = time.monotonic()
@@ -330,6 +319,11 @@ class Recorder(Callback):
     def _in_words(self, row: dict[str, Any]) -> str:
         parts = [f"{name} {row[f'dice_{name}']:.3f}" for name in self.history.label_names]
         return f"loss {row['loss']:.3f}, Dice {row['dice']:.3f} ({', '.join(parts)})"
+
+
+def keeps_last(network: nn.Module) -> bool:
+    """Whether the last weights are kept, because validation does not tell which are best."""
+    return bool(getattr(network, "keeps_last", False))
 
 
 def _mean(scores: Sequence[float]) -> float:

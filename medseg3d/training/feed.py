@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from medseg3d.machine import num_processors
+from medseg3d.training.team import ALONE, Team
 from medseg3d.training.workers import begin_worker
 
 log = logging.getLogger("medseg3d")
@@ -35,22 +36,45 @@ class Patches(Protocol):
 
 
 class SampleNumbers(Sampler[int]):
-    """Numbers of the samples from the first one on."""
+    """Numbers of the samples from the first batch on, without those of other processes.
 
-    def __init__(self, first: int) -> None:
+    The batches of all processes in turn are those of one process.
+
+    Args:
+        first: Batch to begin with.
+        batch_size: Samples in a batch of one process.
+        team: The processes.
+
+    Examples:
+        >>> numbers = SampleNumbers(first=2, batch_size=3)
+        >>> list(itertools.islice(numbers, 6))
+        [6, 7, 8, 9, 10, 11]
+    """
+
+    def __init__(self, first: int, batch_size: int, team: Team = ALONE) -> None:
         self.first = first
+        self.batch_size = batch_size
+        self.team = team
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.first)
+        for batch in itertools.count(self.first):
+            begin = (batch * self.team.count + self.team.number) * self.batch_size
+            yield from range(begin, begin + self.batch_size)
 
     def __len__(self) -> int:
         return UNENDING
 
 
 def batches(
-    patches: Patches, batch_size: int, *, first_step: int, workers: int, device: torch.device
+    patches: Patches,
+    batch_size: int,
+    *,
+    first_step: int,
+    workers: int,
+    device: torch.device,
+    team: Team = ALONE,
 ) -> DataLoader[Any]:
-    """The batches of ``first_step`` and all later steps."""
+    """The batches of ``first_step`` and all later steps, those of this process of a team."""
     in_others = {}
     if workers:
         in_others = {
@@ -63,7 +87,7 @@ def batches(
     return DataLoader(
         patches,  # type: ignore[arg-type]
         batch_size=batch_size,
-        sampler=SampleNumbers(first_step * batch_size),
+        sampler=SampleNumbers(first_step, batch_size, team),
         num_workers=workers,
         pin_memory=device.type == "cuda",
         **in_others,  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while training: never between the two halves of a step."""
+"""Ctrl-C and other signals while training: never between the two halves of a step."""
 
 import signal
 import threading
@@ -6,13 +6,8 @@ import time
 from types import FrameType
 from typing import Any, Self
 
-from medseg3d.errors import Terminated
+from medseg3d.process import ENDING
 
-SIGNALS = {
-    signal.SIGINT: KeyboardInterrupt,
-    signal.SIGTERM: Terminated,
-    signal.SIGHUP: Terminated,
-}
 SAME = 0.5
 """Signals this many seconds apart are one wish: ``timeout`` and terminals send it twice."""
 
@@ -48,10 +43,12 @@ class Interrupts:
         """Take the signals, also back from somebody who took them since."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in SIGNALS:
+        for number in ENDING:
             before = signal.getsignal(number)
             if before == signal.SIG_IGN and number not in self._before:
                 continue  # a job in the background that shall not hear Ctrl-C
+            if before is None and number == signal.SIGUSR1:
+                continue  # somebody's faulthandler
             self._before.setdefault(number, before or signal.SIG_DFL)
             signal.signal(number, self._on_signal)
 
@@ -71,7 +68,7 @@ class Interrupts:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         now = time.monotonic()
-        is_first, self.pending = self.pending is None, SIGNALS[signal.Signals(number)]
+        is_first, self.pending = self.pending is None, ENDING[signal.Signals(number)]
         if is_first:
             self._came_at = now
         if self.is_whole if is_first else now - self._came_at > SAME:

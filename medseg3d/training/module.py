@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from medseg3d.errors import RunError
 from medseg3d.training.course import Course
 
+COMMON = frozenset({"image", "labels", "case"})
+"""What every batch holds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
@@ -77,7 +80,7 @@ class SegmentationModule(LightningModule):
         if self.begins_step(batch_idx):
             self.cases, self._losses = (), []
         self.cases = tuple(dict.fromkeys((*self.cases, *batch["case"])))
-        loss = self._objective(batch["image"], batch["labels"])
+        loss = self._objective(batch)
         self._losses.append(float(loss.detach()))
         self.step_loss = sum(self._losses) / len(self._losses)
         if not math.isfinite(self.step_loss):
@@ -92,11 +95,13 @@ class SegmentationModule(LightningModule):
         """Whether this batch is the last of a step."""
         return (batch_idx + 1) % self.accumulate == 0
 
-    def _objective(self, image: Tensor, labels: Tensor) -> Tensor:
+    def _objective(self, batch: dict[str, Any]) -> Tensor:
         """The loss, or the whole of what a network that learns from more wants to be small."""
+        image, labels = batch["image"], batch["labels"]
         own = getattr(self.network, "objective", None)
         if own:
-            whole: Tensor = own(self.loss, image, labels)
+            more = {name: value for name, value in batch.items() if name not in COMMON}
+            whole: Tensor = own(self.loss, image, labels, **more)
             return whole
         loss: Tensor = self.loss(self.network(image), labels)
         return loss

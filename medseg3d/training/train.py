@@ -1,20 +1,19 @@
 """One training run on lightning: who does what, and what is left in the run folder."""
 
-import logging
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from torch import nn
 
 from medseg3d.bundle import SUFFIX
 from medseg3d.device import Precision
+from medseg3d.errors import RunError
 from medseg3d.losses.deep_supervision import DeepSupervision
+from medseg3d.losses.pooling import pool_over_processes
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Pace, Recorder, Stage, Validate
 from medseg3d.training.checkpoint import LAST, read_checkpoint
@@ -30,9 +29,11 @@ from medseg3d.training.loggers import LoggerName, RowLogger, build_logger
 from medseg3d.training.module import OptimizerSettings, SegmentationModule
 from medseg3d.training.plateau import Plateau
 from medseg3d.training.recomputing import recompute_activations
+from medseg3d.training.team import ALONE, Team, is_loss_of_another
+from medseg3d.training.together import new_trainer, quiet_lightning
+from medseg3d.training.upkeep import Upkeep
 from medseg3d.training.workers import Workers
 
-LIGHTNING_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 GOES_ON = "; --resume goes on from the last checkpoint"
 GRACE_SECONDS = 1.0
 """A signal to all processes of a group may reach the workers first."""
@@ -75,6 +76,7 @@ def train(
     precision: Precision,
     resume: bool = False,
     publish: Publish | None = None,
+    team: Team = ALONE,
 ) -> History:
     """Train until the budget is used up.
 
@@ -95,6 +97,7 @@ def train(
         precision: Arithmetic of the network.
         resume: Go on from the last checkpoint, if there is one.
         publish: Shows how far the run has come, now and then; its errors stop nothing.
+        team: Processes that take part; this one leads, the others :func:`follow`.
 
     Returns:
         What happened, epoch by epoch.
@@ -105,90 +108,164 @@ def train(
         KeyboardInterrupt: If the user interrupts (:class:`medseg3d.errors.Terminated` for
             SIGTERM).
     """
-    checkpoints = folder / "checkpoints"
-    found = read_checkpoint(checkpoints) if resume else None
-    course = Course(found.facts if found else None)
-    interrupts = Interrupts()
-    workers, crew = allowed_workers(settings.workers), Workers(interrupts)
-    keeper = Keeper(checkpoints, course, found, pause=settings.checkpoint_seconds)
-    pace = Pace(
-        settings.budget,
-        course,
-        keeper,
-        interrupts,
-        seed=settings.seed,
-        stages=settings.stages,
-    )
+    session = _Session(folder, settings, device, precision, team, resume=resume)
+    course, pace = session.course, session.pace
     recorder = Recorder(
         folder,
         pace,
         course,
-        keeper,
-        interrupts,
+        session.keeper,
+        session.interrupts,
         label_names=label_names,
         validate=validate,
         num_held_out=num_held_out,
         save_best=save_best,
         steps_per_epoch=settings.steps_per_epoch,
-        ema=settings.ema,
         every=settings.validate_every,
-        workers=crew,
-        num_workers=workers,
         plateau=Plateau(settings.early_stop),
     )
     witnesses: list[Callback] = [] if publish is None else [Live(pace, course, publish)]
     if settings.logger is not None:
         witnesses.append(RowLogger(build_logger(settings.logger, folder), course))
-    if settings.recompute:
-        recompute_activations(network)
-    module = SegmentationModule(
-        network,
-        DeepSupervision(loss),
-        settings.optimizer,
-        course,
-        interrupts.hold,
-        accumulate=settings.accumulate,
-    )
-    with interrupts, _quiet_lightning():
-        trainer = Trainer(
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=[device.index or 0] if device.type == "cuda" else 1,
-            precision=LIGHTNING_PRECISION[precision],  # type: ignore[arg-type]
-            max_epochs=-1,
-            limit_val_batches=0,
-            gradient_clip_val=settings.gradient_clip,
-            accumulate_grad_batches=settings.accumulate,
-            callbacks=[pace, recorder, *witnesses],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            default_root_dir=folder,
-        )
-        try:
-            feed = batches(
-                patches,
-                settings.batch_size,
-                first_step=course.step * settings.accumulate,
-                workers=workers,
-                device=device,
-            )
-            with deterministic(settings.deterministic):
-                trainer.fit(module, feed)
-        except (KeyboardInterrupt, SystemExit):  # the latter is lightning's answer to Ctrl-C
-            raise (interrupts.pending or KeyboardInterrupt) from None
-        except Exception as error:
-            size = settings.batch_size * settings.accumulate
-            ahead = cases_in_hand(patches, size, step=course.step, workers=workers)
-            fault = explained(error, cases=module.cases, ahead=ahead, ended=crew.ended)
-            if fault is None:
-                raise
-            if workers:
-                time.sleep(GRACE_SECONDS)  # a signal for all of us may reach the workers first
-            interrupts.check()
-            raise type(fault)(f"{fault}{_what_is_left(checkpoints)}") from error
+    session.run(network, loss, patches, [recorder, *witnesses])
     return recorder.history
+
+
+def follow(
+    network: nn.Module,
+    loss: nn.Module,
+    patches: Patches,
+    *,
+    folder: Path,
+    settings: TrainingSettings,
+    device: torch.device,
+    precision: Precision,
+    team: Team,
+    resume: bool = False,
+) -> None:
+    """Take part in the training that the first of several processes leads; write nothing.
+
+    Every process draws patches of its own, as many in a step as the first one, so that a step is
+    that of one process with a batch as large as all of theirs.
+
+    Args:
+        network: As the first process has it; its weights need not be the same.
+        loss: As there.
+        patches: As there.
+        folder: The run folder, from which checkpoints are read.
+        settings: As there.
+        device: Of this process.
+        precision: As there.
+        team: The processes.
+        resume: As there.
+
+    Raises:
+        RunError: As :func:`train` does, and if another process has ended.
+        KeyboardInterrupt: If this one is told to.
+    """
+    session = _Session(folder, settings, device, precision, team, resume=resume)
+    session.run(network, loss, patches, [])
+
+
+class _Session:
+    """What every process has that takes part in a training, and the training itself."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: TrainingSettings,
+        device: torch.device,
+        precision: Precision,
+        team: Team,
+        *,
+        resume: bool,
+    ) -> None:
+        self.checkpoints = folder / "checkpoints"
+        found = read_checkpoint(self.checkpoints) if resume else None
+        self.course = Course(found.facts if found else None)
+        self.interrupts = Interrupts()
+        self.keeper = Keeper(
+            self.checkpoints, self.course, found, pause=settings.checkpoint_seconds
+        )
+        self.pace = Pace(
+            settings.budget,
+            self.course,
+            self.keeper,
+            self.interrupts,
+            seed=settings.seed,
+            stages=settings.stages,
+            team=team,
+        )
+        self._folder = folder
+        self._settings = settings
+        self._device = device
+        self._precision: Precision = precision
+        self._team = team
+
+    def run(
+        self, network: nn.Module, loss: nn.Module, patches: Patches, callbacks: Sequence[Callback]
+    ) -> None:
+        """Train to the end; ``callbacks`` stand behind what every process does."""
+        settings, team = self._settings, self._team
+        course, interrupts = self.course, self.interrupts
+        workers, crew = allowed_workers(settings.workers), Workers(interrupts)
+        upkeep = Upkeep(self.keeper, interrupts, crew, num_workers=workers, ema=settings.ema)
+        if settings.recompute:
+            recompute_activations(network)
+        if team.count > 1:
+            self._expect_the_same_start()
+            pool_over_processes(loss)
+        module = SegmentationModule(
+            network,
+            DeepSupervision(loss),
+            settings.optimizer,
+            course,
+            interrupts.hold,
+            accumulate=settings.accumulate,
+        )
+        with interrupts, quiet_lightning():
+            trainer = new_trainer(
+                team,
+                [self.pace, upkeep, *callbacks],
+                device=self._device,
+                precision=self._precision,
+                folder=self._folder,
+                gradient_clip=settings.gradient_clip,
+                accumulate=settings.accumulate,
+            )
+            try:
+                feed = batches(
+                    patches,
+                    settings.batch_size,
+                    first_step=course.step * settings.accumulate,
+                    workers=workers,
+                    device=self._device,
+                    team=team,
+                )
+                with deterministic(settings.deterministic):
+                    trainer.fit(module, feed)
+            except (KeyboardInterrupt, SystemExit):  # the latter is lightning's answer to Ctrl-C
+                raise (interrupts.pending or KeyboardInterrupt) from None
+            except Exception as error:
+                size = settings.batch_size * settings.accumulate * team.count
+                ahead = cases_in_hand(patches, size, step=course.step, workers=workers)
+                fault = explained(error, cases=module.cases, ahead=ahead, ended=crew.ended)
+                if fault is None and is_loss_of_another(error):
+                    fault = team.lost_another()
+                if fault is None:
+                    raise
+                if workers or team.count > 1:
+                    time.sleep(GRACE_SECONDS)  # a signal for all may reach others first
+                interrupts.check()
+                raise type(fault)(f"{fault}{_what_is_left(self.checkpoints)}") from error
+
+    def _expect_the_same_start(self) -> None:
+        step = int(self._team.agreed(self.course.step))
+        if step != self.course.step:
+            raise RunError(
+                f"process {self._team.number} goes on from step {self.course.step} and the first "
+                f"one from step {step}; {self.checkpoints} must lie on a disk that all hosts share"
+            )
 
 
 def _what_is_left(checkpoints: Path) -> str:
@@ -199,20 +276,3 @@ def _what_is_left(checkpoints: Path) -> str:
     if (checkpoints / LAST).is_file():
         kept += GOES_ON
     return kept
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Keep lightning's advice on workers, loggers and hardware from our users."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\..*")
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

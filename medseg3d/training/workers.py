@@ -96,8 +96,9 @@ class Workers:
 
 
 def begin_worker(number: int) -> None:  # noqa: ARG001 - its signature is set by torch
-    """Leave Ctrl-C to the main process, and end with it even when it is killed."""
+    """Leave signals for all to the main process, and end with it even when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # from Slurm
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

@@ -15,8 +15,8 @@ from scipy import ndimage, stats
 from typer.testing import CliRunner, Result
 
 from medseg3d import cli
-from medseg3d.api.comparing import compare, model_names
-from medseg3d.api.comparison_panels import worth_a_panel
+from medseg3d.api.scoring.comparing import compare, model_names
+from medseg3d.api.scoring.comparison_panels import worth_a_panel
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.geometry.grid import Grid
 from medseg3d.scoring import Row, score_case, write_table
@@ -251,7 +251,7 @@ def test_a_failure_in_the_figure_leaves_no_files(
     def broken(*arguments: object, **options: object) -> bytes:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medseg3d.api.comparing.draw", broken)
+    monkeypatch.setattr("medseg3d.api.scoring.comparing.draw", broken)
     with pytest.raises(KeyboardInterrupt):
         compare(two, out=tmp_path / "c.csv")
     assert {path.name for path in tmp_path.iterdir() if path.suffix != ".json"} == {

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 import medseg3d
 from medseg3d import api, cli, runs
-from medseg3d.api import fitting, planning, validating
-from medseg3d.api.planning import planned
+from medseg3d.api.fitting import planning, validating
+from medseg3d.api.fitting import run as fitting
+from medseg3d.api.fitting.planning import planned
 from medseg3d.bundle import FILE_NAME, load_bundle
 from medseg3d.config import FitConfig, validated
 from medseg3d.data.cases import Case

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import medseg3d
-from medseg3d.api import final_validation, fitting, planning, preparing, validating
+from medseg3d.api.fitting import final_validation, planning, preparing, validating
+from medseg3d.api.fitting import run as fitting
 from medseg3d.bundle import load_bundle, read_bundle
 from medseg3d.data.cache import CachedCase, content_digest
 from medseg3d.errors import ConfigError, MedSeg3DError, RunError

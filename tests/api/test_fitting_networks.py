@@ -80,6 +80,28 @@ def test_a_network_with_an_objective_of_its_own_is_trained_by_it(
     assert read_bundle(run.bundle).network == "saunet"
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("probabilistic_unet", {"width": 2, "strides": [2]}),
+        ("hierarchical_probabilistic_unet", {"width": 2, "strides": [2], "latents": [1]}),
+    ],
+)
+def test_a_network_of_several_answers_is_trained_and_sampled(
+    name: str, options: dict[str, Any], boxes: Path, tmp_path: Path
+) -> None:
+    settings = SMALL | {"network": {"name": name, "options": options}, "cache": tmp_path / "c"}
+    run = medseg3d.fit(boxes, out=tmp_path / "run", **settings)
+    [found] = medseg3d.predict(
+        *(boxes / "images" / "case_0.nii.gz",),
+        model=run.folder,
+        out=tmp_path / "out.nii.gz",
+        samples=2,
+    )
+    assert len(found.samples) == 2
+    assert all(nib.load(path).shape == SHAPE for path in found.samples)
+
+
 def test_an_unknown_class_is_refused_before_anything_is_written(
     boxes: Path, tmp_path: Path
 ) -> None:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 import medseg3d
-from medseg3d.api import validating
-from medseg3d.api.validating import validate
+from medseg3d.api.fitting import validating
+from medseg3d.api.fitting.validating import validate
 from medseg3d.data.cache import CachedCase
 from medseg3d.errors import ModelError
 from medseg3d.training.checkpoint import read_checkpoint
 
 CPU = torch.device("cpu")
-PLAN: Any = SimpleNamespace(patch_size=(8, 8, 8), num_labels=3)
+PLAN: Any = SimpleNamespace(window=(8, 8, 8), single_slices=None, num_labels=3)
 
 
 class Restless(nn.Module):

@@ -19,10 +19,10 @@ from hypothesis.extra import numpy as hnp
 
 import medseg3d
 from medseg3d import api
-from medseg3d.api import final_validation, verdict
-from medseg3d.api.final_validation import FinalValidation
-from medseg3d.api.validating import dice_by_label
-from medseg3d.api.verdict import Verdict, dice_change, evenly, is_comparable, judged
+from medseg3d.api.fitting import final_validation, verdict
+from medseg3d.api.fitting.final_validation import FinalValidation
+from medseg3d.api.fitting.validating import dice_by_label
+from medseg3d.api.fitting.verdict import Verdict, dice_change, evenly, is_comparable, judged
 from medseg3d.bundle import read_bundle
 from medseg3d.config import FitConfig
 from medseg3d.data.canonical import CanonicalCase

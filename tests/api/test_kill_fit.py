@@ -178,7 +178,7 @@ def kill_at_random(
 
 def launch(cases: Path, options: dict[str, Any]) -> Process:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["medseg3d.api"])
+    context.set_forkserver_preload(["medseg3d.api.fitting.run", "medseg3d.cli"])  # as processes.py
     process = context.Process(target=medseg3d.fit, args=(cases,), kwargs=options)
     process.start()
     return process

@@ -111,7 +111,7 @@ def test_patches_are_mirrored_as_the_plan_says(
         made.append(PatchDataset(*args, **options))  # type: ignore[arg-type]
         return made[-1]
 
-    monkeypatch.setattr("medseg3d.api.preparing.PatchDataset", remember)
+    monkeypatch.setattr("medseg3d.api.fitting.preparing.PatchDataset", remember)
     data = write_cases(tmp_path / "data", {"kidney_left": 5, "kidney_right": 2}, count=3)
     never = {f"{kind}_probability": 0 for kind in ("affine", "elastic", "intensity")}
     by_hand = {"augmentation": never | {"mirror_axes": chosen}}

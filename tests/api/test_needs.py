@@ -13,8 +13,8 @@ import pytest
 
 import medseg3d
 from medseg3d.api import outputs
-from medseg3d.api.needs import Needs, disk_of, estimate, needs_of
 from medseg3d.api.outputs import Target
+from medseg3d.api.predicting.needs import Needs, disk_of, estimate, needs_of
 from medseg3d.bundle import read_bundle
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.cases import find_inputs
@@ -62,6 +62,18 @@ def test_each_output_counts_for_itself(suffix: str, labels: int) -> None:
     found = list(needs.disk(_target(place, "a", suffix=suffix)))
     assert found == [(place, labels), (place, 1000), (place, 200)]
     assert list(needs.disk(Target(place / f"a{suffix}"))) == [(place, labels)]
+
+
+def test_samples_count_as_label_maps(tmp_path: Path, tiny_model: Path) -> None:
+    place = Path("out")
+    target = Target(place / "a.nii", samples=(place / "s1.nii.gz", place / "s2.nii.gz"))
+    assert list(replace(NONE, labels=1000).disk(target)) == [(place, 1000), (place, 5), (place, 5)]
+    image = _image(tmp_path / "a.nii", (200, 180, 150))
+    none, ten, twenty = (
+        _needs(image, tiny_model, samples=number).computing for number in (0, 10, 20)
+    )
+    assert twenty - ten == 10 * 200 * 180 * 150
+    assert none < ten
 
 
 def test_what_is_collected_is_never_there_for_more_than_two_cases() -> None:

@@ -48,6 +48,14 @@ def everything(folder: Path) -> set[str]:
             {"out": "o", "format": "mha", "probabilities": True},
             ["o/a.mha", "o/a_probabilities.nii.gz", "o/b.mha", "o/b_probabilities.nii.gz"],
         ),
+        (
+            {"out": "o", "format": "mha", "samples": 2},
+            [
+                *("o/a.mha", "o/a_sample_01.nii.gz", "o/a_sample_02.nii.gz"),
+                *("o/a_samples_entropy.nii.gz", "o/b.mha", "o/b_sample_01.nii.gz"),
+                *("o/b_sample_02.nii.gz", "o/b_samples_entropy.nii.gz"),
+            ],
+        ),
         ({"out": "in/deeper"}, ["in/deeper/a.nii.gz", "in/deeper/b.nii.gz"]),
         ({"out": "v1.2"}, ["v1.2/a.nii.gz", "v1.2/b.nii.gz"]),
     ],
@@ -61,6 +69,16 @@ def test_outputs_are_named_after_their_cases(
         options["out"] = tmp_path / str(options["out"])
     assert names(targets(found, **options), tmp_path) == expected
     assert everything(tmp_path) == before, "nothing is made before the work"
+
+
+def test_outputs_are_the_same_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"probabilities": True, "uncertainty": True, "samples": 2, "out": Path("out")}
+    [target] = targets(cases(tmp_path / "in", "a.nii.gz"), **options)
+    assert [tmp_path / file for file in target.files] == list(target.absolute().files)
+    assert len(target.files) == 6
 
 
 def test_a_folder_of_images_gets_a_folder_beside_it(tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """A run on regions that overlap: trained, validated and scored as such, one label map predicted."""
 
 import csv
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -10,11 +14,16 @@ import pytest
 import medseg3d
 from medseg3d.bundle import read_bundle
 from medseg3d.config import FitConfig, read_yaml
+from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError
+from medseg3d.scoring import Row
 from tests.api.small_sets import SMALL, write_cases
 
 REGIONS = {"both": (1, 2), "inner": (2,), "outer": (1,)}
 OPTIONS = SMALL | {"width": 4, "patch_size": (8, 8, 8), "epochs": 2, "steps_per_epoch": 12}
+
+
+Score = Callable[..., list[Row]]
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +72,92 @@ def test_regions_are_scored_beside_labels(run: medseg3d.Run, data: Path) -> None
     assert run.dice["both"] == pytest.approx(
         np.mean([rows[case, "both"].scores["dice"] for case in cases])
     )
+
+
+@pytest.fixture
+def scored(run: medseg3d.Run, data: Path, tmp_path: Path) -> Score:
+    def score(predictions: Path = run.folder / "validation", **options: object) -> list[Row]:
+        out = tmp_path / f"{len(list(tmp_path.iterdir()))}.csv"
+        found = medseg3d.score(predictions, data / "labelsTr", out=out, **skip, **options)
+        return list(found.rows)
+
+    skip = {"skip_unpaired": True}
+    return score
+
+
+def test_score_finds_the_regions_of_the_run(run: medseg3d.Run, scored: Score) -> None:
+    assert scored() == list(run.scores.rows)
+
+
+def test_score_finds_the_regions_of_the_model(
+    run: medseg3d.Run, data: Path, tmp_path: Path, scored: Score
+) -> None:
+    folder = tmp_path / "predictions"
+    medseg3d.predict(data / "imagesTr", model=run.bundle, out=folder, device="cpu")
+    names = {row.name for row in scored(folder)}
+    assert names == {"shell", "core", *REGIONS}
+    records = folder / "predictions.json"
+    records.write_text(records.read_text().replace(read_digest(records), "0" * 64))
+    assert {row.name for row in scored(folder)} == {"shell", "core"}  # another model by now
+
+
+def read_digest(records: Path) -> str:
+    digest: str = next(iter(json.loads(records.read_text())["models"].values()))
+    return digest
+
+
+@pytest.mark.parametrize("place", ["", "plan.yaml", "model.medseg3d"])
+def test_score_takes_regions_from_where_it_is_told(
+    run: medseg3d.Run, tmp_path: Path, scored: Score, place: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(run.folder / "validation", elsewhere)
+    assert scored(elsewhere, regions=run.folder / place) == list(run.scores.rows)
+    assert {row.name for row in scored(elsewhere)} == {"shell", "core"}
+
+
+def test_score_takes_regions_that_are_named(
+    run: medseg3d.Run, data: Path, tmp_path: Path, scored: Score
+) -> None:
+    rows = {(row.case, row.name): row for row in scored(regions={"all of it": (1, 2)})}
+    assert {name for _, name in rows} == {"shell", "core", "all of it"}
+    for case in {case for case, _ in rows}:
+        for kind, folder in (("ours", run.folder / "validation"), ("theirs", data / "labelsTr")):
+            image = nib.load(folder / f"{case}.nii.gz")
+            whole = (np.asarray(image.dataobj) > 0).astype(np.uint8)
+            (tmp_path / kind).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(whole, image.affine), tmp_path / kind / f"{case}.nii.gz")
+    out = tmp_path / "merged.csv"
+    merged = medseg3d.score(tmp_path / "ours", tmp_path / "theirs", out=out)
+    for row in merged.rows:
+        assert rows[row.case, "all of it"] == replace(row, label=3, name="all of it")
+    told = json.loads((tmp_path / "0.json").read_text())
+    assert told["regions"] == {"all of it": [1, 2]}
+
+
+def test_score_without_regions(scored: Score) -> None:
+    assert {row.name for row in scored(regions={})} == {"shell", "core"}
+
+
+@pytest.mark.parametrize(
+    ("regions", "reason"),
+    [
+        ({"whole": (1, 1)}, "give each region a name other than mean"),
+        ({"mean": (1, 2)}, "give each region a name other than mean"),
+        ({"whole": (0, 1)}, "greater than 0"),
+        ("plan", "has no regions; name a run or model"),
+        ("nowhere.yaml", "nowhere.yaml"),
+    ],
+)
+def test_regions_that_cannot_be_scored(
+    run: medseg3d.Run, tmp_path: Path, scored: Score, regions: object, reason: str
+) -> None:
+    if regions == "plan":
+        plan = Plan.load(run.folder / "plan.yaml").model_copy(update={"regions": {}})
+        plan.save(tmp_path / "plan.yaml")
+        regions = tmp_path / "plan.yaml"
+    with pytest.raises(ConfigError, match=reason):
+        scored(regions=regions)
 
 
 def test_the_stored_options_bring_them_back(run: medseg3d.Run) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from medseg3d.api.pipeline import in_line
+from medseg3d.api.predicting.pipeline import in_line
 
 
 @contextmanager

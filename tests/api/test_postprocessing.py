@@ -23,12 +23,12 @@ from typer.testing import CliRunner
 
 import medseg3d
 from medseg3d import api
-from medseg3d.api import final_validation
-from medseg3d.api.cleaning_choice import Score, candidates, outcomes_of, tried
-from medseg3d.api.cleaning_rules import rules_of
-from medseg3d.api.cleaning_table import CHOSEN, Outcome, read_choice, tell, write_table
-from medseg3d.api.final_validation import FinalValidation
-from medseg3d.api.prediction_batch import Batch, predict_job
+from medseg3d.api.fitting import final_validation
+from medseg3d.api.fitting.cleaning_choice import Score, candidates, outcomes_of, tried
+from medseg3d.api.fitting.cleaning_table import CHOSEN, Outcome, read_choice, tell, write_table
+from medseg3d.api.fitting.final_validation import FinalValidation
+from medseg3d.api.predicting.cleaning_rules import rules_of
+from medseg3d.api.predicting.prediction_batch import Batch, predict_job
 from medseg3d.bundle import Bundle, load_bundle, load_weights, read_bundle, save_bundle
 from medseg3d.bundle.description import from_json, to_json
 from medseg3d.bundle.refusal import UnfitError

@@ -22,8 +22,8 @@ import pytest
 import torch
 
 import medseg3d
-from medseg3d.api import prediction_batch, worker
-from medseg3d.api.needs import Needs, needs_of
+from medseg3d.api.predicting import prediction_batch, worker
+from medseg3d.api.predicting.needs import Needs, needs_of
 from medseg3d.bundle import read_bundle
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.cases import find_inputs
@@ -191,7 +191,7 @@ def test_too_large_a_case_is_refused_before_it_is_read(
         return real(paths, **options)
 
     monkeypatch.setattr(worker, "read_image", reading)
-    monkeypatch.setattr("medseg3d.api.needs.memory_in_reach", lambda: 2 << 30)
+    monkeypatch.setattr("medseg3d.api.predicting.needs.memory_in_reach", lambda: 2 << 30)
     with pytest.raises(
         RunError, match=r"case huge: .* takes about 1\d\.\d GiB .* may use at present 2\.0 G"
     ):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import medseg3d
-from medseg3d.api import prediction_batch, worker
+from medseg3d.api.predicting import prediction_batch, worker
 from medseg3d.errors import ConfigError, RunError
 
 SHAPE = (40, 36, 30)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg3d.api.records import Record, Records, sizes, stamps
+from medseg3d.api.predicting.records import Record, Records, sizes, stamps
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.cases import Case, find_inputs
 
@@ -54,6 +54,23 @@ def test_a_finished_case_is_known_again(tmp_path: Path, case: Case) -> None:
     assert again.is_finished(case, [labels])
     content = json.loads(path.read_text())
     assert content["cases"][str(labels)]["volumes_ml"] == {"liver": 2.5}
+
+
+def test_options_of_samples_count_where_samples_are_drawn(tmp_path: Path, case: Case) -> None:
+    labels, path = tmp_path / "a_seg.nii.gz", tmp_path / "predictions.json"
+
+    def is_finished(**options: object) -> bool:
+        return Records.open(path, {"m": "12"}, _config(**options)).is_finished(case, [labels])
+
+    _finished(case, labels, Records.open(path, {"m": "12"}, _config(seed=3)))
+    assert "samples" not in json.loads(path.read_text())["options"]  # as before there were any
+    assert is_finished()
+    assert not is_finished(samples=2)
+    _finished(case, labels, Records.open(path, {"m": "12"}, _config(samples=2)))
+    assert is_finished(samples=2)
+    assert not is_finished(samples=2, seed=1)
+    assert not is_finished(samples=3)
+    assert not is_finished()
 
 
 @pytest.mark.parametrize("change", ["model", "options", "image", "labels", "gone", "more"])
@@ -163,7 +180,7 @@ def test_it_is_not_written_for_each_of_thousands(
     labels, path = tmp_path / "a_seg.nii.gz", tmp_path / "predictions.json"
     records = Records.open(path, {"m": "12"}, _config())
     now = [0.0]
-    monkeypatch.setattr("medseg3d.api.records.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("medseg3d.api.predicting.records.time.monotonic", lambda: now[0])
     saved: list[float] = []
     plain = Records.save
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg3d.api.region import Region, region_of
+from medseg3d.api.predicting.region import Region, region_of
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.canonical import canonical
 from medseg3d.errors import ConfigError, DataError

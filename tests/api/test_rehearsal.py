@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 import medseg3d
 from medseg3d import cli
-from medseg3d.api import Rehearsal, rehearsal, rehearse
+from medseg3d.api import Rehearsal, rehearse
+from medseg3d.api.fitting import rehearsal
 from medseg3d.config import FitConfig
 from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError, DataError, RunError

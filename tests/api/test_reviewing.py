@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from medseg3d import cli
 from medseg3d.api.reviewing import review
-from medseg3d.api.scores import score
+from medseg3d.api.scoring.run import score
 from medseg3d.config import FitConfig, ScoreConfig, to_yaml
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.review import folder as review_folder

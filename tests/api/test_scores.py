@@ -19,7 +19,9 @@ import numpy.typing as npt
 import pytest
 
 import medseg3d
-from medseg3d.api import pairs, score_inputs, scores
+from medseg3d.api.scoring import inputs as score_inputs
+from medseg3d.api.scoring import pairs
+from medseg3d.api.scoring import run as scores
 from medseg3d.config import Part, ScoreConfig, validated
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.geometry.grid import Grid

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import medseg3d
-from medseg3d.api import fitting
+from medseg3d.api.fitting import run as fitting
 from medseg3d.bundle import inspect_bundle, load_bundle, read_bundle
 from medseg3d.config import FitConfig, read_yaml
 from medseg3d.data.plan import Plan

@@ -114,7 +114,7 @@ def test_a_second_fit_reuses_the_preprocessed_cases(
     def fail(*args: object, **kwargs: object) -> None:
         raise AssertionError("preprocessed again")
 
-    monkeypatch.setattr("medseg3d.api.preparing.preprocess", fail)
+    monkeypatch.setattr("medseg3d.api.fitting.preparing.preprocess", fail)
     again = medseg3d.fit(cases, out=run.folder.parent / "again", **SMALL)
     first = load_bundle(run.bundle)[1]
     second = load_bundle(again.bundle)[1]
@@ -289,7 +289,7 @@ def test_resume_goes_on_with_the_stored_options(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("medseg3d.api.fitting.FinalValidation.scores", interrupt)
+        patch.setattr("medseg3d.api.fitting.run.FinalValidation.scores", interrupt)
         with pytest.raises(KeyboardInterrupt):
             medseg3d.fit(cases, out=cut, **SMALL)
     with pytest.raises(ModelError, match="not finished"):
@@ -370,7 +370,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_is_begun_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("medseg3d.api.fitting.train", interrupt)
+        patch.setattr("medseg3d.api.fitting.run.train", interrupt)
         with pytest.raises(KeyboardInterrupt):
             medseg3d.fit(cases, out=folder, **SMALL)
     resumed = medseg3d.fit(cases, out=folder, resume=True)
@@ -390,7 +390,7 @@ def test_a_run_is_not_resumed_on_other_data(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("medseg3d.api.fitting.train", interrupt)
+        patch.setattr("medseg3d.api.fitting.run.train", interrupt)
         with pytest.raises(KeyboardInterrupt):
             medseg3d.fit(cases, out=folder, **SMALL)
     with pytest.raises(RunError, match=r"4 cases have changed since .* such as box_"):

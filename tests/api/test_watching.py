@@ -12,8 +12,8 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from medseg3d.api import watching
-from medseg3d.api.watching import Watch, richest_slice
+from medseg3d.api.fitting import watching
+from medseg3d.api.fitting.watching import Watch, richest_slice
 from medseg3d.config import FitConfig
 from medseg3d.data.cache import CachedCase
 from medseg3d.data.plan import Normalization, Plan

@@ -375,6 +375,15 @@ def test_predictions_meet_references_by_id(tmp_path: Path) -> None:
     assert pair_by_id(one, tmp_path / "r") == [("b", one, tmp_path / "r" / "b.nii.gz")]
 
 
+def test_what_prediction_writes_beside_a_label_map_is_no_prediction(tmp_path: Path) -> None:
+    beside = ("uncertainty", "sample_01", "sample_12", "samples_entropy")
+    put(tmp_path, "p/a.nii.gz", *(f"p/a_{name}.nii.gz" for name in beside), "r/a.nii.gz")
+    assert [pair[0] for pair in pair_by_id(tmp_path / "p", tmp_path / "r")] == ["a"]
+    put(tmp_path, "p/b_sample_01.nii.gz", "r/b_sample_01.nii.gz")  # there is no b
+    found = pair_by_id(tmp_path / "p", tmp_path / "r")
+    assert [pair[0] for pair in found] == ["a", "b_sample_01"]
+
+
 def test_roles_in_names_are_ignored_only_where_plain_ids_do_not_meet(tmp_path: Path) -> None:
     put(tmp_path, "p/a_pred.nii.gz", "p/b_pred.nii.gz", "r/a_label.nii.gz", "r/b_label.nii.gz")
     assert [pair[0] for pair in pair_by_id(tmp_path / "p", tmp_path / "r")] == ["a", "b"]

@@ -212,12 +212,13 @@ def test_label_maps_that_predict_wrote_are_no_images(
 ) -> None:
     dicom_series(tmp_path / "P1" / "ct")
     made = ["ct_seg.nii.gz", "P1_ct_seg.mha", "ct_b=50_seg.nii.gz", "a_seg.nrrd", "c_seg.nii"]
-    made += ["a_seg_probabilities.nii.gz"]
+    made += [f"a_seg_{what}.nii.gz" for what in ("probabilities", "uncertainty", "sample_01")]
+    made += ["a_seg_samples_entropy.nii.gz"]
     for name in (*made, "a.nii.gz", "x_seg.nii.gz", "my_a_seg.nii.gz"):
         (tmp_path / "P1" / name).touch()
     (tmp_path / "P1" / "c.mha").touch()
     assert set(ids(tmp_path / "P1")) == {"ct", "a", "c", "x_seg", "my_a_seg"}
-    assert "6 label maps (P1_ct_seg.mha, a_seg.nrrd" in caplog.text
+    assert "9 label maps (P1_ct_seg.mha, a_seg.nrrd" in caplog.text
     assert set(ids(tmp_path / "P1" / "a_seg.nrrd")) == {"a_seg"}
 
 

@@ -124,7 +124,7 @@ BY_CASE = "case,site\nc0,A\nc1,{}\nc2,B\nc3,B\nc4,B\nc5,B\n"
         ("case,site\nc0,A\n", r"names no site for 5 cases \(c1, c2, c3, c4, c5\)"),
         (BY_PATIENT + "p2,\n", "line 4: patient 'p2' has the site ''; expected a name"),
         (BY_PATIENT + "p2\n", "line 4: patient 'p2' has the site ''; expected a name"),
-        (BY_PATIENT + "p1,A\n", "line 4: patient p1 has the sites B and A; keep one"),
+        (BY_PATIENT + "p1,A\n", "line 4: patient p1 has site B and site A; keep one"),
         ("patient,site\np0,A\np1,A\np2,A\n", r"all cases at 1 site \(A\); .* takes two"),
         (BY_CASE.format("B"), "patient p0 has cases of the sites A and B, .* one site"),
     ],

@@ -53,6 +53,7 @@ def test_the_registry_has_every_loss_of_the_list() -> None:
         "penalty_dice",
         "semantic_encoding",
         "sensitivity_specificity",
+        "smooth_truncated",
         "soft_normalized_cut",
         "top_k",
         "tversky",

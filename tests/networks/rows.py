@@ -109,5 +109,41 @@ ROWS = {
         23_474_535,
         (32, 32, 16),
     ),
+    "hierarchical_probabilistic_unet": Row(
+        {**SMALL, "width": 4}, 38_905, -38.61653668181283, 21_877_230
+    ),
+    "probabilistic_unet": Row({**SMALL, "latent": 2}, 29_622, 6.123782925581391, 4_999_449),
+    "lv_unet": Row(
+        {**SMALL, "decoded": 4, "first_kernel": (3, 5, 1)}, 16_177, -1.721744621681307, 49_567_683
+    ),
+    "siamese_unet": Row({**SMALL, "mirror_axis": 1}, 8_991, 3.3904110621316317, 467_458),
+    "unet_gan": Row(
+        {**SMALL, "decoded": 4, "first_kernel": 3, "blocks": 1, "stage": "adapt"},
+        64_729,
+        -0.21767826897024764,
+        75_428_807,
+    ),
+    "wnet": Row({**SMALL, "segments": 5}, 9_277, -5.255891489320844, 19_224_071),
+    "wnet_density": Row(
+        {"width": 3, "norm": "instance"},
+        109_857,
+        3.549488611414269,
+        16_989_890,
+        HALVED_FIVE_TIMES,
+    ),
     "u_det": Row({**SMALL, "pyramid": 4}, 9_170, -1.2015438398100375, 28_583_361),
+    "cia_net": Row(
+        {"stem": 4, "growth": 2, "layers": (2, 1, 1), "lateral": 3, "stem_stride": 2},
+        7_962,
+        -1.818117160896258,
+        19_025_542,
+    ),
+    "ynet_2d": Row(
+        {"width": 2, "features": 3, "depths": (1, 1)},
+        109_713,
+        -99.24005998986509,
+        3_687_589,
+        HALVED_FIVE_TIMES,
+    ),
+    "ynet_3d": Row(SMALL, 9_445, 4.0601776515090755, 27_733_378),
 }

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from medseg3d.networks import NETWORKS, build_network
+from medseg3d.networks.blocks.esp import DilatedPyramid
 from medseg3d.networks.blocks.graph import GraphUNet
 from medseg3d.networks.topology import Topology
 
@@ -73,9 +74,17 @@ ANCHORS = (
     Anchor("scleraseg_net", (3, 1), FLAT | BATCH | {"width": 64, "attention": "cam"}, 23_626_401),
     Anchor("partially_reversible_unet", (4, 3), {"depth": 2}, 18_248_403),
     Anchor("voxresnet", (1, 4), BATCH | {"first_kernel": 3}, 1_788_096),
+    Anchor("probabilistic_unet", (1, 1), FLAT | PLAIN | {"latent": 2}, 4_996_233),
+    Anchor(
+        "hierarchical_probabilistic_unet", (1, 2), PLAIN | {"whole_posterior": True}, 23_189_398
+    ),
+    Anchor("siamese_unet", (1, 2), BATCH, 1_356_866),
+    Anchor("lv_unet", (1, 3), BATCH, 9_225_939),
     Anchor(
         "unet3plus", (3, 1), FLAT | BATCH | {"width": 64, "deep_supervision": False}, 26_971_777
     ),
+    Anchor("unet3plus", (3, 1), FLAT | BATCH | {"width": 64, "class_guided": True}, 26_991_687),
+    Anchor("ynet_3d", (2, 1), BATCH, 23_539_041 + 8_225),  # classified by means of the features
 )
 
 
@@ -96,6 +105,26 @@ def test_the_head_of_danet_has_its_known_size() -> None:
     head = (network.position, network.channel, network.heads)
     assert sum(map(parameters, head)) == 23_954_619
     assert parameters(network.encoder) == 23_508_032  # ResNet-50 without its classifier
+
+
+def test_the_published_y_net_also_counts_convolutions_that_nothing_reads() -> None:
+    with torch.device("meta"):
+        network = NETWORKS["ynet_2d"].paper()
+    pyramids = [each for each in network.modules() if isinstance(each, DilatedPyramid)]
+    unread = sum(9 * pyramid.squeeze.out_channels**2 for pyramid in pyramids)
+    assert parameters(network) + unread == 3_913_381
+    diagnosis = [network.diagnosis, network.classifier]
+    unread -= sum(
+        9 * each.squeeze.out_channels**2 for each in diagnosis[0].modules() if each in pyramids
+    )
+    assert parameters(network) - sum(map(parameters, diagnosis)) + unread == 2_958_240
+
+
+def test_a_plan_classifies_more_than_one_mean() -> None:
+    plan = Topology(patch_size=(64, 64, 64), strides=((2, 2, 2),) * 4, kernels=((3, 3, 3),) * 5)
+    with torch.device("meta"):
+        network = build_network("ynet_3d", 1, 2, topology=plan)
+    assert network.pooled == (2, 2, 2)
 
 
 def test_the_core_of_the_graph_unet_has_its_known_size() -> None:

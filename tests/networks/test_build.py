@@ -59,6 +59,12 @@ def paper_plan(stages: int) -> Topology:
         ("hdenseunet", {"stem": 96, "growth": (48, 32), "slice_axis": 2}),
         ("unet", {"width": 32}),
         ("unet_plus_plus", {"width": 16}),
+        ("probabilistic_unet", {"width": 16, "max_width": 160}),
+        ("hierarchical_probabilistic_unet", {"width": 16, "latents": (1, 1)}),
+        ("siamese_unet", {"width": 32}),
+        ("lv_unet", {"width": 16, "decoded": 32, "first_kernel": (7, 7, 7)}),
+        ("unet_gan", {"width": 16, "decoded": 32, "first_kernel": (7, 7, 7)}),
+        ("wnet", {"width": 16}),
     ],
 )
 def test_a_plan_of_the_paper_gives_the_paper_s_width(name: str, options) -> None:
@@ -120,6 +126,11 @@ def test_channels_are_not_options() -> None:
         ("m_net", {"strides": [2, 2]}, "m_net needs 3 strides, got 2"),
         ("m_net", {"slab": 4}, "a slab is an odd number of slices of a volume, got 4"),
         ("m_net", {"slab": 3, "spatial_dims": 2}, "got 3 and spatial_dims=2"),
+        ("siamese_unet", {"mirror_axis": 3}, "mirror_axis must be an axis from 0 to 2, got 3"),
+        ("lv_unet", {"first_kernel": 4}, "kernels must be odd"),
+        ("wnet", {"segments": 1}, "2 labels need at least as many segments, got 1"),
+        ("wnet_density", {"sigma": 0.0}, r"sigma above 0, got 2 channels and sigma 0\.0"),
+        ("unet_gan", {"stage": "both"}, "stage must be one of"),
     ],
 )
 def test_wrong_values_are_explained(name: str, options: dict[str, object], message: str) -> None:

@@ -1,7 +1,7 @@
 """The contract that every registered network meets, and one fingerprint per wiring."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -40,6 +40,19 @@ def listed(logits: Tensor | list[Tensor]) -> list[Tensor]:
 def loss_of(logits: Tensor | list[Tensor]) -> Tensor:
     """Uneven weights per voxel, so that no symmetry hides a parameter."""
     return sum(((scale.float() - waves(scale.shape, 1.0)) ** 2).mean() for scale in listed(logits))
+
+
+def whole_losses(network: nn.Module, size: Sequence[int]) -> Iterator[Tensor]:
+    """What training makes small: of the logits, or as the network wants it in each stage."""
+    if not hasattr(network, "objective"):
+        yield loss_of(network(image(size)))
+        return
+    more = {"target": 0.5 * image(size).flip(2)} if hasattr(network, "translate") else {}
+    labels = (waves((2, 1, *size), 0.3) > 0).long() + (waves((2, 1, *size), 0.9) > 0.9)
+    for stage in getattr(network, "default_stages", {None: 1}):
+        if stage is not None:
+            network.set_stage(stage)
+        yield network.objective(lambda logits, _: loss_of(logits), image(size), labels, **more)
 
 
 def test_every_network_has_a_row() -> None:
@@ -93,7 +106,8 @@ def test_every_parameter_learns(name: str) -> None:
     for parameter_name, parameter in network.named_parameters():
         if parameter_name.endswith("share"):  # begins at 0, where what it weighs cannot learn yet
             nn.init.constant_(parameter, 0.5)
-    loss_of(network(image(ROWS[name].roomy))).backward()
+    for loss in whole_losses(network, ROWS[name].roomy):
+        loss.backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not idle
 
@@ -111,7 +125,8 @@ def test_deep_supervision_returns_a_list_only_while_training(name: str) -> None:
     assert network.eval()(image()).shape[2:] == PATCH
     bare = build(name, deep_supervision=False).train()
     assert bare(image()).shape[2:] == PATCH
-    loss_of(bare(image(ROWS[name].roomy))).backward()
+    for loss in whole_losses(bare, ROWS[name].roomy):
+        loss.backward()
     assert all(p.grad is not None for p in bare.parameters())
 
 

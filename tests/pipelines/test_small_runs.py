@@ -271,7 +271,7 @@ def test_it_runs_a_few_steps_on_scans_of_that_shape(name: str, tmp_path: Path) -
 
 
 def test_every_pipeline_for_a_task_runs_here() -> None:
-    measured = {"demo", "hippocampus", "hippocampus_vnet", "hippocampus_hdenseunet"}
+    measured = {"bakeoff", "demo", "hippocampus", "hippocampus_vnet", "hippocampus_hdenseunet"}
     assert {path.stem for path in PIPELINES.glob("*.yaml")} == {*EXAMPLES, *measured}
 
 

@@ -24,6 +24,7 @@ def put(folder: Path, *names: str) -> Path:
 
 def test_cases_pair_by_id_and_channels_belong_together(tmp_path: Path) -> None:
     predictions = put(tmp_path / "p", "b", "a", "a_uncertainty", "a_probabilities")
+    put(predictions, "a_sample_01", "a_sample_02", "a_samples_entropy")
     images = put(tmp_path / "i", "a_0000", "a_0001", "b_0000", "b_0001", "c_0000", "c_0001")
     references = put(tmp_path / "r", "a")
     unusable: list[Fault] = []

@@ -134,6 +134,7 @@ def strike(at: int, number: signal.Signals) -> Callable[[int], None]:
         (1, None, signal.SIGINT, 0),  # nothing to go on from yet
         (3, 2, signal.SIGINT, 0),  # in the middle of the first epoch
         (5, 4, signal.SIGTERM, 0),  # in the validation at its end
+        (7, 5, signal.SIGUSR1, 0),
         (8, 6, signal.SIGTERM, 1),
         (15, 12, signal.SIGINT, 0),  # in the last validation
     ],

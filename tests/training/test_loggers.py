@@ -12,7 +12,7 @@ import lightning.pytorch.loggers as theirs
 import pytest
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from medseg3d.api.planning import refuse_what_cannot_be_built
+from medseg3d.api.fitting.planning import refuse_what_cannot_be_built
 from medseg3d.config import FitConfig
 from medseg3d.errors import ConfigError
 from medseg3d.training import loggers

@@ -46,12 +46,16 @@ class Dropping(nn.Module):
             nn.Conv3d(1, 4, 1), nn.LeakyReLU(), nn.Dropout(0.2), nn.Conv3d(4, 2, 1)
         )
         self.stages: list[str] = []
+        self.progress: list[float] = []
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
     def set_stage(self, name: str) -> None:
         self.stages.append(name)
+
+    def set_progress(self, used: float) -> None:
+        self.progress.append(used)
 
 
 def accuracy(network: nn.Module) -> list[float]:
@@ -217,3 +221,10 @@ def test_averaging_is_the_moving_average_it_claims() -> None:
     with averaging.in_place():
         torch.testing.assert_close(network.weight.detach(), torch.full((2,), 0.9 * 9 / 11 + 0.2))
     assert network.weight.tolist() == [2, 2]
+
+
+def test_the_network_is_told_how_much_of_the_training_is_over(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, epochs=3, stop_after=1)
+    _, network = run(tmp_path, epochs=3, resume=True)
+    assert network.progress == pytest.approx([n / 15 for n in range(10, 15)])

@@ -147,7 +147,8 @@ class Survey:
 
     @cached_property
     def _usual_values(self) -> int:
-        return int(np.median([len(facts.label_counts) for facts in self.facts]))
+        found = [len(facts.label_counts) for facts in self.facts if facts.label_counts]
+        return int(np.median(found or [0]))
 
     def label(self, value: int) -> str:
         """A label value with its name, if it has one."""

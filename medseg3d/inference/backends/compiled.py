@@ -71,7 +71,7 @@ class Compiled:
             RunError: If torch cannot compile here.
         """
         ready = cls(source.network(), device=device, precision=precision, threads=threads)
-        ready._warm_up(source.bundle.channels, source.bundle.plan.patch_size)
+        ready._warm_up(source.bundle.channels, source.bundle.plan.window)
         return ready
 
     def twin(self, precision: Precision) -> Self:

@@ -129,7 +129,7 @@ class OpenVINO:
     ) -> Self:
         """Read the conversion of a bundle, or make it."""
         model, divisor = converted(source, Intermediate())
-        window = source.bundle.plan.patch_size
+        window = source.bundle.plan.window
         return cls(model, divisor, window=window, precision=precision, threads=threads)
 
     def twin(self, precision: Precision) -> Self:

@@ -15,7 +15,7 @@ from medseg3d.networks.blocks.dense import DenseBlock, DenseTransition
 from medseg3d.networks.blocks.dimensions import OPERATORS, Size, Sizes, per_axis, per_stage
 from medseg3d.networks.blocks.initialization import he_initialize
 from medseg3d.networks.blocks.sizes import crop, pad_to_multiple
-from medseg3d.networks.blocks.slices import from_slices, to_triplets
+from medseg3d.networks.blocks.slices import from_slices, to_slabs
 from medseg3d.networks.blocks.style import InstanceNorm, Style
 
 __all__ = [
@@ -38,5 +38,5 @@ __all__ = [
     "pad_to_multiple",
     "per_axis",
     "per_stage",
-    "to_triplets",
+    "to_slabs",
 ]

@@ -8,22 +8,24 @@ import torch
 from torch import Tensor
 
 
-def to_triplets(volume: Tensor) -> Tensor:
-    """Every slice along the last axis, with the slices before and after it as channels.
+def to_slabs(volume: Tensor, size: int) -> Tensor:
+    """Every slice along the last axis, with as many slices before it as after it as channels.
 
     The first and the last slice stand in for their missing neighbors.
 
     Args:
         volume: ``(B, C, I, J, K)``.
+        size: Odd number of slices in all; 1 for no neighbors.
 
     Returns:
-        ``(B * K, 3 * C, I, J)``; channels are all of the slice before, the slice, the
-        slice after.
+        ``(B * K, size * C, I, J)``; channels are all of the first slice of the slab, then all of
+        the next one.
     """
-    before = torch.cat([volume[..., :1], volume[..., :-1]], dim=-1)
-    after = torch.cat([volume[..., 1:], volume[..., -1:]], dim=-1)
-    triplets = torch.cat([before, volume, after], dim=1)
-    return triplets.permute(0, 4, 1, 2, 3).flatten(0, 1)
+    first, last = ([end] * (size // 2) for end in (volume[..., :1], volume[..., -1:]))
+    padded = torch.cat([*first, volume, *last], dim=-1)
+    shifted = [padded[..., start : start + 1 - size or None] for start in range(size)]
+    slabs = torch.cat(shifted, dim=1)
+    return slabs.permute(0, 4, 1, 2, 3).flatten(0, 1)
 
 
 def from_slices(slices: Tensor, num_volumes: int) -> Tensor:

@@ -10,7 +10,7 @@ from medseg3d.errors import ConfigError
 from medseg3d.networks.blocks.dimensions import OPERATORS, Operators
 
 Norm: TypeAlias = Literal["none", "batch", "instance"]
-Activation: TypeAlias = Literal["relu", "leaky_relu", "prelu", "elu", "mish"]
+Activation: TypeAlias = Literal["relu", "leaky_relu", "prelu", "elu", "selu", "mish"]
 
 LEAKY_SLOPE = 0.01
 PRELU_SLOPE = 0.25
@@ -23,7 +23,7 @@ class Style:
     Args:
         norm: ``"none"``, ``"batch"`` or ``"instance"``, with learned scale and shift.
         activation: ``"relu"``, ``"leaky_relu"`` (slope 0.01), ``"prelu"`` (one learned
-            slope per channel), ``"elu"`` or ``"mish"``.
+            slope per channel), ``"elu"``, ``"selu"`` or ``"mish"``.
         spatial_dims: 2 or 3.
 
     Raises:
@@ -70,6 +70,8 @@ class Style:
             return nn.ReLU(inplace)
         if self.activation == "elu":
             return nn.ELU(inplace=inplace)
+        if self.activation == "selu":
+            return nn.SELU(inplace)
         if self.activation == "mish":
             return nn.Mish()
         return nn.LeakyReLU(LEAKY_SLOPE, inplace)

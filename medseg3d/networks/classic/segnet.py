@@ -78,8 +78,7 @@ class SegNet(nn.Module):
     @classmethod
     def plan_options(cls, topology: Topology) -> dict[str, Any]:
         """The plan's strides, five of them; lacking ones are 1."""
-        ones = ((1, 1, 1),) * len(DEPTHS)
-        return {"strides": (*topology.strides, *ones)[: len(DEPTHS)]}
+        return {"strides": topology.first_strides(len(DEPTHS))}
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the image."""

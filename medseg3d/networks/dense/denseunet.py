@@ -27,7 +27,7 @@ from medseg3d.networks.blocks import (
     from_slices,
     he_initialize,
     pad_to_multiple,
-    to_triplets,
+    to_slabs,
 )
 from medseg3d.networks.blocks.style import Norm
 from medseg3d.networks.topology import Topology
@@ -120,7 +120,7 @@ class DenseUNet2D(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """``(B, C, I, J, K)``, in-plane divisible, slices last, to ``(B, F, I, J, K)``."""
-        slices = to_triplets(x)
+        slices = to_slabs(x, 3)
         chunks = torch.split(slices, self.slice_chunk or slices.shape[0])
         return from_slices(torch.cat([self.trunk(chunk) for chunk in chunks]), x.shape[0])
 

@@ -283,11 +283,12 @@ def differences(image: Tensor) -> Tensor:
     return total.mean(1, keepdim=True)
 
 
-def label_edges(labels: Tensor) -> Tensor:
+def label_edges(labels: Tensor, unknown: int | None = None) -> Tensor:
     """Voxels that have another label beside them along an axis.
 
     Args:
         labels: ``(B, 1, *sp)``.
+        unknown: Value of voxels that nobody annotated, which make no edges.
 
     Returns:
         ``(B, 1, *sp)``, true on both sides of each border.
@@ -299,7 +300,10 @@ def label_edges(labels: Tensor) -> Tensor:
     edges = torch.zeros_like(labels, dtype=torch.bool)
     for axis in range(2, labels.ndim):
         length = labels.shape[axis] - 1
-        differ = labels.narrow(axis, 0, length) != labels.narrow(axis, 1, length)
+        before, after = labels.narrow(axis, 0, length), labels.narrow(axis, 1, length)
+        differ = before != after
+        if unknown is not None:
+            differ &= (before != unknown) & (after != unknown)
         edges.narrow(axis, 0, length).logical_or_(differ)
         edges.narrow(axis, 1, length).logical_or_(differ)
     return edges

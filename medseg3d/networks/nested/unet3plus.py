@@ -5,10 +5,14 @@ Reference:
     2020. arXiv:2004.08790
 
 The paper upsamples the supervised logits; here each is compared with labels of its own size.
-The classification-guided module, a second output, is not part of this network.
+
+The classification-guided module tells which labels an image shows. The paper multiplies the
+logits by what it decides, through which no gradient passes; here it learns by a loss of its own,
+and what it decides counts in evaluation only.
 """
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Self
 
@@ -24,9 +28,13 @@ from medseg3d.networks.blocks import (
     he_initialize,
     pad_to_multiple,
 )
+from medseg3d.networks.blocks.classes import num_classes, presence_loss
 from medseg3d.networks.blocks.stages import Stages, linear_upsampling, listed
 from medseg3d.networks.blocks.style import Norm
 from medseg3d.networks.topology import Topology
+
+MARGIN = 10.0
+"""Logits that a label which is not shown lies below the background, a probability of 0.00005."""
 
 
 @NETWORKS.register(
@@ -35,7 +43,7 @@ from medseg3d.networks.topology import Topology
     year=2020,
     paper="2004.08790",
     dims=(2, 3),
-    outputs="logits of each stage",
+    outputs="logits of each stage, presence of labels",
     parameters=26_989_637,
 )
 class UNet3Plus(nn.Module):
@@ -51,6 +59,8 @@ class UNet3Plus(nn.Module):
         max_width: Upper limit of the feature channels.
         strides: Downsampling entering each stage but the first, one integer or one per axis.
         deep_supervision: While training, return logits of all stages, finest first.
+        class_guided: Tell from the coarsest features which labels an image shows; in evaluation
+            the others are below the background everywhere.
         norm: ``"instance"``, ``"batch"`` or ``"none"``.
         spatial_dims: 2 or 3.
 
@@ -72,6 +82,7 @@ class UNet3Plus(nn.Module):
         max_width: int = 1024,
         strides: Sequence[int | Sequence[int]] = (2, 2, 2, 2),
         deep_supervision: bool = True,
+        class_guided: bool = False,
         norm: Norm = "instance",
         spatial_dims: int = 3,
     ) -> None:
@@ -102,6 +113,11 @@ class UNet3Plus(nn.Module):
             for channels in (inputs if deep_supervision else inputs[:1])
         )
         self.scales = [stages.scale(stage) for stage in range(len(self.heads))]
+        self.guide: nn.Module | None = None
+        if class_guided:  # of each label whether it is absent, and whether it is there
+            told = 2 * num_classes(None, out_channels)
+            point = style.operators.conv(stages.widths[-1], told, 1)
+            self.guide = nn.Sequential(OrderedDict(dropout=nn.Dropout(0.5), conv=point))
         he_initialize(self, negative_slope=style.negative_slope)
 
     @classmethod
@@ -116,6 +132,35 @@ class UNet3Plus(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits of the image; see the class for the list while training."""
+        logits, coarsest = self._both(x)
+        if self.guide is None or self.training or isinstance(logits, list):
+            return logits
+        absent, there = self._presence(coarsest)
+        return without_absent(logits, absent > there)
+
+    def objective(
+        self,
+        loss: Callable[[Tensor | list[Tensor], Tensor], Tensor],
+        image: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        """The loss of the logits plus, if classes guide, the cross-entropy of what is shown.
+
+        Args:
+            loss: ``loss(logits, labels)``.
+            image: ``(B, C, *sp)``.
+            labels: ``(B, 1, *sp)`` integers; ``L`` stands for voxels that nobody annotated.
+        """
+        logits, coarsest = self._both(image)
+        total = loss(logits, labels)
+        if self.guide is None:
+            return total
+        absent, there = self._presence(coarsest)
+        of_guide = presence_loss(there, labels) + presence_loss(-absent, labels)
+        return total + of_guide / 2
+
+    def _both(self, x: Tensor) -> tuple[Tensor | list[Tensor], Tensor]:
+        """Logits, while training with deep supervision of all stages, and coarsest features."""
         size = x.shape[2:]
         x = pad_to_multiple(x, self.divisor)
         features = [self.encoder[0](x)]
@@ -130,8 +175,33 @@ class UNet3Plus(nn.Module):
             return [
                 crop(head(feature), size, scale)
                 for head, feature, scale in zip(self.heads, features, self.scales, strict=True)
-            ]
-        return crop(self.heads[0](features[0]), size)
+            ], features[-1]
+        return crop(self.heads[0](features[0]), size), features[-1]
+
+    def _presence(self, coarsest: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of each label but the background being absent, and being there."""
+        assert self.guide is not None
+        absent, there = self.guide(coarsest).flatten(2).amax(2).chunk(2, dim=1)
+        return absent, there
+
+
+def without_absent(logits: Tensor, absent: Tensor) -> Tensor:
+    """Logits in which the labels that are absent lie below the background everywhere.
+
+    Args:
+        logits: ``(B, L, *sp)``.
+        absent: ``(B, L - 1)`` bool, without the background.
+
+    Examples:
+        >>> logits = torch.tensor([[[0.0], [3.0], [4.0]]])
+        >>> without_absent(logits, torch.tensor([[True, False]])).flatten().tolist()
+        [0.0, -10.0, 4.0]
+    """
+    labels = logits[:, -absent.shape[1] :]
+    lowered = torch.minimum(labels, logits[:, :1] - MARGIN)
+    is_absent = absent.reshape(*absent.shape, *(1,) * (logits.ndim - 2))
+    kept = logits[:, : logits.shape[1] - absent.shape[1]]
+    return torch.cat([kept, torch.where(is_absent, lowered, labels)], dim=1)
 
 
 def _resize(stages: Stages, source: int, here: int, style: Style) -> nn.Module:

@@ -3,9 +3,12 @@
 Reference:
     Chen et al., "VoxResNet: deep voxelwise residual networks for brain segmentation from 3D MR
     images", NeuroImage 170, 2018. arXiv:1608.05895
+
+The weight of the side losses falls during training, by how much is not printed; here from 1 to
+0.01, by the same factor in equal parts of the budget.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -24,6 +27,9 @@ from medseg3d.networks.blocks import (
 from medseg3d.networks.blocks.stages import Stages
 from medseg3d.networks.blocks.style import Norm
 from medseg3d.networks.topology import Topology
+
+LAST_WEIGHT = 0.01
+"""Weight of the side losses at the end of the training, where it was 1 at the beginning."""
 
 
 @NETWORKS.register(
@@ -71,6 +77,7 @@ class VoxResNet(nn.Module):
         stages = Stages.of("voxresnet", width, 2 * width, strides, 3)
         self.divisor = stages.divisor
         self.deep_supervision = deep_supervision
+        self.side_weight = 1.0
         wide = 2 * width
         self.stem = ConvNormAct(in_channels, width, style=style)
         padding = [(edge - 1) // 2 for edge in _edges(first_kernel)]
@@ -123,6 +130,27 @@ class VoxResNet(nn.Module):
         if self.training and self.deep_supervision:
             return [crop(each, size) for each in (total, *logits)]
         return crop(total, size)
+
+    def set_progress(self, used: float) -> None:
+        """Weigh the side losses by the share of the training that is over."""
+        self.side_weight = LAST_WEIGHT ** min(used, 1.0)
+
+    def objective(
+        self, loss: Callable[[Tensor, Tensor], Tensor], image: Tensor, labels: Tensor
+    ) -> Tensor:
+        """The loss of the sum plus the weighted losses of the logits of each resolution.
+
+        Args:
+            loss: ``loss(logits, labels)``.
+            image: ``(B, C, I, J, K)``.
+            labels: ``(B, 1, I, J, K)`` integers.
+        """
+        found = self(image)
+        if isinstance(found, Tensor):
+            return loss(found, labels)
+        total, *sides = found
+        of_sides = torch.stack([loss(side, labels) for side in sides]).sum()
+        return loss(total, labels) + self.side_weight * of_sides
 
 
 class VoxRes(nn.Module):

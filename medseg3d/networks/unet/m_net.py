@@ -112,10 +112,9 @@ class MNet(nn.Module):
     @classmethod
     def plan_options(cls, topology: Topology) -> dict[str, Any]:
         """The plan's strides, three of them, half its width, and its coarsest axis."""
-        ones = ((1, 1, 1),) * POOLINGS
         return {
             "width": max(1, topology.width // 2),
-            "strides": (*topology.strides, *ones)[:POOLINGS],
+            "strides": topology.first_strides(POOLINGS),
             "slice_axis": topology.coarse_axis,
         }
 

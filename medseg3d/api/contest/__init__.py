@@ -1,0 +1,1 @@
+"""``bakeoff``: several networks by one recipe."""

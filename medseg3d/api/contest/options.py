@@ -1,0 +1,92 @@
+"""Options of the runs of a bake-off: what they share, and what one network has of its own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg3d.api.contest.contestant import stored_options
+from medseg3d.api.fitting.planning import refuse_what_cannot_be_built
+from medseg3d.config import BakeoffConfig, FitConfig, validated
+from medseg3d.config.bakeoff import ALL_NETWORKS
+from medseg3d.errors import ConfigError
+from medseg3d.networks import NETWORKS
+from medseg3d.runs import MAY_CHANGE, interrupted_run
+
+OPTIONS = "config.yaml"
+DEFAULT_MINUTES = 10.0
+
+
+def network_names(config: BakeoffConfig) -> list[str]:
+    """The networks that are asked for.
+
+    Raises:
+        ConfigError: If there is no such network.
+    """
+    # one that adapts to another domain needs images of it
+    everyone = [name for name in NETWORKS if not hasattr(NETWORKS[name], "translate")]
+    listed = [everyone if name == ALL_NETWORKS else [name] for name in config.networks]
+    names = list(dict.fromkeys(name for several in listed for name in several))
+    for name in (*names, *config.own):
+        NETWORKS[name]
+    return names
+
+
+def shared_options(config: BakeoffConfig, folder: Path) -> FitConfig:
+    """Options of fit that all networks share, stored ones where the bake-off was begun.
+
+    Raises:
+        ConfigError: If one is wrong, or differs from the stored one.
+    """
+    given = dict(config.fit) | {"data": config.data, "out": folder}
+    if config.max_minutes is not None:
+        given["max_minutes"] = config.max_minutes
+    if (folder / OPTIONS).is_file():
+        resumed = validated(FitConfig, given | {"resume": True}, source="fit")
+        return interrupted_run(resumed)[1]
+    if given.get("epochs") is None:
+        given = {"max_minutes": DEFAULT_MINUTES} | given
+    recipe = validated(FitConfig, given, source="fit")
+    refuse_what_cannot_be_built(recipe)
+    return recipe
+
+
+def own_options(recipe: FitConfig, own: Mapping[str, Any], name: str) -> FitConfig:
+    """Options of the run of one network.
+
+    Args:
+        recipe: Options of all.
+        own: Options of this one only.
+        name: Of the network.
+
+    Raises:
+        ConfigError: If one of its own is wrong.
+    """
+    assert recipe.out is not None
+    part = {"name": name} | dict(own.get("network", {}))
+    place = recipe.out / name.replace(":", "_")  # which not all file systems allow
+    values = recipe.model_dump() | dict(own) | {"network": part, "out": place, "resume": False}
+    return validated(FitConfig, values, source=f"own.{name}")
+
+
+def place_of(options: FitConfig) -> Path:
+    """Run folder of a network."""
+    assert options.out is not None
+    return options.out
+
+
+def expect_same(name: str, options: FitConfig) -> None:
+    """Refuse to compare a network that was begun with other options.
+
+    Raises:
+        ConfigError: Naming what is different.
+    """
+    place = place_of(options)
+    if not (place / OPTIONS).is_file():
+        return
+    before, now = (each.model_dump(mode="json") for each in (stored_options(place), options))
+    changed = [key for key in now if key not in MAY_CHANGE and before[key] != now[key]]
+    if changed:
+        raise ConfigError(
+            f"network {name} was begun with another {' and '.join(changed)}; give what it was "
+            f"begun with, or remove {place} to train it anew"
+        )

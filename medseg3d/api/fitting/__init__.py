@@ -1,0 +1,1 @@
+"""``fit``: from the check of the cases to the model, and what it says on the way."""

@@ -1,0 +1,120 @@
+"""All folds of a cross-validation, one after the other, in one run folder.
+
+Every fold is a run of its own, by the one plan that was measured on all cases, so that the models
+can be averaged. What is kept of a fold is its own business; here only the turn is kept, and what
+the folds say together: every case labeled by the model that has not seen it.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from medseg3d.api.fitting.planning import PLAN, PLANNED
+from medseg3d.api.fitting.splitting import SPLIT, write_split
+from medseg3d.api.fitting.validating import mean
+from medseg3d.api.provenance import known, write_text
+from medseg3d.api.scoring.run import ScoreResult, write_scores
+from medseg3d.bundle import FILE_NAME
+from medseg3d.config import FitConfig, to_yaml
+from medseg3d.data.plan import Plan
+from medseg3d.data.split import Folds, Split
+from medseg3d.data.split_files import read_splits
+from medseg3d.errors import RunError
+from medseg3d.io import atomic
+from medseg3d.runs import SPLITS, fold_folder
+from medseg3d.scoring import Row, read_table
+
+log = logging.getLogger("medseg3d")
+
+HELD_OUT, TABLE = "validation", "scores.csv"
+FitFold = Callable[[FitConfig, Split, Path], object]
+"""Trains one fold in a folder."""
+
+
+def cross_validate(config: FitConfig, plan: Plan, folder: Path, fit_fold: FitFold) -> ScoreResult:
+    """Train every fold that is not finished, then put together what they found.
+
+    Args:
+        config: Options of all folds; the budget is that of each.
+        plan: Of all folds.
+        folder: Holds ``splits.json`` and gets a run folder for each fold, and ``validation`` with
+            the label map and the scores of each case by the model that has not seen it.
+        fit_fold: Trains one fold.
+
+    Returns:
+        The scores of all cases, with intervals over patients.
+
+    Raises:
+        RunError: If something cannot be written, or results of a finished fold are gone.
+    """
+    folds = read_splits(folder / SPLITS)
+    for number, (name, part) in enumerate(folds.items()):
+        place = fold_folder(folder, number)
+        called = f"{number}" if name == str(number) else f"{number}, {name}"
+        called += f" ({number + 1} of {len(folds)})"
+        if _is_finished(place):
+            log.info("fold %s is finished", called)
+            continue
+        log.info(
+            "fold %s: %d cases to learn from, %d held out",
+            *(called, len(part.training), len(part.validation)),
+        )
+        fit_fold(_begun(config, plan, place, number, folds), part, place)
+    return _together(folder, folds)
+
+
+def mean_dice(rows: Sequence[Row]) -> dict[str, float]:
+    """Mean Dice of each label, by its name; nan where it is nowhere."""
+    of_labels = groupby(sorted(rows, key=lambda row: row.label), key=lambda row: row.name)
+    return {name: mean([row.scores["dice"] for row in found]) for name, found in of_labels}
+
+
+def _is_finished(place: Path) -> bool:
+    return (place / FILE_NAME).is_file() and (place / HELD_OUT / TABLE).is_file()
+
+
+def _begun(config: FitConfig, plan: Plan, place: Path, number: int, folds: Folds) -> FitConfig:
+    """Options of one fold; its folder holds them, the plan and the split, as that of any run."""
+    is_new = not (place / SPLIT).is_file()  # written last
+    planned = {name: FitConfig.model_fields[name].default for name in PLANNED}
+    own = {"fold": number, "out": place, "plan": place.parent / PLAN, "resume": not is_new}
+    config = config.model_copy(update=planned | own)
+    if is_new:
+        write_text(place / "config.yaml", to_yaml(config, title="Resolved options of this run"))
+        plan.save(place / PLAN)
+        write_split(config, place, folds)
+    return config
+
+
+def _together(folder: Path, folds: Folds) -> ScoreResult:
+    """Label maps and scores of all cases, each by the model that has not seen it."""
+    rows: list[Row] = []
+    found = {}
+    for number, (name, part) in enumerate(folds.items()):
+        place = fold_folder(folder, number) / HELD_OUT
+        for case_id in part.validation:
+            _copy(place / f"{case_id}.nii.gz", folder / HELD_OUT)
+        of_fold = read_table(place / TABLE)
+        found[name] = mean(list(mean_dice(of_fold).values()))
+        rows += of_fold
+    rows.sort(key=lambda row: row.case)
+    result = write_scores(rows, folder / HELD_OUT / TABLE, about={"dice_of_folds": known(found)})
+    log.info(
+        "out of fold, Dice %.4f on %d cases; of the folds %s",
+        mean(list(mean_dice(rows).values())),
+        len({row.case for row in rows}),
+        ", ".join(f"{dice:.4f}" for dice in found.values()),
+    )
+    return result
+
+
+def _copy(labels: Path, target: Path) -> None:
+    if not labels.is_file():
+        raise RunError(
+            f"{labels} is gone, which its fold had written; put it back, or remove {FILE_NAME} of "
+            "that fold to have its cases labeled again with --resume"
+        )
+    with atomic(target / labels.name) as partial:
+        shutil.copyfile(labels, partial)

@@ -1,0 +1,354 @@
+"""Before a run: whether its options can work, its cases are sound, and how it is to go."""
+
+import inspect
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medseg3d.api.fitting.splitting import (
+    dealt_folds,
+    given_folds,
+    read_split,
+    split_file,
+    wanted,
+    write_split,
+)
+from medseg3d.api.fitting.starting import (
+    as_the_model,
+    like_the_model,
+    refuse_other_network,
+    refuse_other_weights,
+    slab_of,
+    started,
+)
+from medseg3d.api.fitting.target_domain import refuse_other_domains
+from medseg3d.api.provenance import write_text
+from medseg3d.config import FitConfig, to_yaml
+from medseg3d.config.fit import StageConfig
+from medseg3d.data.augment import Augmentation
+from medseg3d.data.cases import Dataset
+from medseg3d.data.checks import check_cases
+from medseg3d.data.classes import class_names, with_classes
+from medseg3d.data.fingerprint import measure
+from medseg3d.data.layouts import find_cases
+from medseg3d.data.plan import Plan, make_plan
+from medseg3d.data.split import Split, with_unlabeled
+from medseg3d.data.threads import in_threads
+from medseg3d.device import resolve_device, resolve_precision
+from medseg3d.errors import ConfigError, RunError
+from medseg3d.losses import LOSSES
+from medseg3d.losses.building import build_loss
+from medseg3d.losses.regions import build_region_loss
+from medseg3d.machine import memory_limit
+from medseg3d.networks import NETWORKS, SLICES, build_network, planned_options
+from medseg3d.networks.topology import Topology
+from medseg3d.progress import Progress, track
+from medseg3d.training.budget import Budget
+from medseg3d.training.callbacks import Stage
+from medseg3d.training.loggers import require_package
+from medseg3d.training.module import OptimizerSettings
+from medseg3d.training.train import TrainingSettings
+
+log = logging.getLogger("medseg3d")
+
+DEFAULT_MINUTES = 60.0
+VALIDATIONS = 20
+"""So many in a deterministic run, in which the clock has no say."""
+PLANNED_GPU_GB = 10.0
+PLANNED = ("spacing", "patch_size", "batch_size", "width", "mirror")
+PLAN = "plan.yaml"
+
+
+def refuse_what_cannot_be_built(config: FitConfig) -> None:
+    """Find wrong names and options before the hours of work, not after them.
+
+    Raises:
+        ConfigError: Saying which.
+    """
+    refuse_other_network(config)
+    _refuse_decided_options(config)
+    whole = started(config)
+    network = NETWORKS[whole.network.name]
+    if config.stages and not hasattr(network, "set_stage"):
+        raise ConfigError(
+            f"network {config.network.name!r} has no training stages; leave out stages, or set "
+            "stages=[] if they come from a file"
+        )
+    if config.classes is not None and "classes" not in inspect.signature(network).parameters:
+        raise ConfigError(
+            f"network {config.network.name!r} learns no classes; choose one that does, such as "
+            "ynet_3d, or leave out classes"
+        )
+    refuse_other_domains(whole)
+    if config.early_stop and stages_of(whole):
+        raise ConfigError(
+            f"network {whole.network.name!r} is trained in stages, each of which begins anew; "
+            "leave out early_stop"
+        )
+    if own_loss(whole) is None:
+        build_loss(config.loss.name, config.loss.options)
+    if config.regions:
+        build_region_loss(config.loss.name, config.loss.options, ())
+    Augmentation(**config.augmentation.model_dump())
+    resolve_precision(config.precision, resolve_device(config.device))
+    if config.logger is not None:
+        require_package(config.logger)
+
+
+def _refuse_decided_options(config: FitConfig) -> None:
+    """Refuse options of the network that the dimensions of the run decide."""
+    if config.network.name.startswith(SLICES):
+        raise ConfigError(
+            f"network {config.network.name!r} is what a model calls it; give --dims 2 --network "
+            f"{config.network.name.removeprefix(SLICES)}"
+        )
+    decided = {"spatial_dims"} if config.dims == 3 else {"spatial_dims", "slice_axis", "slab"}
+    if taken := sorted(decided & config.network.options.keys()):
+        raise ConfigError(
+            f"network.options: {', '.join(taken)} cannot be given, because dims"
+            f"{' and slab decide' if config.dims == 2 else ' decides'}; leave it out"
+        )
+
+
+def planned(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
+    """Cases, plan and split of a run, as its folder holds them or made now.
+
+    Raises:
+        DataError: If the cases cannot be trusted; all faulty ones are listed.
+        RunError: If cases of a run that is resumed are gone.
+    """
+    if (folder / PLAN).is_file() and split_file(config, folder).is_file():
+        return _planned_before(config, folder)
+    return _planned_now(config, folder)
+
+
+def _planned_before(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
+    dataset = _found(config)
+    plan = Plan.load(folder / PLAN).mirrored_along(config.augmentation.mirror_axes)
+    parts = read_split(config, folder)
+    absent = {*parts.training, *parts.validation} - {case.id for case in dataset.cases}
+    if absent:
+        raise RunError(
+            f"{config.data} lacks {len(absent)} cases of the run in {folder}, such as "
+            f"{min(absent)}; give the folder that the run was begun with"
+        )
+    return dataset, plan, parts
+
+
+def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
+    """Check and measure the cases; the run can be resumed from the first moment on."""
+    stored = folder / "config.yaml"
+    if not config.resume:
+        write_text(stored, to_yaml(config, title="Resolved options of this run"))
+    try:
+        dataset = _found(config)
+        dataset = dataset.ignoring(config.ignore_label)
+        log.info("%s: %d cases (%s)", config.data, len(dataset.cases), dataset.layout)
+        given = given_folds(config, dataset.cases)
+        with Progress("Checking", total=len(dataset.cases), unit="case") as bar:
+            num_folds = max(2, len(given)) if given else config.folds
+            checked = check_cases(dataset, folds=num_folds, advance=bar.advance)
+        folds = given or dealt_folds(config, dataset, checked.facts)
+        if any(case.labels is None for case in dataset.cases):
+            folds = with_unlabeled(folds, dataset.cases, learn=not given)
+            dataset = dataset.ignoring_missing(checked.label_values)
+        parts = wanted(config, folds)
+        plan = _plan(config, dataset, checked.label_values, parts)
+        with torch.device("meta"):
+            network, options = make_network(config, plan)
+        refuse_other_weights(network, options, plan, config)
+    except Exception:
+        if not config.resume:
+            stored.unlink(missing_ok=True)
+        raise
+    plan.save(folder / PLAN)
+    write_split(config, folder, folds)
+    return dataset, plan, parts
+
+
+def _found(config: FitConfig) -> Dataset:
+    """The cases of a run; with classes they may lack a label map."""
+    given = config.classes is not None
+    dataset = find_cases(config.data, skip_unpaired=config.skip_unpaired, unlabeled=given)
+    return with_classes(dataset, config.classes) if config.classes is not None else dataset
+
+
+def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], parts: Split) -> Plan:
+    if config.plan is not None:
+        fixed = [name for name in PLANNED if getattr(config, name) not in (None, False)]
+        if fixed:
+            raise ConfigError(
+                f"{', '.join(fixed)} cannot be given beside a plan, which holds them; "
+                f"edit {config.plan}"
+            )
+        plan = Plan.load(config.plan).mirrored_along(config.augmentation.mirror_axes)
+        _refuse_other_dimensions(plan, config)
+        plan = plan.ignoring(dataset.ignore_label).with_regions(config.regions)
+        return plan.with_classes(class_names(dataset.cases))
+    learned = set(parts.training)
+    training = [case for case in dataset.cases if case.id in learned and case.labels is not None]
+    measured_case = partial(measure, ignore_label=dataset.ignore_label)
+    measured = list(
+        track(in_threads(measured_case, training), "Measuring", total=len(training), unit="case")
+    )
+    values = [value for value in sorted(label_values) if value != dataset.ignore_label]
+    names = {0: "background"} | {value: f"label {value}" for value in values}
+    names = distinct_names(names | (dataset.label_names or {}))
+    num_channels = len(measured[0].foreground)
+    channels = dataset.channel_names or tuple(f"channel {n}" for n in range(num_channels))
+    device = resolve_device(config.device)
+    config, slab = like_the_model(config), slab_of(config)
+    plan = make_plan(
+        measured,
+        label_names=dict(sorted(names.items())),
+        channel_names=channels,
+        on_gpu=device.type == "cuda",
+        memory_gb=config.memory_gb or _memory_gb(device),
+        spacing=config.spacing,
+        patch_size=config.patch_size,
+        batch_size=config.batch_size,
+        width=config.width,
+        mirror=config.mirror,
+        mirror_axes=config.augmentation.mirror_axes,
+        slab=slab,
+    )
+    plan = as_the_model(plan, config).ignoring(dataset.ignore_label)
+    plan = plan.with_regions(config.regions).with_classes(class_names(dataset.cases))
+    log.info(
+        "plan: spacing %s mm, patch %s, batch %d, %d stages, width %d",
+        " x ".join(f"{edge:g}" for edge in plan.spacing),
+        " x ".join(map(str, plan.patch_size)),
+        plan.batch_size,
+        len(plan.kernels),
+        plan.width,
+    )
+    return plan
+
+
+def _refuse_other_dimensions(plan: Plan, config: FitConfig) -> None:
+    """Refuse a plan for volumes where slices are learned from, and the other way round."""
+    if (plan.slice_axis is None) == (slab_of(config) is None):
+        return
+    if plan.slice_axis is None:
+        raise ConfigError(
+            f"{config.plan} is a plan for volumes; leave out --dims 2, or the plan, or begin with "
+            "the plan.yaml of a run with --dims 2"
+        )
+    raise ConfigError(f"{config.plan} is a plan for slices; give --dims 2, or leave the plan out")
+
+
+def distinct_names(names: dict[int, str]) -> dict[int, str]:
+    """Names by value; a name that two values share, or that tables use, gets its value added.
+
+    Examples:
+        >>> distinct_names({0: "background", 1: "cyst", 2: "cyst", 3: "mean"})
+        {0: 'background', 1: 'cyst 1', 2: 'cyst 2', 3: 'mean 3'}
+    """
+    counts = Counter(names.values())
+    return {
+        value: f"{name} {value}" if counts[name] > 1 or name == "mean" else name
+        for value, name in names.items()
+    }
+
+
+def _memory_gb(device: torch.device) -> float:
+    """Memory that training may take: a common GPU's, or half of the machine's.
+
+    A plan for all of a large GPU would give windows that no other machine can predict with.
+    """
+    if device.type == "cuda":
+        return min(PLANNED_GPU_GB, torch.cuda.mem_get_info(device)[0] / 1e9 * 0.8)
+    return memory_limit() / 1e9 / 2
+
+
+def make_network(config: FitConfig, plan: Plan) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of the run and all the options it was built with."""
+    config = started(config)
+    topology = Topology(
+        patch_size=plan.patch_size,
+        strides=plan.strides,
+        kernels=plan.kernels,
+        width=plan.width,
+        max_width=plan.max_width,
+        slice_axis=plan.slice_axis,
+    )
+    options = planned_options(config.network.name, topology) | config.network.options
+    if plan.classes:
+        options["classes"] = len(plan.classes)
+    network = build_network(
+        config.network.name, len(plan.channels), plan.num_labels, options=options
+    )
+    if stages := stages_of(config):
+        for stage in stages:
+            network.set_stage(stage.name)  # type: ignore[operator]
+        network.set_stage(stages[0].name)  # type: ignore[operator]
+    return network, options
+
+
+def own_loss(config: FitConfig) -> nn.Module | None:
+    """The loss of a network that learns without labels; of all others nothing."""
+    name = getattr(NETWORKS[config.network.name], "unsupervised", None)
+    if name is None:
+        return None
+    loss: nn.Module = LOSSES.build(
+        name, **(config.loss.options if config.loss.name == name else {})
+    )
+    return loss
+
+
+def stages_of(config: FitConfig) -> tuple[StageConfig, ...]:
+    """The training stages that are asked for, or that the network cannot do without."""
+    shares = getattr(NETWORKS[config.network.name], "default_stages", {})
+    return config.stages or tuple(
+        StageConfig(name=name, share=share) for name, share in shares.items()
+    )
+
+
+def _validate_every(config: FitConfig) -> int | None:
+    """Epochs between validations; None leaves them to the clock."""
+    if config.validate_every is None and config.deterministic:
+        return max(1, (config.epochs or 0) // VALIDATIONS)
+    return config.validate_every
+
+
+def training_settings(config: FitConfig, plan: Plan) -> TrainingSettings:
+    """Budget, optimizer and the like, of which the options know all but the batch."""
+    if config.epochs is not None:
+        budget = Budget(steps=config.epochs * config.steps_per_epoch)
+    else:
+        budget = Budget(seconds=60 * (config.max_minutes or DEFAULT_MINUTES))
+        if config.max_minutes is None:
+            log.info("training for %g minutes (--max-minutes, --epochs)", DEFAULT_MINUTES)
+    stages, start = [], 0.0
+    for stage in stages_of(config):
+        stages.append(Stage(stage.name, start))
+        start += stage.share
+    return TrainingSettings(
+        budget=budget,
+        optimizer=OptimizerSettings(
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            warmup=config.warmup,
+            decay_power=config.decay_power,
+        ),
+        batch_size=plan.batch_size,
+        accumulate=config.accumulate,
+        deterministic=config.deterministic,
+        steps_per_epoch=config.steps_per_epoch,
+        gradient_clip=config.gradient_clip,
+        ema=config.ema,
+        seed=config.seed,
+        workers=config.workers,
+        validate_every=_validate_every(config),
+        recompute=config.recompute,
+        early_stop=config.early_stop,
+        logger=config.logger,
+        checkpoint_seconds=60 * config.checkpoint_minutes,
+        stages=tuple(stages),
+    )

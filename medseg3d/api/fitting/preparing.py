@@ -1,0 +1,168 @@
+"""Preprocessed cases of a run: in the cache or made now, and what lacks among them."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from medseg3d.config import FitConfig
+from medseg3d.data.annotation import nowhere_annotated
+from medseg3d.data.augment import Augmentation
+from medseg3d.data.cache import CachedCase, case_key, is_complete
+from medseg3d.data.canonical import load_case
+from medseg3d.data.cases import Case
+from medseg3d.data.domains import TwoDomains
+from medseg3d.data.patches import PatchDataset
+from medseg3d.data.plan import Plan
+from medseg3d.data.preprocess import preprocess, preprocessing_key
+from medseg3d.data.threads import in_threads
+from medseg3d.errors import about_case
+from medseg3d.networks import NETWORKS
+from medseg3d.progress import track
+from medseg3d.runs import CACHE, require_room
+from medseg3d.training.faults import enough_memory
+
+log = logging.getLogger("medseg3d")
+
+COPIES_OF_WEIGHTS = 15
+"""Bytes of a run folder per byte of weights: two checkpoints of weights, average and two moments,
+a third while it is written, and the bundles."""
+BYTES_PER_CACHED_CHANNEL, BYTES_PER_CACHED_LABEL = 2.0, 0.25
+LEAVE_OUT = "leave the case out or cut it, or use a machine with more memory"
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Preprocessing of the cases of a run.
+
+    Attributes:
+        config: Options of the run.
+        plan: How to preprocess.
+        digests: Hash of every case's files, by case id.
+    """
+
+    config: FitConfig
+    plan: Plan
+    digests: Mapping[str, str]
+
+    def require_room(self, cases: Sequence[Case], network: nn.Module, folder: Path) -> None:
+        """Refuse to begin what the disk will not hold to its end.
+
+        Args:
+            cases: To be preprocessed.
+            network: To be trained.
+            folder: The run folder.
+
+        Raises:
+            RunError: If there is less room.
+        """
+        missing = sum(not is_complete(self._place_of(case)) for case in cases)
+        voxel = BYTES_PER_CACHED_CHANNEL * len(self.plan.channels) + BYTES_PER_CACHED_LABEL
+        weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+        cached = int(missing * math.prod(self.plan.median_shape) * voxel)
+        require_room({self._root: cached, folder: COPIES_OF_WEIGHTS * weights})
+
+    def prepare(self, cases: Sequence[Case]) -> list[CachedCase]:
+        """Preprocess what the cache lacks.
+
+        Raises:
+            MedSeg3DError: Naming the case that cannot be.
+        """
+        found = in_threads(self._prepared, cases)
+        return list(track(found, "Preprocessing", total=len(cases), unit="case"))
+
+    def _prepared(self, case: Case) -> CachedCase:
+        folder = self._place_of(case)
+        if is_complete(folder):
+            return CachedCase.open(folder)
+        with about_case(case.id), enough_memory(f"preprocessing case {case.id}", LEAVE_OUT):
+            working = preprocess(load_case(case), self.plan)
+            labels = working.labels
+            if labels is None and self.plan.ignore_index is not None:
+                labels = nowhere_annotated(working.image, self.plan.ignore_index)
+            return CachedCase.write(
+                folder,
+                case_id=case.id,
+                image=working.image,
+                labels=labels,
+                num_labels=self.plan.num_labels,
+                may_ignore=self.plan.ignore_index is not None,
+            )
+
+    @property
+    def _root(self) -> Path:
+        return self.config.cache or CACHE
+
+    def _place_of(self, case: Case) -> Path:
+        return self._root / case_key(preprocessing_key(self.plan), self.digests[case.id])
+
+
+def warn_of_absent_labels(
+    plan: Plan, training: Sequence[CachedCase], held_out: Sequence[CachedCase], *, fold: int | str
+) -> None:
+    """Say which labels cannot be learned, or not be scored."""
+    for number, (value, name) in enumerate(sorted(plan.labels.items())):
+        occurs = [
+            any(number in case.labels_present for case in cases) for cases in (training, held_out)
+        ]
+        if value != 0 and not occurs[0]:
+            log.warning(
+                "label %d (%s) is in no training case of fold %d and cannot be learned; add "
+                "cases that have it, or choose another --fold",
+                *(value, name, fold),
+            )
+        elif value != 0 and not occurs[1]:
+            log.warning(
+                "label %d (%s) is in no held-out case of fold %d, so nothing will tell how "
+                "well it is found",
+                *(value, name, fold),
+            )
+
+
+def training_patches(
+    config: FitConfig,
+    plan: Plan,
+    cases: Sequence[CachedCase],
+    *,
+    classes: Sequence[int] | None = None,
+    target: Sequence[CachedCase] = (),
+) -> PatchDataset | TwoDomains:
+    """Augmented patches of the training cases.
+
+    Args:
+        config: Options of the run.
+        plan: Of the run.
+        cases: To learn from.
+        classes: Index of the class of each case, if cases have classes.
+        target: Cases of another domain, without labels, if there is one.
+    """
+    ignored = () if plan.ignore_index is None else (plan.ignore_index,)
+    augmentation = Augmentation(
+        spacing=plan.spacing,
+        slice_axis=plan.slice_axis,
+        mirrored_labels=(*plan.mirrored_labels, *ignored),
+        **config.augmentation.model_dump() | {"mirror_axes": plan.mirror_axes},
+    )
+    knows_labels = getattr(NETWORKS[config.network.name], "unsupervised", None) is None
+    patches = PatchDataset(
+        cases,
+        plan.patch_size,
+        seed=config.seed,
+        foreground=config.foreground if knows_labels else 0.0,
+        augmentation=augmentation,
+        classes=classes,
+    )
+    if not target:
+        return patches
+    others = PatchDataset(
+        target,
+        plan.patch_size,
+        seed=config.seed + 1,  # else both would be turned and shifted alike
+        foreground=0.0,
+        augmentation=augmentation,
+        labeled=False,
+    )
+    return TwoDomains(patches, others)

@@ -1,0 +1,349 @@
+"""``fit``: from a folder of cases to a model file."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medseg3d.api.fitting.cross_validation import cross_validate, mean_dice
+from medseg3d.api.fitting.diagnoses import DIAGNOSES, write_diagnoses
+from medseg3d.api.fitting.final_validation import FinalValidation
+from medseg3d.api.fitting.following import Job, help_first_process, refuse_what_needs_one_process
+from medseg3d.api.fitting.planning import (
+    make_network,
+    own_loss,
+    planned,
+    refuse_what_cannot_be_built,
+    training_settings,
+)
+from medseg3d.api.fitting.preparing import Preparation, training_patches, warn_of_absent_labels
+from medseg3d.api.fitting.starting import begin, started, with_own_start
+from medseg3d.api.fitting.target_domain import target_cases
+from medseg3d.api.fitting.validating import mean, validate
+from medseg3d.api.fitting.watching import Watch
+from medseg3d.api.provenance import Origin, known
+from medseg3d.api.scoring.run import ScoreResult
+from medseg3d.bundle import (
+    FILE_NAME,
+    SUFFIX,
+    Bundle,
+    load_bundle,
+    load_weights,
+    read_bundle,
+    save_bundle,
+)
+from medseg3d.config import FitConfig, validated
+from medseg3d.config.fit import ALL_FOLDS
+from medseg3d.data.cache import CachedCase, open_cache
+from medseg3d.data.cases import Case, Dataset
+from medseg3d.data.classes import class_indices
+from medseg3d.data.plan import Plan
+from medseg3d.data.regions import numbered
+from medseg3d.data.split import Split
+from medseg3d.device import Precision, resolve_device, resolve_precision
+from medseg3d.errors import ConfigError, RunError
+from medseg3d.losses.building import build_loss
+from medseg3d.losses.regions import build_region_loss
+from medseg3d.machine import num_processors
+from medseg3d.networks import build_network
+from medseg3d.runs import CACHE, free_run_folder, interrupted_run, locked
+from medseg3d.training.callbacks import keeps_last
+from medseg3d.training.history import History
+from medseg3d.training.team import Team
+from medseg3d.training.train import train
+
+log = logging.getLogger("medseg3d")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: Everything the run left.
+        bundle: The model file; of a cross-validation the folder, whose models predict averages.
+        dice: Mean Dice per foreground label over the held-out cases, on their native grids.
+        scores: All scores of the held-out cases.
+    """
+
+    folder: Path
+    bundle: Path
+    dice: dict[str, float]
+    scores: ScoreResult
+
+
+def fit(data: Path | str | FitConfig, **options: Any) -> Run:
+    """Learn to segment from a folder of labelled cases.
+
+    Begun by ``torchrun`` or ``srun`` in several processes, they train together: each takes a
+    batch of its own in every step, the first one does the rest, and all return its run.
+
+    Args:
+        data: The folder, or all options.
+        **options: See :class:`medseg3d.config.FitConfig`.
+
+    Returns:
+        The run, with its model file and the scores of its held-out cases.
+
+    Raises:
+        ConfigError: If an option, name or plan is wrong.
+        DataError: If the cases cannot be trusted; all faulty ones are listed.
+        RunError: If the run folder is in use, or training cannot go on.
+    """
+    config = data if isinstance(data, FitConfig) else validated(FitConfig, {"data": data} | options)
+    if config.dry_run:
+        raise ConfigError("dry_run makes no run to return; call medseg3d.api.rehearse instead")
+    use_allowed_processors()
+    team = Team.join()
+    if not team.leads:
+        run = help_first_process(team, make_loss)
+        assert isinstance(run, Run)
+        return run
+    run = _fit(config, team)
+    with suppress(RunError):  # one that is gone by now is not missed
+        team.hand_out(run)
+    return run
+
+
+def _fit(config: FitConfig, team: Team) -> Run:
+    if config.resume:
+        folder, config = interrupted_run(config)
+        config = with_own_start(config, folder)
+    else:
+        refuse_what_cannot_be_built(config)
+        folder = free_run_folder(config)
+    refuse_what_needs_one_process(config, team)
+    with locked(folder), _how_to_go_on(config, folder):
+        open_cache(config.cache or CACHE)
+        dataset, plan, parts = planned(config, folder)
+        if config.fold == ALL_FOLDS:
+            scores = cross_validate(config, plan, folder, partial(_fit_fold, dataset, plan, team))
+            return Run(folder, folder, mean_dice(scores.rows), scores)
+        return _Fit(config, dataset, plan, parts, folder, team).run()
+
+
+def _fit_fold(
+    dataset: Dataset, plan: Plan, team: Team, config: FitConfig, parts: Split, folder: Path
+) -> None:
+    """One run of a cross-validation."""
+    with locked(folder):
+        _Fit(with_own_start(config, folder), dataset, plan, parts, folder, team).run()
+
+
+@contextmanager
+def _how_to_go_on(config: FitConfig, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.warning("stopped; go on with: medseg3d fit %s -o %s --resume", config.data, folder)
+        raise
+
+
+def use_allowed_processors() -> None:
+    """Compute in no more threads than the container has processors."""
+    torch.set_num_threads(min(torch.get_num_threads(), num_processors()))
+
+
+class _Fit:
+    """The steps of one run over its fixed inputs."""
+
+    def __init__(
+        self,
+        config: FitConfig,
+        dataset: Dataset,
+        plan: Plan,
+        parts: Split,
+        folder: Path,
+        team: Team,
+    ) -> None:
+        self.config = started(config)
+        self.plan = plan
+        self.folder = folder
+        self.team = team
+        by_id = {case.id: case for case in dataset.cases}
+        self.training = [by_id[case_id] for case_id in parts.training]
+        self.held_out = [by_id[case_id] for case_id in parts.validation]
+        self.target = target_cases(config)
+        self.device = team.own_device(resolve_device(config.device))
+        self.precision: Precision = resolve_precision(config.precision, self.device)
+        self.labels = {value: name for value, name in plan.labels.items() if value != 0}
+        if plan.regions:
+            self.labels = numbered(plan.regions, plan.labels)
+
+    def run(self) -> Run:
+        """Preprocess, train, validate on native grids, write the bundle."""
+        config, plan, held_out = self.config, self.plan, self.held_out
+        origin = Origin.of(config, [*self.training, *self.target], held_out)
+        preparation = Preparation(config, plan, origin.digests)
+        cases = [*self.training, *held_out, *self.target]
+        torch.manual_seed(config.seed)
+        network, options = make_network(config, plan)
+        preparation.require_room(cases, network, self.folder)
+        start = begin(network, options, plan, config, self.folder)
+        several = f"{self.team.count} processes, " if self.team.count > 1 else ""
+        origin.write(
+            self.folder / "provenance.json",
+            device=f"{several}{self.device}",
+            precision=self.precision,
+        )
+        cached = preparation.prepare(cases)
+        learned, cached = cached[: len(self.training)], cached[len(self.training) :]
+        kept, target = cached[: len(held_out)], cached[len(held_out) :]
+        warn_of_absent_labels(plan, learned, kept, fold=config.fold)
+        best = self.folder / "checkpoints" / f"best{SUFFIX}"
+        watch = Watch(self.folder, config, plan, kept, device=self.device, precision=self.precision)
+        log.info("watch it: %s", watch.path)
+
+        def dice(network: nn.Module, limit: int | None) -> list[float]:
+            return validate(
+                network,
+                kept[:limit],
+                plan,
+                overlap=config.overlap,
+                device=self.device,
+                precision=self.precision,
+                look=watch.look if limit is None else None,  # else only its cost is measured
+                regions=plan.region_indices,
+            )
+
+        def save_best(network: nn.Module, mean_dice: float) -> None:
+            description = origin.describe(
+                network, options, plan, precision=self.precision, scores={"mean": mean_dice}
+            )
+            told = {"training": description.training | start}
+            description = description.model_copy(update=told)
+            # a resumed run repeats the way to better weights, kept already
+            if best.exists() and not keeps_last(network):
+                before = read_bundle(best)
+                same_stage = before.options.get("stage") == description.options.get("stage")
+                if same_stage and before.scores.get("mean", 0.0) > mean_dice:
+                    return
+            save_bundle(best, description, network)
+
+        if several:
+            log.info("%s%d patches each in a step", several, plan.batch_size)
+        job = Job(
+            config,
+            plan,
+            self.folder,
+            tuple(learned),
+            self.precision,
+            classes=class_indices(self.training, plan.classes),
+            target=tuple(target),
+        )
+        self.team.hand_out(job)
+        history = train(
+            network,
+            make_loss(config, plan, learned),
+            training_patches(config, plan, learned, classes=job.classes, target=job.target),
+            folder=self.folder,
+            label_names=list(self.labels.values()),
+            validate=dice,
+            num_held_out=len(held_out),
+            save_best=save_best,
+            settings=training_settings(config, plan),
+            device=self.device,
+            precision=self.precision,
+            resume=config.resume,
+            publish=watch.publish,
+            team=self.team,
+        )
+        if plan.classes:
+            write_diagnoses(
+                _network_of(best),
+                held_out,
+                kept,
+                plan.classes,
+                self.folder / "validation" / DIAGNOSES,
+                window=plan.patch_size,
+                device=self.device,
+            )
+        can_tell = [
+            case for case, found in zip(held_out, kept, strict=True) if found.labels_present
+        ]
+        return self._finish(best, can_tell, history)
+
+    def _finish(self, best: Path, can_tell: Sequence[Case], history: History) -> Run:
+        """Validate the best weights as ``predict`` will use them, and write the bundle."""
+        final = FinalValidation(
+            config=self.config,
+            plan=self.plan,
+            cases=self.held_out,
+            model=best,
+            folder=self.folder / "validation",
+            device=self.device,
+        )
+        path, description = self.folder / FILE_NAME, read_bundle(best)
+        try:
+            verdict = final.verdict(self.precision, can_tell)
+            found = {"precision": verdict.accepted, "dice_changes": verdict.dice_changes}
+            description = description.model_copy(update=found)
+            cleaning = final.cleaning(verdict.accepted)
+            description = description.model_copy(update={"cleaning": cleaning})
+            scores = final.scores(verdict.accepted, cleaning)
+        except Exception:  # the model is whole; only its scores are missing
+            _save_again(best, path, description)
+            raise
+        dice = {
+            name: mean([row.scores["dice"] for row in scores.rows if row.label == value])
+            for value, name in self.labels.items()
+        }
+        reached = dice | {"mean": mean(list(dice.values()))}
+        last = history.rows[-1]
+        spent = {"steps": last["step"], "minutes": round(last["minutes"], 2)}
+        updates = {"scores": known(reached), "training": description.training | spent}
+        _save_again(best, path, description.model_copy(update=updates))
+        with suppress(OSError):  # conversions of the same weights; predict makes them otherwise
+            _conversions(best).rename(_conversions(path))
+        log.info(
+            "model %s, Dice %.4f on %d held-out cases", path, reached["mean"], len(self.held_out)
+        )
+        return Run(self.folder, path, dice, scores)
+
+
+def make_loss(config: FitConfig, plan: Plan, cases: Sequence[CachedCase]) -> nn.Module:
+    """The loss of a run that learns from these cases."""
+    if (own := own_loss(config)) is not None:
+        return own
+    if plan.regions:
+        regions, ignored = plan.region_indices, plan.ignore_index
+        return build_region_loss(
+            config.loss.name, config.loss.options, regions, ignore_index=ignored
+        )
+    return build_loss(
+        config.loss.name,
+        config.loss.options,
+        spacing=plan.spacing,
+        ignore_index=plan.ignore_index,
+        label_counts=_label_counts(cases),
+    )
+
+
+def _label_counts(cases: Sequence[CachedCase]) -> list[int]:
+    """Voxels of each label in all of them, background first."""
+    return [sum(counts) for counts in zip(*(case.label_counts for case in cases), strict=True)]
+
+
+def _conversions(model: Path) -> Path:
+    return model.with_name(f"{model.name}.cache")
+
+
+def _save_again(source: Path, target: Path, description: Bundle) -> None:
+    """Write the weights of a bundle with another description."""
+    save_bundle(target, description, _network_of(source))
+
+
+def _network_of(source: Path) -> nn.Module:
+    """The network of a bundle with its weights."""
+    stored, weights = load_bundle(source)
+    network = build_network(
+        stored.network, stored.channels, stored.plan.num_labels, options=stored.options
+    )
+    load_weights(network, weights, source=str(source))
+    return network

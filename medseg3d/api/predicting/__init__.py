@@ -1,0 +1,1 @@
+"""``predict``: which cases, with what memory, one after the other, and what is told of each."""

@@ -1,0 +1,327 @@
+"""Many cases to predict: which are left, one after the other, and what becomes of each."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+from medseg3d.api.batch import FAILED_CSV, Failures
+from medseg3d.api.outputs import Target, expect_disk, expect_new, find_targets, is_dicom
+from medseg3d.api.predicting.cleaning_rules import rules_in_words
+from medseg3d.api.predicting.needs import disk_of, expect_memory, needs_of
+from medseg3d.api.predicting.pipeline import in_line
+from medseg3d.api.predicting.records import NAME, Record, Records
+from medseg3d.api.predicting.sampling import refuse_samples
+from medseg3d.api.predicting.worker import (
+    Job,
+    Labeled,
+    Prepared,
+    Worker,
+    models_of,
+    open_predictor,
+    rules_for,
+)
+from medseg3d.bundle import inspect_bundle, read_bundle
+from medseg3d.cluster.shard import Shard, parse_shard
+from medseg3d.config import PredictConfig
+from medseg3d.data.cases import Case, find_inputs
+from medseg3d.data.partners import Fault
+from medseg3d.data.plan import Plan
+from medseg3d.errors import ConfigError, DataError, MedSeg3DError, RunError
+from medseg3d.io.atomic import sweep
+from medseg3d.io.dicom import expect_identified
+from medseg3d.machine import in_words, memory_in_reach
+from medseg3d.process import sentence
+from medseg3d.progress import Progress
+
+log = logging.getLogger("medseg3d")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was written for one case.
+
+    Attributes:
+        case_id: Name of the case.
+        path: The label map.
+        volumes_ml: Volume of each foreground label, by name.
+        seconds: Time from reading to writing.
+        probabilities: The probabilities, if they were asked for.
+        uncertainty: Their entropy, if it was asked for.
+        samples: Label maps that were drawn, if any were asked for.
+        entropy: That of their labels.
+    """
+
+    case_id: str
+    path: Path
+    volumes_ml: dict[str, float]
+    seconds: float
+    probabilities: Path | None = None
+    uncertainty: Path | None = None
+    samples: tuple[Path, ...] = ()
+    entropy: Path | None = None
+
+
+class Batch:
+    """All that one call shall predict.
+
+    Args:
+        config: The options.
+        cases: The cases of this call.
+        targets: Where their outputs go.
+        failures: Cases that could not be done.
+        records: Cases that are finished, None if no folder keeps them.
+    """
+
+    def __init__(
+        self,
+        config: PredictConfig,
+        cases: Sequence[Case],
+        targets: Sequence[Target],
+        failures: Failures,
+        records: Records | None,
+    ) -> None:
+        self.config = config
+        self.cases = cases
+        self.targets = targets
+        self.failures = failures
+        self.records = records
+
+    @classmethod
+    def found(cls, config: PredictConfig) -> "Batch":
+        """Find the cases and what earlier calls left of them.
+
+        Raises:
+            DataError: If there are no cases.
+            RunError: If outputs are in the way or cannot be written.
+        """
+        shard = parse_shard(config.shard) if config.shard else Shard(1, 1)
+        if config.roi_mask is not None and not config.roi_mask.exists():
+            raise ConfigError(f"--roi-mask {config.roi_mask} does not exist")
+        if config.samples:
+            refuse_samples(models_of(config))
+        unusable: list[Fault] = []
+        cases = find_inputs(config.inputs, unusable=unusable)
+        targets = find_targets(cases, config)
+        digests = {str(path): inspect_bundle(path).sha256 for path in models_of(config)}
+        out = config.out if config.out and targets[0].labels != config.out else None
+        folder = out or targets[0].labels.parent
+        total = len(cases) + len(unusable)
+        failures = Failures(total, folder, name=shard.name(FAILED_CSV))
+        keeps_records = total > 1 or out is not None
+        path = folder / shard.name(NAME)
+        records = Records.open(path, digests, config) if keeps_records else None
+        mine = list(zip(cases, targets, strict=True))
+        if shard.count > 1:
+            mine = shard.of(mine, key=lambda pair: pair[0].id)
+            unusable = shard.of(unusable, key=str)
+        for fault in unusable:
+            failures.add(", ".join(fault.cases), fault.file, fault)
+        return cls(config, [c for c, _ in mine], [t for _, t in mine], failures, records)
+
+    def jobs(self) -> list[Job]:
+        """What is left to do, told from the headers; there is room on the disk for all of it.
+
+        Raises:
+            RunError: If outputs are in the way, or do not fit on the disk.
+        """
+        config = self.config
+        for folder in {file.parent for target in self.targets for file in target.files}:
+            sweep(folder)
+        todo = [
+            (case, target)
+            for case, target in zip(self.cases, self.targets, strict=True)
+            if not self._is_done(case, target)
+        ]
+        if left_out := len(self.cases) - len(todo):
+            log.info("%d of %d cases are there already", left_out, len(self.cases))
+        if not config.overwrite:
+            ours = self.records.ours if self.records is not None else ()
+            new = [target for _, target in todo]
+            expect_new(new, skip_existing=config.skip_existing, ours=ours)
+        model = models_of(config)[0]
+        plan = read_bundle(model).plan
+        rules = rules_for(config)
+        jobs = []
+        for case, target in todo:
+            with self.failures.of(case.id, case.images[0]):
+                jobs.append(self._job(case, target, plan, model))
+        expect_disk(disk_of([(job.needs, job.target) for job in jobs]))
+        if self.records is not None:
+            self.records.begin(file for job in jobs for file in job.target.files)
+        if jobs:
+            most = in_words(max(job.needs.memory for job in jobs))
+            log.info("memory: up to about %s of %s", most, in_words(memory_in_reach()))
+            if rules:
+                log.info("post-processing: %s", rules_in_words(rules, plan.labels))
+        return jobs
+
+    def _job(self, case: Case, target: Target, plan: Plan, model: Path) -> Job:
+        config = self.config
+        needs = needs_of(case, plan, config, model=model)
+        expect_memory(needs.reading, config.memory_limit, told=needs.least)
+        if is_dicom(target.labels):
+            expect_identified(case.images[0])
+        return Job(case, target, needs)
+
+    def _is_done(self, case: Case, target: Target) -> bool:
+        if self.config.overwrite:
+            return False
+        if self.config.skip_existing and target.is_there:
+            return True
+        with suppress(DataError, OSError):  # told of when it is read
+            return self.records is not None and self.records.is_finished(case, target.files)
+        return False
+
+    def here(self, jobs: Sequence[Job]) -> list[Prediction]:
+        """Predict in this process, reading ahead and writing behind.
+
+        Raises:
+            RunError: If no further case can be written.
+        """
+        worker = Worker(open_predictor(self.config), self.config)
+        results: list[Prediction] = []
+        with Progress("Predicting", total=_shown(jobs), unit="case") as bar:
+            place = {job.case.id: number for number, job in enumerate(jobs)}
+
+            def compute(job: Job, prepared: Prepared) -> Labeled:
+                def advance(done: int, windows: int) -> None:
+                    share = (place[job.case.id] + done / windows) / len(jobs)
+                    bar.set_progress(share, note=job.case.id)
+
+                return worker.compute(job, prepared, advance)
+
+            def write(job: Job, labeled: Labeled) -> Record:
+                return self._kept(worker.write(job, labeled))
+
+            line = in_line(
+                jobs,
+                read=worker.read,
+                compute=compute,
+                write=write,
+                guard=lambda job: self.failures.of(job.case.id, job.case.images[0]),
+                fit_together=self._fit_together,
+            )
+            with self._keeping(results, len(jobs)):
+                for job, record in line:
+                    results.append(self._done(job, record))
+        return results
+
+    def in_cluster(self, jobs: Sequence[Job], address: str) -> list[Prediction]:
+        """Predict in the workers of a cluster, to which paths are sent and nothing else.
+
+        Raises:
+            RunError: If there is no cluster at that address.
+        """
+        from medseg3d.cluster.runner import Cluster
+
+        results: list[Prediction] = []
+        with (
+            Progress("Predicting", total=_shown(jobs), unit="case") as bar,
+            Cluster(address, at_most=len(jobs)) as cluster,
+            self._keeping(results, len(jobs)),
+        ):
+            config = _for_workers(self.config, cluster.threads, share=cluster.num_local)
+
+            def on_result(job: Job, record: Record) -> None:
+                results.append(self._done(job, self._kept(record)))
+                bar.advance()
+
+            def on_failure(job: Job, error: RunError) -> None:
+                self.failures.add(job.case.id, job.case.images[0], str(error))
+                bar.advance()
+
+            cluster.run(
+                partial(predict_job, config),
+                [job.anywhere() for job in jobs],
+                on_result=on_result,
+                on_failure=on_failure,
+            )
+        return results
+
+    def _kept(self, record: Record) -> Record:
+        if self.records is not None:
+            self.records.add(record)
+        return record
+
+    def _done(self, job: Job, record: Record) -> Prediction:
+        target, seconds = job.target, record.seconds["total"]
+        log.info("%s: %s (%.1f s)", job.case.id, target.labels, seconds)
+        return Prediction(
+            *(job.case.id, target.labels, record.volumes_ml, seconds),
+            *(target.probabilities, target.uncertainty, target.samples, target.entropy),
+        )
+
+    def _fit_together(self, job: Job, following: Job) -> bool:
+        """Whether there is memory to read one case while another is computed."""
+        return job.needs.memory + following.needs.beside <= _allowed(self.config)
+
+    @contextmanager
+    def _keeping(self, results: Sequence[Prediction], num_jobs: int) -> Iterator[None]:
+        """Keep on record what was done, however the work ends."""
+        try:
+            yield
+            self._save()
+        except BaseException as error:
+            with suppress(RunError):  # such as a full disk, which is the reason already
+                self._save()
+            if isinstance(error, MedSeg3DError | OSError) and num_jobs > 1:
+                raise RunError(
+                    f"{sentence(error)}; {len(results)} of {num_jobs} cases were written before, "
+                    "repeat the command to go on from there"
+                ) from error
+            raise
+
+    def _save(self) -> None:
+        if self.records is not None:
+            self.records.end()
+
+
+def predict_job(config: PredictConfig, job: Job) -> Record:
+    """Predict one case in a worker process, which keeps the model for the next one."""
+    worker = _worker(config)
+    return worker.write(job, worker.compute(job, worker.read(job)))
+
+
+def _for_workers(config: PredictConfig, threads: int | None, *, share: int) -> PredictConfig:
+    """The options for workers that have another current folder and may share this machine.
+
+    Args:
+        config: The options.
+        threads: Processors for each worker, if the options do not say.
+        share: How many workers share this machine; 0 if they are elsewhere.
+    """
+    models = models_of(config)
+    precision = config.precision
+    if precision == "auto" and not all(read_bundle(path).dice_changes for path in models):
+        log.info("the model has no evidence for bf16, so that all workers compute in fp32")
+        precision = "fp32"
+    memory = config.max_memory
+    if share:
+        memory = str(_allowed(config) // share)
+    return config.model_copy(
+        update={
+            "model": tuple(path.absolute() for path in models),
+            "roi_mask": config.roi_mask and config.roi_mask.absolute(),
+            "threads": config.threads or threads,
+            "precision": precision,
+            "max_memory": memory,
+        }
+    )
+
+
+def _allowed(config: PredictConfig) -> int:
+    """Bytes that may be held in all."""
+    return min(memory_in_reach(), config.memory_limit or memory_in_reach())
+
+
+@lru_cache(maxsize=1)
+def _worker(config: PredictConfig) -> Worker:
+    return Worker(open_predictor(config), config)
+
+
+def _shown(jobs: Sequence[Job]) -> int | None:
+    """Cases to show the progress of; one case has no number."""
+    return None if len(jobs) == 1 else len(jobs)

@@ -1,0 +1,207 @@
+"""``predictions.json``: what was predicted, by what, how long it took, and what is finished."""
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medseg3d import __version__
+from medseg3d.config import PredictConfig
+from medseg3d.data.cases import Case
+from medseg3d.io import atomic, sources
+
+log = logging.getLogger("medseg3d")
+
+NAME = "predictions.json"
+OF_ANY = re.compile(r"predictions(-\d+of\d+)?\.json")
+"""What the file is called, and those of the parts of a folder that machines do (--shard)."""
+
+PAUSE = 20.0
+"""Times as long as the file took to write are others' before it is written again."""
+
+MATTERS = (
+    *("overlap", "mirror", "crop", "roi", "roi_mask", "precision", "backend", "format"),
+    *("probabilities", "uncertainty", "replace_nonfinite", "postprocess", "cleaning"),
+)
+"""Options that decide what is in an output; of two runs with equal ones, one is enough."""
+
+OF_SAMPLES = ("samples", "seed")
+"""Such options where samples are drawn."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One case that is finished.
+
+    Attributes:
+        case: Name of the case.
+        inputs: Size in bytes and time of the last change in ns of each of its files, by path.
+        outputs: Size in bytes of each file written, by path.
+        seconds: Time of each stage: ``read``, ``prepare``, ``network``, ``stitch``, ``restore``,
+            ``clean``, ``samples``, ``write`` and ``total``.
+        volumes_ml: Volume of each foreground label.
+        windows: Windows that the network saw.
+        skipped: Windows that held only air.
+        peak_memory_bytes: Most that the process had held until then.
+        backend: What computed the network.
+        precision: Its arithmetic.
+        notes: What was odd about the case.
+        cleaning: What was done after the network to each label that is cleaned: the rule in
+            words, and the mL removed and filled.
+    """
+
+    case: str
+    inputs: dict[str, tuple[int, int]]
+    outputs: dict[str, int]
+    seconds: dict[str, float]
+    volumes_ml: dict[str, float]
+    windows: int
+    skipped: int
+    peak_memory_bytes: int
+    backend: str
+    precision: str
+    notes: tuple[str, ...] = ()
+    cleaning: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class Records:
+    """The finished cases of a folder, in memory and in its ``predictions.json``.
+
+    Attributes:
+        path: The file.
+        models: SHA-256 of each model, by path.
+        options: What decides the outputs beside the model.
+        cases: Finished cases by their labels' path.
+        planned: Outputs that were not there when this work was begun; one that is there now
+            without a record was made by it before it was killed.
+        elsewhere: What the files of other parts of the folder hold.
+    """
+
+    path: Path
+    models: dict[str, str]
+    options: dict[str, Any]
+    cases: dict[str, Record] = field(default_factory=dict)
+    planned: set[str] = field(default_factory=set)
+    elsewhere: "list[Records]" = field(default_factory=list)
+    _adopted: bool = False
+    _next: float = 0.0
+
+    @classmethod
+    def open(cls, path: Path, models: dict[str, str], config: PredictConfig) -> "Records":
+        """Go on with the file if the same models and options made it, else begin a new one.
+
+        Those of other parts of the folder, and of the whole, are looked at too.
+        """
+        matters = (*MATTERS, *OF_SAMPLES) if config.samples else MATTERS
+        options = config.model_dump(mode="json", include=set(matters))
+        records = cls._stored(path, models, options)
+        others = path.parent.iterdir() if path.parent.is_dir() else ()
+        records.elsewhere = [
+            cls._stored(other, models, options)
+            for other in sorted(others)
+            if OF_ANY.fullmatch(other.name) and other.name != path.name
+        ]
+        return records
+
+    @classmethod
+    def _stored(cls, path: Path, models: dict[str, str], options: dict[str, Any]) -> "Records":
+        records = cls(path, models, options)
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            same = list(stored["models"].values()) == list(models.values())
+            if same and stored["options"] == options:
+                records.cases = {key: _record(facts) for key, facts in stored["cases"].items()}
+                records.planned = set(stored["planned"])
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            log.warning("%s cannot be read, so no case in it counts as finished", path)
+        return records
+
+    @property
+    def ours(self) -> set[str]:
+        """Outputs that this work, or that on another part of the folder, was to make."""
+        return self.planned.union(*(other.planned for other in self.elsewhere))
+
+    def is_finished(self, case: Case, files: Sequence[Path]) -> bool:
+        """Whether the case was predicted before, from the same files, and all of it is there.
+
+        What a part of the folder has done goes on the record of the whole.
+        """
+        place = str(files[0].absolute())
+        known = [each.cases[place] for each in (self, *self.elsewhere) if place in each.cases]
+        if not known:
+            return False
+        expected = stamps(case), sizes(files)
+        record = next((each for each in known if (each.inputs, each.outputs) == expected), None)
+        if record is None or len(record.outputs) != len(files):
+            return False
+        if self.path.name == NAME and self.cases.get(place) != record:
+            self.cases[place] = record
+            self._adopted = True
+        return True
+
+    def begin(self, files: Iterable[Path]) -> None:
+        """Note, on the disk too, which outputs will be made now."""
+        new = {str(file.absolute()) for file in files}
+        self.planned |= new
+        if new or self._adopted:
+            self.save()
+
+    def add(self, record: Record) -> None:
+        """Put a case on record that is finished; call :meth:`save` at the end."""
+        place = next(iter(record.outputs))
+        self.cases.pop(place, None)  # so that the last one is the latest
+        self.cases[place] = record
+        if time.monotonic() >= self._next:
+            self.save()
+
+    def end(self) -> None:
+        """Write the file at the end of the work; if nothing was made, there is none."""
+        if self.cases or any(Path(file).exists() for file in self.planned):
+            self.save()
+            return
+        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # others' files are in it
+            self.path.parent.rmdir()
+
+    def save(self) -> None:
+        """Write the file; of thousands of cases that would take long, so not for each of them."""
+        begun = time.monotonic()
+        content = {
+            "medseg3d": __version__,
+            "models": self.models,
+            "options": self.options,
+            "cases": {key: asdict(each) for key, each in self.cases.items()},
+            "planned": sorted(self.planned - self.cases.keys()),
+        }
+        with atomic(self.path) as beside:
+            beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        now = time.monotonic()
+        self._next = now + PAUSE * (now - begun)
+
+
+def stamps(case: Case) -> dict[str, tuple[int, int]]:
+    """Size and time of the last change of every file of a case's images."""
+    found = {}
+    for image in case.images:
+        for file in sources(image):
+            status = file.stat()
+            found[str(file.absolute())] = (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def sizes(files: Sequence[Path]) -> dict[str, int]:
+    """Bytes of each file that is there."""
+    return {str(file.absolute()): file.stat().st_size for file in files if file.is_file()}
+
+
+def _record(facts: dict[str, Any]) -> Record:
+    inputs = {file: (int(size), int(time)) for file, (size, time) in facts["inputs"].items()}
+    return Record(**facts | {"inputs": inputs, "notes": tuple(facts["notes"])})

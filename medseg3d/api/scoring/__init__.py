@@ -1,0 +1,1 @@
+"""``score`` and ``compare``: pairs of label maps, and the tables made of them."""

@@ -1,0 +1,51 @@
+"""What a table of scores comes from: definitions, versions, options and the files themselves."""
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg3d import __version__
+from medseg3d.api.scoring.pairs import Pair, Scored
+from medseg3d.config import ScoreConfig
+from medseg3d.scoring import Column, column_facts
+
+PACKAGES = ("numpy", "scipy", "numba", "connected-components-3d", "nibabel", "SimpleITK")
+
+NOT_OF_THE_SCORES = {"out", "overwrite", "cluster", "threads", "layout"}
+"""Options on which no number depends."""
+
+
+def origin(table: Path, columns: Iterable[Column]) -> dict[str, Any]:
+    """What is so for every table: its digest, the versions, what the columns are."""
+    return {
+        "table": {"file": table.name, "sha256": hashlib.sha256(table.read_bytes()).hexdigest()},
+        "versions": {
+            "medseg3d": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+        "columns": column_facts(columns),
+    }
+
+
+def options_scored(config: ScoreConfig) -> dict[str, Any]:
+    """The options that the numbers depend on."""
+    return config.model_dump(exclude=NOT_OF_THE_SCORES)
+
+
+def files_scored(done: Sequence[tuple[Pair, Scored]]) -> list[dict[str, Any]]:
+    """SHA-256 of every file that was scored, by case and model."""
+    return [
+        {
+            "case": pair.case,
+            "model": pair.model,
+            "patient": pair.patient,
+            "prediction": dict(scored.prediction),
+            "reference": dict(scored.reference),
+            "resampled": scored.is_resampled,
+        }
+        for pair, scored in done
+    ]

@@ -1,0 +1,1 @@
+"""Networks that know several answers and draw one of them."""

@@ -1,0 +1,95 @@
+"""Networks with an objective of their own: what of a batch they get, and which weights are kept."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from medseg3d.losses import LOSSES
+from medseg3d.training.budget import Budget
+from medseg3d.training.callbacks import Stage
+from medseg3d.training.train import TrainingSettings, train
+
+
+class Pairs(Dataset[dict[str, Any]]):
+    """Patches with an image of another domain beside them."""
+
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        image = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(n))
+        labels = (image > 0).to(torch.uint8)
+        return {"image": image, "labels": labels, "case": f"case_{n}", "target": image + 10}
+
+    def case_id(self, n: int) -> str:
+        return f"case_{n}"
+
+
+class Adapting(nn.Module):
+    """Keeps its last weights in the second stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv3d(1, 2, 1)
+        self.stage = "first"
+        self.seen: list[tuple[str, Tensor, Tensor]] = []
+
+    @property
+    def keeps_last(self) -> bool:
+        return self.stage == "second"
+
+    def set_stage(self, stage: str) -> None:
+        self.stage = stage
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+    def objective(self, loss: Any, image: Tensor, labels: Tensor, *, target: Tensor) -> Tensor:
+        self.seen.append((self.stage, image, target))
+        return loss(self(image), labels)
+
+
+def run(folder: Path, scores: list[float], *, validate_every: int | None = 1) -> list[float]:
+    kept: list[float] = []
+    network = Adapting()
+    left = iter(scores)
+
+    def validate(_: nn.Module, num_cases: int | None) -> list[float]:
+        return [next(left) if num_cases is None else 0.0]
+
+    train(
+        network,
+        LOSSES.build("dice_ce"),
+        Pairs(),
+        folder=folder,
+        label_names=["bright"],
+        validate=validate,
+        num_held_out=1,
+        save_best=lambda _, score: kept.append(score),
+        settings=TrainingSettings(
+            budget=Budget(steps=8),
+            batch_size=2,
+            steps_per_epoch=2,
+            validate_every=validate_every,
+            stages=(Stage("first", 0.0), Stage("second", 0.5)),
+        ),
+        device=torch.device("cpu"),
+        precision="fp32",
+    )
+    assert [stage for stage, _, _ in network.seen] == ["first"] * 4 + ["second"] * 4
+    assert all(torch.equal(target, image + 10) for _, image, target in network.seen)
+    return kept
+
+
+def test_the_last_weights_are_kept_where_validation_cannot_tell(tmp_path: Path) -> None:
+    assert run(tmp_path, [0.9, 0.8, 0.7, 0.6]) == [0.9, 0.7, 0.6]
+
+
+def test_the_last_weights_are_kept_even_if_nothing_was_validated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medseg3d.training.callbacks.VALIDATION_SHARE", 0.0)
+    kept = run(tmp_path, [], validate_every=None)
+    assert len(kept) == 1
+    assert kept[0] != kept[0]
