@@ -339,7 +339,7 @@ def test_fit_writes_the_verdict_into_the_bundle(
     write_case(tmp_path / "data", int(held_out[0][-1]), is_empty=True)
     stub = Stub(lost_in_bf16=lost)
     monkeypatch.setattr(final_validation, "Predictor", stub)
-    for module in ("device", "api.verdict"):
+    for module in ("device", "api.fitting.verdict"):
         monkeypatch.setattr(f"medseg3d.{module}.automatic_precision", lambda _: "bf16")
     run = medseg3d.fit(
         tmp_path / "data", out=tmp_path / "run", cache=tmp_path / "cache", evidence_cases=1, **SMALL
