@@ -22,6 +22,9 @@ PATIENCE = timedelta(days=1)
 LAST_WORDS = timedelta(seconds=8)
 """What the first one may take for its checkpoint when all are told to end."""
 
+LEFT = "medseg3d/left"
+"""Key that the first process sets where all meet."""
+
 LOST = "gloo", "nccl"
 """An error of the library that connects the processes names it."""
 
@@ -152,17 +155,24 @@ class Team:
             distributed.all_reduce(shared)
         return float(shared) / self.count
 
+    def leave(self) -> None:
+        """Say that the first process has written what it had to; call it in that one."""
+        if self.count > 1 and self.leads:
+            with suppress(Exception):
+                _meeting_place().set(LEFT, "")
+
     def outlast(self) -> None:
-        """Wait until the first process has ended, though not for long.
+        """Wait until the first process has left or ended, though not for long.
 
         What began the processes may end all of them when one has, and the first one may be
-        writing a checkpoint.
+        writing a checkpoint. It may also be in the middle of a step, so the connection that steps
+        go through is closed before, and it does not wait for this process's part.
         """
         if not self.leads:
             with suppress(Exception):
-                never = torch.zeros(1)
-                work = distributed.broadcast(never, src=0, async_op=True)
-                work.wait(LAST_WORDS)
+                place = _meeting_place()
+                distributed.destroy_process_group()
+                place.wait([LEFT], LAST_WORDS)
 
     @contextmanager
     def _heard(self) -> Iterator[None]:
@@ -178,6 +188,11 @@ class Team:
         return RunError(
             f"another of the {self.count} processes of this run has ended; its own message says why"
         )
+
+
+def _meeting_place() -> Any:
+    """Where the processes found each other; it is gone with the process that keeps it."""
+    return distributed.distributed_c10d._get_default_store()
 
 
 def is_loss_of_another(error: BaseException) -> bool:

@@ -5,8 +5,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ def launch(count: int, words: Sequence[str], folder: Path) -> Ranks:
         words: Of the command line.
         folder: For what they say.
     """
+    return begin(count, partial(be_medseg3d, list(words)), folder)
+
+
+def begin(count: int, work: Callable[[], None], folder: Path) -> Ranks:
+    """Begin processes that are to meet.
+
+    Args:
+        count: Processes.
+        work: What each does.
+        folder: For what they say.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["medseg3d.api.fitting.run", "medseg3d.cli"])
@@ -59,13 +71,13 @@ def launch(count: int, words: Sequence[str], folder: Path) -> Ranks:
             "OMP_NUM_THREADS": 1,
         }
         variables = {name: str(value) for name, value in facts.items()}
-        process = context.Process(target=command, args=(list(words), variables, told[number]))
+        process = context.Process(target=be_one, args=(work, variables, told[number]))
         process.start()
         processes.append(process)
     return Ranks(processes, told)
 
 
-def command(words: list[str], variables: dict[str, str], told: Path) -> None:
+def be_one(work: Callable[[], None], variables: dict[str, str], told: Path) -> None:
     """Be one of the processes."""
     os.environ.update(variables)
     file = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -73,8 +85,13 @@ def command(words: list[str], variables: dict[str, str], told: Path) -> None:
     os.dup2(file, 2)
     import torch
 
+    torch.set_num_threads(1)
+    work()
+
+
+def be_medseg3d(words: list[str]) -> None:
+    """Be the command."""
     from medseg3d import cli
 
-    torch.set_num_threads(1)
     sys.argv = ["medseg3d", *words]
     cli.main()

@@ -18,11 +18,11 @@ from medseg3d.api import rehearse
 from medseg3d.api.fitting.following import refuse_what_needs_one_process
 from medseg3d.bundle import load_bundle
 from medseg3d.config import FitConfig
-from medseg3d.errors import ConfigError
+from medseg3d.errors import ConfigError, RunError
 from medseg3d.ranks import Rank
 from medseg3d.training.checkpoint import read_checkpoint
 from medseg3d.training.team import Team
-from tests.api.processes import Ranks, launch
+from tests.api.processes import Ranks, begin, launch
 from tests.api.test_kill_fit import SMALL, check_readable, write_cases
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
@@ -105,6 +105,31 @@ def steps_done(run: Path) -> int:
     found = read_checkpoint(run / "checkpoints")
     assert found is not None
     return int(found.facts["step"])
+
+
+def one_leaves_in_a_step() -> None:
+    """The follower waits for the end of the first one, which is in the middle of a step."""
+    team = Team.join()
+    if not team.leads:
+        return team.outlast()
+
+    def steps() -> None:
+        for _ in range(3):
+            team.agreed(1.0)
+
+    begun = time.monotonic()
+    with pytest.raises(RunError, match="another of the 2 processes of this run has ended"):
+        steps()
+    assert time.monotonic() - begun < 5
+    time.sleep(0.5)  # as if it wrote a checkpoint
+    team.leave()
+    return None
+
+
+def test_one_that_waits_takes_no_part_in_the_steps_of_the_others(tmp_path: Path) -> None:
+    ranks = begin(2, one_leaves_in_a_step, tmp_path)
+    assert ranks.wait() == [0, 0], ranks.texts()
+    assert ranks.texts() == ["", ""]
 
 
 def test_what_stops_them_does_no_harm(

@@ -105,7 +105,10 @@ def fit(data: Path | str | FitConfig, **options: Any) -> Run:
         run = help_first_process(team, make_loss)
         assert isinstance(run, Run)
         return run
-    run = _fit(config, team)
+    try:
+        run = _fit(config, team)
+    finally:
+        team.leave()
     with suppress(RunError):  # one that is gone by now is not missed
         team.hand_out(run)
     return run
