@@ -9,10 +9,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 from medseg3d.errors import MedSeg3DError, Terminated, TimeIsUp
 
+STANDARD_ERROR = 2
 FAILED = 1
 MISUSED = 2
 INTERRUPTED = 130
@@ -115,6 +117,27 @@ def drop_output() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+@contextlib.contextmanager
+def libraries_say_nothing() -> Iterator[None]:
+    """Send nowhere what compiled code writes to the error output.
+
+    What Python itself has to say of errors is raised all the same.
+    """
+    try:
+        kept = os.dup(STANDARD_ERROR)
+    except OSError:  # it is closed, so nothing can be written there
+        yield
+        return
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, STANDARD_ERROR)
+        os.close(nowhere)
+        yield
+    finally:
+        os.dup2(kept, STANDARD_ERROR)
+        os.close(kept)
 
 
 def flush_output() -> None:

@@ -132,6 +132,23 @@ def test_one_that_waits_takes_no_part_in_the_steps_of_the_others(tmp_path: Path)
     assert ranks.texts() == ["", ""]
 
 
+def first_one_goes_without_a_word() -> None:
+    """It ends while the follower waits for it."""
+    team = Team.join()
+    if team.leads:
+        time.sleep(1)
+        os._exit(0)
+    begun = time.monotonic()
+    team.outlast()
+    assert 0.5 < time.monotonic() - begun < 5
+
+
+def test_one_that_waits_says_nothing_when_the_first_one_is_gone(tmp_path: Path) -> None:
+    ranks = begin(2, first_one_goes_without_a_word, tmp_path)
+    assert ranks.wait() == [0, 0], ranks.texts()
+    assert ranks.texts() == ["", ""]
+
+
 def test_what_stops_them_does_no_harm(
     cases: Path, whole: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
