@@ -223,6 +223,7 @@ def _expect_alike(plans: Sequence[Plan], paths: Sequence[Path]) -> None:
             preprocessing_key(plan) == preprocessing_key(first)
             and plan.patch_size == first.patch_size
             and plan.labels == first.labels
+            and plan.classes == first.classes
             and plan.mirror_axes == first.mirror_axes
         )
         if not same:

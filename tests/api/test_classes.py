@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import medseg3d
-from medseg3d.api.fitting.diagnoses import class_probabilities
 from medseg3d.api.fitting.rehearsal import rehearse
 from medseg3d.bundle import read_bundle
 from medseg3d.config import FitConfig
-from medseg3d.data.cache import CachedCase
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.networks.unet import ynet_3d
 from tests.api.small_sets import SMALL, write_cases
@@ -72,6 +69,30 @@ def test_the_model_knows_its_classes_and_predicts(run: medseg3d.Run, data: Path)
     assert found.path.is_file()
 
 
+def test_predict_tells_the_class_that_validation_tells(
+    run: medseg3d.Run, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = {}
+    with (run.folder / "validation" / "classes.csv").open() as file:
+        for row in csv.DictReader(file):
+            expected[row["case"]] = [float(row[f"probability_{n}"]) for n in ("healthy", "ill")]
+    images = [data / "imagesTr" / f"{case}_0000.nii.gz" for case in expected]
+    caplog.set_level(logging.INFO)
+    options: dict[str, Any] = {"model": run.folder, "crop": False}
+    found = medseg3d.predict(images, out=tmp_path / "one", **options)
+    stored = json.loads((tmp_path / "one" / "predictions.json").read_text())["cases"].values()
+    for each, record in zip(found, stored, strict=True):
+        assert record["classes"] == each.classes
+        assert list(each.classes) == ["healthy", "ill"]
+        assert list(each.classes.values()) == pytest.approx(expected[each.case_id], abs=2e-4)
+        name = max(each.classes, key=lambda name: each.classes[name])
+        assert f"case {each.case_id}: class {name} (" in caplog.text
+    twice = medseg3d.predict(
+        images, out=tmp_path / "two", **options | {"model": [run.folder, run.folder]}
+    )
+    assert [each.classes for each in twice] == [each.classes for each in found]
+
+
 def test_the_class_that_is_found_of_each_held_out_case_is_told(run: medseg3d.Run) -> None:
     with (run.folder / "validation" / "classes.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -81,24 +102,6 @@ def test_the_class_that_is_found_of_each_held_out_case_is_told(run: medseg3d.Run
         probabilities = {name: float(row[f"probability_{name}"]) for name in ("healthy", "ill")}
         assert sum(probabilities.values()) == pytest.approx(1, abs=2e-4)
         assert row["found"] == max(probabilities, key=lambda name: probabilities[name])
-
-
-def test_probabilities_are_means_of_windows_that_cover_the_case(tmp_path: Path) -> None:
-    image = np.zeros((1, 6, 4, 4), np.float32)
-    image[:, 4:] = 2.0  # the second window begins at voxel 2: half of it
-    labels = np.zeros((6, 4, 4), np.uint8)
-    case = CachedCase.write(
-        tmp_path / "case", case_id="a", image=image, labels=labels, num_labels=2
-    )
-
-    class Bright(nn.Module):
-        def classify(self, x: torch.Tensor) -> torch.Tensor:
-            mean = x.mean((1, 2, 3, 4))
-            return torch.stack([torch.zeros_like(mean), mean], 1)
-
-    found = class_probabilities(Bright(), case, window=(4, 4, 4), device=torch.device("cpu"))
-    expected = (0.5 + 1 / (1 + np.exp(-1.0))) / 2
-    assert found.tolist() == pytest.approx([1 - expected, expected])
 
 
 def test_the_objective_gets_classes_and_what_is_not_annotated(
@@ -192,6 +195,16 @@ def test_splits_may_not_hold_out_what_lacks_a_mask_alone(data: Path, tmp_path: P
             splits=splits,
             **OPTIONS,
         )
+
+
+def test_one_training_case_at_least_must_have_a_mask(data: Path, tmp_path: Path) -> None:
+    splits = tmp_path / "splits.json"
+    val = [f"case_{n}" for n in range(4)]
+    splits.write_text(json.dumps([{"train": list(WITHOUT_MASK), "val": val}]))
+    given = OPTIONS | {"classes": data / "classes.csv", "splits": splits}
+    with pytest.raises(DataError, match="none of the 2 training cases has a label map"):
+        medseg3d.fit(data, out=tmp_path / "run", cache=tmp_path / "cache", **given)
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_the_labels_of_a_case_without_a_mask_do_not_depend_on_its_voxels(run: medseg3d.Run) -> None:

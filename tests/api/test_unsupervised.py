@@ -1,5 +1,6 @@
 """Fit of W-Net: labels decide nothing of what is learned; held-out ones name what was found."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,20 @@ def test_labels_of_training_cases_decide_nothing_and_held_out_ones_no_more_than_
     assert again.dice == run.dice
     assert second["names"].tolist() in told
     assert set(second["names"].tolist()) == {0, 1}
+
+
+def test_training_cases_need_no_label_map(run: medseg3d.Run, tmp_path: Path) -> None:
+    held_out = {path.name.split(".")[0] for path in run.folder.glob("validation/*.nii.gz")}
+    (learned,) = {"case_0", "case_1"} - held_out
+    data = write(tmp_path / "boxes")
+    (data / "labels" / f"{learned}.nii.gz").unlink()
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps([{"train": [learned], "val": list(held_out)}]))
+    places = {"out": tmp_path / "run", "cache": tmp_path / "cache", "splits": splits}
+    again = medseg3d.fit(data, **OPTIONS | places)
+    assert again.dice == run.dice
+    first, second = load_bundle(run.bundle)[1], load_bundle(again.bundle)[1]
+    assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 def test_the_loss_of_labels_that_comes_by_default_is_replaced() -> None:

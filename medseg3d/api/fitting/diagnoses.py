@@ -4,17 +4,15 @@ import csv
 import io
 import logging
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from medseg3d.api.provenance import write_text
 from medseg3d.data.cache import CachedCase
 from medseg3d.data.cases import Case
-from medseg3d.data.patches import read_box
-from medseg3d.inference.windows import starts
+from medseg3d.inference.classifying import Classifier
 from medseg3d.progress import track
 from medseg3d.types import Size3
 
@@ -51,27 +49,13 @@ def write_diagnoses(
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["case", "class", "found", *(f"probability_{name}" for name in names)])
     right = 0
-    network.eval().to(device)
+    classify = Classifier(network.eval(), window=window, device=device)
     every = list(zip(cases, cached, strict=True))
     for case, volume in track(every, "Classifying", total=len(every), unit="case"):
-        probabilities = class_probabilities(network, volume, window=window, device=device)
+        probabilities = classify(volume.read_image((0, 0, 0), volume.shape))
         found = names[int(probabilities.argmax())]
         right += found == case.class_name
         shown = [f"{value:.4f}" for value in probabilities.tolist()]
         writer.writerow([case.id, case.class_name, found, *shown])
     write_text(path, table.getvalue())
     log.info("class of %d of %d held-out cases found (%s)", right, len(cases), path)
-
-
-def class_probabilities(
-    network: nn.Module, case: CachedCase, *, window: Size3, device: torch.device
-) -> Tensor:
-    """Probability of each class ``(K,)``, the mean of windows that cover the case."""
-    edges = (starts(n, w, 0.0) for n, w in zip(case.shape, window, strict=True))
-    found = []
-    with torch.inference_mode():
-        for start in product(*edges):
-            image, _ = read_box(case, start, window)
-            logits = network.classify(torch.from_numpy(image)[None].to(device))  # type: ignore[operator]
-            found.append(logits[0].float().softmax(0).cpu())
-    return torch.stack(found).mean(0)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medseg3d.api.fitting.preparing import learns_from_labels
 from medseg3d.api.fitting.splitting import (
     dealt_folds,
     given_folds,
@@ -32,7 +33,7 @@ from medseg3d.api.provenance import write_text
 from medseg3d.config import FitConfig, to_yaml
 from medseg3d.config.fit import StageConfig
 from medseg3d.data.augment import Augmentation
-from medseg3d.data.cases import Dataset
+from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.checks import check_cases
 from medseg3d.data.classes import class_names, with_classes
 from medseg3d.data.fingerprint import measure
@@ -41,7 +42,7 @@ from medseg3d.data.plan import Plan, make_plan
 from medseg3d.data.split import Split, with_unlabeled
 from medseg3d.data.threads import in_threads
 from medseg3d.device import resolve_device, resolve_precision
-from medseg3d.errors import ConfigError, RunError
+from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.losses import LOSSES
 from medseg3d.losses.building import build_loss
 from medseg3d.losses.regions import build_region_loss
@@ -173,9 +174,12 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
 
 
 def _found(config: FitConfig) -> Dataset:
-    """The cases of a run; with classes they may lack a label map."""
-    given = config.classes is not None
-    dataset = find_cases(config.data, skip_unpaired=config.skip_unpaired, unlabeled=given)
+    """The cases of a run; where something else is learned, they may lack a label map."""
+    dataset = find_cases(
+        config.data,
+        skip_unpaired=config.skip_unpaired,
+        unlabeled=config.classes is not None or not learns_from_labels(config),
+    )
     return with_classes(dataset, config.classes) if config.classes is not None else dataset
 
 
@@ -191,11 +195,10 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
         _refuse_other_dimensions(plan, config)
         plan = plan.ignoring(dataset.ignore_label).with_regions(config.regions)
         return plan.with_classes(class_names(dataset.cases))
-    learned = set(parts.training)
-    training = [case for case in dataset.cases if case.id in learned and case.labels is not None]
+    told = _to_measure(config, dataset, parts)
     measured_case = partial(measure, ignore_label=dataset.ignore_label)
     measured = list(
-        track(in_threads(measured_case, training), "Measuring", total=len(training), unit="case")
+        track(in_threads(measured_case, told), "Measuring", total=len(told), unit="case")
     )
     values = [value for value in sorted(label_values) if value != dataset.ignore_label]
     names = {0: "background"} | {value: f"label {value}" for value in values}
@@ -229,6 +232,18 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
         plan.width,
     )
     return plan
+
+
+def _to_measure(config: FitConfig, dataset: Dataset, parts: Split) -> list[Case]:
+    """Training cases with a label map, by which the plan is made."""
+    labeled = [case for case in dataset.cases if case.labels is not None]
+    found = [case for case in labeled if case.id in parts.training]
+    if found or not learns_from_labels(config):
+        return found or labeled
+    raise DataError(
+        f"none of the {len(parts.training)} training cases has a label map, so no label can be "
+        "learned; add some, or hold out fewer of those that have one"
+    )
 
 
 def _refuse_other_dimensions(plan: Plan, config: FitConfig) -> None:
@@ -293,9 +308,9 @@ def make_network(config: FitConfig, plan: Plan) -> tuple[nn.Module, dict[str, An
 
 def own_loss(config: FitConfig) -> nn.Module | None:
     """The loss of a network that learns without labels; of all others nothing."""
-    name = getattr(NETWORKS[config.network.name], "unsupervised", None)
-    if name is None:
+    if learns_from_labels(config):
         return None
+    name = NETWORKS[config.network.name].unsupervised
     loss: nn.Module = LOSSES.build(
         name, **(config.loss.options if config.loss.name == name else {})
     )

@@ -122,6 +122,11 @@ def warn_of_absent_labels(
             )
 
 
+def learns_from_labels(config: FitConfig) -> bool:
+    """Whether the network needs labels, or finds by itself what there is."""
+    return not hasattr(NETWORKS[config.network.name], "unsupervised")
+
+
 def training_patches(
     config: FitConfig,
     plan: Plan,
@@ -146,12 +151,11 @@ def training_patches(
         mirrored_labels=(*plan.mirrored_labels, *ignored),
         **config.augmentation.model_dump() | {"mirror_axes": plan.mirror_axes},
     )
-    knows_labels = getattr(NETWORKS[config.network.name], "unsupervised", None) is None
     patches = PatchDataset(
         cases,
         plan.patch_size,
         seed=config.seed,
-        foreground=config.foreground if knows_labels else 0.0,
+        foreground=config.foreground if learns_from_labels(config) else 0.0,
         augmentation=augmentation,
         classes=classes,
     )

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -52,6 +52,7 @@ class Prediction:
         uncertainty: Their entropy, if it was asked for.
         samples: Label maps that were drawn, if any were asked for.
         entropy: That of their labels.
+        classes: Probability of each class of the image, if the model knows classes.
     """
 
     case_id: str
@@ -62,6 +63,7 @@ class Prediction:
     uncertainty: Path | None = None
     samples: tuple[Path, ...] = ()
     entropy: Path | None = None
+    classes: dict[str, float] = field(default_factory=dict)
 
 
 class Batch:
@@ -252,6 +254,7 @@ class Batch:
         return Prediction(
             *(job.case.id, target.labels, record.volumes_ml, seconds),
             *(target.probabilities, target.uncertainty, target.samples, target.entropy),
+            classes=record.classes,
         )
 
     def _fit_together(self, job: Job, following: Job) -> bool:

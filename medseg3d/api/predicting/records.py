@@ -43,7 +43,8 @@ class Record:
         inputs: Size in bytes and time of the last change in ns of each of its files, by path.
         outputs: Size in bytes of each file written, by path.
         seconds: Time of each stage: ``read``, ``prepare``, ``network``, ``stitch``, ``restore``,
-            ``clean``, ``samples``, ``write`` and ``total``.
+            ``clean``, ``samples``, ``classify``, ``compute`` (all from ``network`` on), ``write``
+            and ``total``.
         volumes_ml: Volume of each foreground label.
         windows: Windows that the network saw.
         skipped: Windows that held only air.
@@ -53,6 +54,7 @@ class Record:
         notes: What was odd about the case.
         cleaning: What was done after the network to each label that is cleaned: the rule in
             words, and the mL removed and filled.
+        classes: Probability of each class of the image, if the model knows classes.
     """
 
     case: str
@@ -67,6 +69,7 @@ class Record:
     precision: str
     notes: tuple[str, ...] = ()
     cleaning: dict[str, dict[str, Any]] = field(default_factory=dict)
+    classes: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -12,6 +12,8 @@ import numpy as np
 
 from medseg3d.api.outputs import Target
 from medseg3d.api.predicting.cleaning_rules import Rules, changes_in_words, cleaning_facts, rules_of
+from medseg3d.api.predicting.diagnosing import Diagnoses
+from medseg3d.api.predicting.diagnosing import in_words as class_in_words
 from medseg3d.api.predicting.needs import Needs, estimate, expect_memory
 from medseg3d.api.predicting.records import Record, sizes, stamps
 from medseg3d.api.predicting.region import Region, lengths, region_of, surroundings
@@ -156,6 +158,7 @@ class Worker:
         self.rules = rules_for(config)
         self._cpu: Predictor | None = None
         self._samples: Samples | None = None
+        self._diagnoses: Diagnoses | None = None
 
     def read(self, job: Job) -> Prepared:
         """Read and preprocess.
@@ -202,7 +205,9 @@ class Worker:
             cleaning = self._clean(job.case.id, found.labels, prepared)
             cleaned = time.perf_counter()
             samples = self._draw(prepared, others) if others else ()
-        timing, drawn = found.timing, time.perf_counter()
+            drawn = time.perf_counter()
+            classes = self._diagnose(job.case.id, prepared)
+        timing = found.timing
         voxel = prepared.like.grid.voxel_volume_ml
         record = Record(
             case=job.case.id,
@@ -215,6 +220,7 @@ class Worker:
                 "restore": timing.restore,
                 "clean": cleaned - labeled,
                 "samples": drawn - cleaned,
+                "classify": time.perf_counter() - drawn,
                 "compute": time.perf_counter() - begun,
             },
             volumes_ml=_volumes(found.labels, self.predictor.bundle.plan.labels, voxel),
@@ -225,6 +231,7 @@ class Worker:
             precision=self.predictor.network.precision,
             notes=prepared.notes,
             cleaning=cleaning,
+            classes=classes,
         )
         return Labeled(found.labels, planes, prepared.like, record, samples)
 
@@ -279,6 +286,16 @@ class Worker:
         found = tuple(self._samples(prepared.working, prepared.slab, advances))
         for labels in found:
             self._cleaned(labels, prepared)
+        return found
+
+    def _diagnose(self, case_id: str, prepared: Prepared) -> dict[str, float]:
+        """Probability of each class, if the model knows classes."""
+        if not self.predictor.bundle.plan.classes:
+            return {}
+        if self._diagnoses is None:
+            self._diagnoses = Diagnoses(self.predictor, models_of(self.config))
+        found = self._diagnoses(prepared.working.image)
+        log.info("case %s: class %s", case_id, class_in_words(found))
         return found
 
     def _slab(self, case: CanonicalCase, working: WorkingCase) -> int:
