@@ -56,9 +56,13 @@ class DeformableConv(nn.Module):
     def _gathered(self, x: Tensor, offsets: Tensor) -> Tensor:
         weight = self.conv.get_parameter("weight").to(x).flatten(2).unbind(2)
         total = x.new_zeros(())
+        narrows = (
+            len(weight[0]) < x.shape[1]
+        )  # reading and mixing may change places
         for moved, of_tap in zip(self._moved(x, offsets), weight, strict=True):
-            seen = functional.grid_sample(x, moved, align_corners=False)
-            total = total + torch.einsum("oc,bc...->bo...", of_tap, seen)
+            seen = _mixed(of_tap, x) if narrows else x
+            seen = functional.grid_sample(seen, moved, align_corners=False)
+            total = total + (seen if narrows else _mixed(of_tap, seen))
         return total
 
     def _moved(self, x: Tensor, offsets: Tensor) -> Iterator[Tensor]:
@@ -72,6 +76,11 @@ class DeformableConv(nn.Module):
                 voxel = here[axis] + (at - EDGE // 2) + offsets[:, tap * len(size) + axis]
                 axes.append((2 * voxel + 1) / length - 1)
             yield torch.stack(axes[::-1], dim=-1)
+
+
+def _mixed(weight: Tensor, x: Tensor) -> Tensor:
+    """Channels ``(O, C)`` times ``(B, C, *sp)``."""
+    return torch.einsum("oc,bc...->bo...", weight, x)
 
 
 class DeformableStack(nn.Sequential):

@@ -5,7 +5,9 @@ Reference:
     Systems 178, 2019. arXiv:1811.01206
 
 The figure has wider stages, nearly all of them deformable; this is the released network, whose
-offsets belong to the taps of a kernel and are shared by the channels.
+offsets belong to the taps of a kernel and are shared by the channels. A plan for volumes keeps
+the finest stage of the decoder ordinary: its voxels, 27 displaced taps for each, take most of the
+time of all deformable stages together.
 """
 
 from collections.abc import Sequence
@@ -43,6 +45,7 @@ class DUNet(nn.Module):
         width: Feature channels of the finest stage; they double with each stage but the last.
         max_width: Upper limit of the feature channels.
         strides: Downsampling entering each stage but the first, one integer or one per axis.
+        deform_finest: Whether the finest stage of the decoder is deformable too.
         norm: ``"instance"``, ``"batch"`` or ``"none"``.
         spatial_dims: 2 or 3.
 
@@ -62,6 +65,7 @@ class DUNet(nn.Module):
         width: int = 16,
         max_width: int = 1024,
         strides: Sequence[int | Sequence[int]] = (2, 2, 2, 2),
+        deform_finest: bool = True,
         norm: Norm = "instance",
         spatial_dims: int = 3,
     ) -> None:
@@ -79,7 +83,8 @@ class DUNet(nn.Module):
         for stage in range(len(stages.steps) - 1, -1, -1):
             self.ups.append(linear_upsampling(stages.steps[stage]))
             after = widths[max(stage - 1, 0)]
-            self.decoder.append(_stage(2 * widths[stage], after, stage < DEFORMABLE, style))
+            deformable = stage < DEFORMABLE and (stage > 0 or deform_finest)
+            self.decoder.append(_stage(2 * widths[stage], after, deformable, style))
         self.head = style.operators.conv(width + in_channels, out_channels, 1)
         he_initialize(self, negative_slope=style.negative_slope)
         for module in self.modules():
@@ -94,7 +99,7 @@ class DUNet(nn.Module):
     @classmethod
     def plan_options(cls, topology: Topology) -> dict[str, Any]:
         """Strides of the plan, half its widths."""
-        return topology.unet_options(share=0.5)
+        return topology.unet_options(share=0.5) | {"deform_finest": len(topology.patch_size) == 2}
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the image."""

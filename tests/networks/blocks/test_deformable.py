@@ -10,18 +10,19 @@ from medseg3d.networks.blocks.deformable import DeformableConv
 SIZES = {2: (6, 5), 3: (4, 6, 5)}
 
 
-def deformable(dims: int) -> DeformableConv:
+def deformable(dims: int, *, out_channels: int = 3) -> DeformableConv:
     torch.manual_seed(dims)
-    return DeformableConv(2, 3, style=Style(spatial_dims=dims)).double()
+    return DeformableConv(2, out_channels, style=Style(spatial_dims=dims)).double()
 
 
 def image(dims: int) -> torch.Tensor:
     return torch.randn(2, 2, *SIZES[dims], dtype=torch.float64)
 
 
+@pytest.mark.parametrize("out_channels", [1, 3])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_at_rest_it_is_an_ordinary_convolution(dims: int) -> None:
-    conv = deformable(dims)
+def test_at_rest_it_is_an_ordinary_convolution(dims: int, out_channels: int) -> None:
+    conv = deformable(dims, out_channels=out_channels)
     x = image(dims)
     torch.testing.assert_close(conv(x), conv.conv(x))
 
@@ -37,6 +38,16 @@ def test_an_offset_of_one_voxel_sees_the_image_moved_along_that_axis(dims: int, 
     torch.testing.assert_close(
         conv(x).movedim(axis + 2, 0)[inside], expected.movedim(axis + 2, 0)[inside]
     )
+
+
+def test_fewer_channels_than_come_in_are_those_of_more() -> None:
+    fewer, more = deformable(3, out_channels=1), deformable(3)
+    with torch.no_grad():
+        more.conv.weight[:1] = fewer.conv.weight
+        for conv in (fewer, more):
+            nn.init.normal_(conv.offsets.bias, std=0.5, generator=torch.Generator().manual_seed(0))
+    x = image(3)
+    torch.testing.assert_close(fewer(x), more(x)[:, :1])
 
 
 def test_each_tap_has_its_own_offset_and_values_between_voxels_are_interpolated() -> None:
