@@ -56,9 +56,7 @@ class DeformableConv(nn.Module):
     def _gathered(self, x: Tensor, offsets: Tensor) -> Tensor:
         weight = self.conv.get_parameter("weight").to(x).flatten(2).unbind(2)
         total = x.new_zeros(())
-        narrows = (
-            len(weight[0]) < x.shape[1]
-        )  # reading and mixing may change places
+        narrows = len(weight[0]) < x.shape[1]  # reading and mixing may change places
         for moved, of_tap in zip(self._moved(x, offsets), weight, strict=True):
             seen = _mixed(of_tap, x) if narrows else x
             seen = functional.grid_sample(seen, moved, align_corners=False)

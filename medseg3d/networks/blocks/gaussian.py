@@ -11,6 +11,9 @@ from medseg3d.networks.blocks.style import Style
 LARGEST = 8.0
 """Of the logarithm of a standard deviation, either way; its square must not overflow."""
 
+CALM = 0.01
+"""Factor on weights that were drawn for features of about unit size."""
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -64,6 +67,15 @@ class GaussianHead(nn.Module):
     def __init__(self, in_channels: int, latents: int, *, style: Style) -> None:
         super().__init__()
         self.conv = style.operators.conv(in_channels, 2 * latents, 1)
+
+    def calm(self) -> None:
+        """Begin near the standard normal distribution, whatever the features are.
+
+        Where features are large, two networks begin so far apart otherwise that for long they
+        learn nothing but to agree.
+        """
+        with torch.no_grad():
+            self.conv.get_parameter("weight").mul_(CALM)
 
     def forward(self, x: Tensor) -> Gaussian:
         """Distributions of what was seen."""

@@ -9,7 +9,8 @@ nats per voxel, while the divergences are made small (:class:`.geco.Geco`); the 
 chosen is then not used. ``objective="elbo"`` takes that loss instead. Sums are divided by the
 number of voxels that they are taken over. The released posterior has a last stage of the decoder
 that nothing reads; here only with ``whole_posterior``. The published network has no
-normalization; a 3D network with small batches needs one, which is on residual branches only.
+normalization; a 3D network with small batches needs one, which is on residual branches only, and
+makes the features large: so the weights that tell the distributions begin small.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from medseg3d.errors import ConfigError
 from medseg3d.networks import NETWORKS
 from medseg3d.networks.blocks import Style, crop, pad_to_multiple
-from medseg3d.networks.blocks.gaussian import Choose, Gaussian, with_labels
+from medseg3d.networks.blocks.gaussian import Choose, Gaussian, GaussianHead, with_labels
 from medseg3d.networks.blocks.geco import Geco, hard_voxels
 from medseg3d.networks.blocks.initialization import orthogonal_initialize
 from medseg3d.networks.blocks.stages import Stages
@@ -117,6 +118,9 @@ class HierarchicalProbabilisticUNet(nn.Module):
         )
         self.head = style.operators.conv(widths[-1], out_channels, 1)
         orthogonal_initialize(self)
+        for module in self.modules():
+            if isinstance(module, GaussianHead):
+                module.calm()
 
     @classmethod
     def paper(cls) -> Self:

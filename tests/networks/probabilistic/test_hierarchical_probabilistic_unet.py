@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from medseg3d.errors import ConfigError
 from medseg3d.networks import build_network
+from medseg3d.networks.blocks.gaussian import Gaussian
 from medseg3d.networks.probabilistic.hierarchical_probabilistic_unet import (
     HierarchicalProbabilisticUNet,
 )
@@ -88,6 +89,20 @@ def test_elbo_is_the_loss_that_was_chosen_and_the_divergence_per_voxel() -> None
     twice = network.objective(cross_entropy, image, labels)
     torch.testing.assert_close(twice - of_labels, 2 * (whole - of_labels))
     assert not dict(network.named_buffers())
+
+
+def test_prior_and_posterior_begin_near_each_other_on_a_patch_of_usual_size() -> None:
+    torch.manual_seed(0)
+    network = HierarchicalProbabilisticUNet(1, 3, width=8, strides=(2, 2, 2)).train()
+    beliefs: list[Gaussian] = []
+    for part in (network.prior, network.posterior):
+        for head in part.heads:
+            head.register_forward_hook(lambda *told: beliefs.append(told[-1]))
+    labels = torch.randint(0, 3, (1, 1, 32, 32, 32))
+    network.objective(unused, torch.randn(1, 1, 32, 32, 32) + labels, labels)
+    half = len(beliefs) // 2
+    for aim, belief in zip(beliefs[:half], beliefs[half:], strict=True):
+        assert float(aim.divergence_from(belief).detach()) < belief.mean.numel()
 
 
 def test_the_prior_is_decoded_with_what_the_posterior_drew() -> None:
