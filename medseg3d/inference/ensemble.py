@@ -37,7 +37,7 @@ class Ensemble:
 
     @property
     def divisor(self) -> Size3:
-        """Edges of windows are multiples of these."""
+        """Each network pads windows to multiples that divide these."""
         i, j, k = (lcm(*edges) for edges in zip(*(n.divisor for n in self.networks), strict=True))
         return i, j, k
 

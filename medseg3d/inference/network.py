@@ -15,7 +15,7 @@ class WindowNetwork(Protocol):
     Attributes:
         backend: Registered name of the backend, such as ``openvino``.
         precision: Arithmetic it computes in.
-        divisor: Windows it takes have edges that are multiples of these.
+        divisor: It pads windows to multiples of these, if they are none.
     """
 
     @property
@@ -28,7 +28,7 @@ class WindowNetwork(Protocol):
 
     @property
     def divisor(self) -> Size3:
-        """Edges of windows are multiples of these."""
+        """It pads windows to multiples of these."""
 
     def __call__(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logits of some windows.

@@ -53,12 +53,17 @@ def fit_window(shape: Size3, window: Size3, divisor: Size3, slice_axis: int | No
     A volume slightly larger than the window would take eight windows that overlap almost
     wholly; a convolutional network sees it at once for an eighth of the time.
 
+    It grows by whole divisors: a network that pads its input has learned nothing about where the
+    padding was, so there it must stay.
+
     Across slices that are seen one by one, the volume is parted evenly, and only the size of a
     slice matters.
 
     Examples:
         >>> fit_window((43, 50, 37), (40, 56, 40), (8, 8, 8))
         (48, 56, 40)
+        >>> fit_window((43, 50, 37), (40, 56, 40), (16, 16, 16))
+        (56, 56, 40)
         >>> fit_window((90, 90, 90), (40, 56, 40), (8, 8, 8))
         (40, 56, 40)
         >>> fit_window((43, 50, 37), (40, 56, 16), (8, 8, 1), slice_axis=2)
@@ -69,10 +74,10 @@ def fit_window(shape: Size3, window: Size3, divisor: Size3, slice_axis: int | No
         depth = ceil(length / ceil(length / window[slice_axis]))
         shape = with_edge(shape, slice_axis, depth)
         window = with_edge(window, slice_axis, depth)
-    whole = tuple(-(-max(n, d) // d) * d for n, d in zip(shape, divisor, strict=True))
-    if all(w <= edge for w, edge in zip(whole, window, strict=True)):
-        return window
-    grown = tuple(max(w, edge) for w, edge in zip(whole, window, strict=True))
+    grown = tuple(
+        edge + max(0, -(-(n - edge) // d)) * d
+        for n, edge, d in zip(shape, window, divisor, strict=True)
+    )
     if prod(grown) > LARGEST_WINDOW * prod(window):
         return window
     return grown[0], grown[1], grown[2]

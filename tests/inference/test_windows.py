@@ -56,6 +56,26 @@ def test_one_window_holds_a_volume_little_larger() -> None:
 
 
 @given(
+    shape=st.tuples(*[st.integers(1, 90)] * 3),
+    window=st.tuples(*[st.integers(8, 64)] * 3),
+    divisor=st.tuples(*[st.sampled_from((1, 2, 8, 16, 32))] * 3),
+)
+def test_a_window_that_grows_is_padded_by_the_network_as_the_patch_was(
+    shape: tuple[int, int, int], window: tuple[int, int, int], divisor: tuple[int, int, int]
+) -> None:
+    found = fit_window(shape, window, divisor)
+    for grown, edge, step in zip(found, window, divisor, strict=True):
+        assert grown >= edge
+        assert -grown % step == -edge % step
+    if found != window:
+        assert all(grown >= n for grown, n in zip(found, shape, strict=True))
+        assert all(
+            grown == edge or grown - step < n
+            for grown, edge, step, n in zip(found, window, divisor, shape, strict=True)
+        )
+
+
+@given(
     shape=st.tuples(*[st.integers(1, 9)] * 3),
     window=st.tuples(*[st.integers(1, 9)] * 3),
     axes=st.sampled_from(mirrorings((0, 1, 2))),
