@@ -11,6 +11,7 @@ import mmap
 import os
 import tempfile
 import weakref
+from abc import ABC, abstractmethod
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
@@ -47,7 +48,7 @@ class PlaneSink(Protocol):
         """
 
 
-class PlaneFile:
+class PlaneFile(ABC):
     """Numbers from 0 to 1 per voxel, to be written as an image.
 
     Args:
@@ -76,9 +77,9 @@ class PlaneFile:
             raise self._refusal(error) from error
         self._close = weakref.finalize(self, self._file.close)
 
+    @abstractmethod
     def numbers(self, logits: Logits) -> Numbers:
         """What to keep of logits ``(L, A, B)``: ``(channels, A, B)``."""
-        raise NotImplementedError
 
     def take(self, axis: int, index: int, corner: tuple[int, int], logits: Logits) -> None:
         """See :class:`PlaneSink`; all planes must lie across the same axis.

@@ -11,15 +11,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from medseg3d.config import AugmentationConfig
-from medseg3d.data.augment import (
-    CONTROL_POINTS,
-    Augmentation,
-    Changes,
-    compiled,
-    rotation_matrix,
-    warp,
-)
+from medseg3d.data.augment import CONTROL_POINTS, Augmentation, Changes
+from medseg3d.data.warping import rotation_matrix, warp
 from medseg3d.errors import ConfigError
+from medseg3d.geometry.machine_code import compiled
 
 Array = npt.NDArray[np.float32]
 SIZE = (9, 8, 7)
