@@ -321,9 +321,9 @@ def make_network(config: FitConfig, plan: Plan) -> tuple[nn.Module, dict[str, An
 
 def own_loss(config: FitConfig) -> nn.Module | None:
     """The loss of a network that learns without labels; of all others nothing."""
-    if learns_from_labels(config):
+    name = getattr(NETWORKS[config.network.name], "unsupervised", None)
+    if name is None:
         return None
-    name = NETWORKS[config.network.name].unsupervised
     loss: nn.Module = LOSSES.build(
         name, **(config.loss.options if config.loss.name == name else {})
     )
