@@ -29,7 +29,7 @@ from medseg3d.progress import LOGGER
 from medseg3d.runs import LOCK
 from medseg3d.scoring import Row, write_table
 from tests.api.small_sets import SMALL, write_cases
-from tests.benchmarks.bakeoff.__main__ import link_cases
+from tests.benchmarks.few_cases import link_cases
 
 NAMES = ("unet3d", "vnet", "unet")
 

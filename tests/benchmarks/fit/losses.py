@@ -24,13 +24,14 @@ import numpy as np
 
 from medseg3d.losses import LOSSES
 from medseg3d.metrics.surface import hausdorff_95
+from tests.benchmarks.few_cases import HIPPOCAMPUS, link_cases
 from tests.benchmarks.fit.budgets import DATA, FOLDER, dice
 from tests.benchmarks.predict.compare import MEDSEG3D
 from tests.benchmarks.predict.measure import run
 from tests.benchmarks.predict.results import Record, Results, say, table
 
 PART, MINUTES = "losses", 5.0
-NUM_CASES, NUM_HELD_OUT, NUM_LABELS = 40, 8, 2
+NUM_LABELS = 2
 ADDED = {
     "boundary": "dice_ce+0.1*boundary",
     "cldice": "dice_ce+0.3*cldice",
@@ -43,21 +44,8 @@ ADDED = {
 
 def small(folder: Path) -> tuple[Path, Path, list[str]]:
     """A folder of links to the cases, the split, and who is held out."""
-    names = sorted(path.name for path in (DATA / "labelsTr").glob("*.nii.gz"))[:NUM_CASES]
-    data = folder / "data" / "small"
-    for kind in ("imagesTr", "labelsTr"):
-        (data / kind).mkdir(parents=True, exist_ok=True)
-        for name in names:
-            link = data / kind / name
-            if not link.exists():
-                link.symlink_to((DATA / kind / name).resolve())
-    if (DATA / "dataset.json").is_file() and not (data / "dataset.json").exists():
-        (data / "dataset.json").symlink_to((DATA / "dataset.json").resolve())
-    ids = [name.removesuffix(".nii.gz") for name in names]
-    split = {"train": ids[:-NUM_HELD_OUT], "val": ids[-NUM_HELD_OUT:]}
-    splits = folder / "small_splits.json"
-    splits.write_text(json.dumps([split]), encoding="utf-8")
-    return data, splits, split["val"]
+    data, splits = link_cases(HIPPOCAMPUS, folder / "small"), folder / "small" / "splits.json"
+    return data, splits, json.loads(splits.read_text(encoding="utf-8"))[0]["val"]
 
 
 def far(folder: Path, names: list[str]) -> float:

@@ -27,8 +27,7 @@ class Results:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.parts: dict[str, list[Record]] = {}
-        if path.is_file():
-            self.parts = json.loads(path.read_text(encoding="utf-8"))
+        self._read()
 
     def of(self, part: str, **facts: Any) -> list[Record]:
         """Records of a part that have these facts."""
@@ -39,7 +38,8 @@ class Results:
         ]
 
     def add(self, part: str, **record: Any) -> None:
-        """Keep a record."""
+        """Keep a record, beside those that others have added meanwhile."""
+        self._read()
         self.parts.setdefault(part, []).append(record)
         self._write()
 
@@ -48,6 +48,10 @@ class Results:
         gone = self.of(part, **facts)
         self.parts[part] = [record for record in self.parts.get(part, []) if record not in gone]
         self._write()
+
+    def _read(self) -> None:
+        if self.path.is_file():
+            self.parts = json.loads(self.path.read_text(encoding="utf-8"))
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
