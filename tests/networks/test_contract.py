@@ -1,18 +1,29 @@
 """The contract that every registered network meets, and one fingerprint per wiring."""
 
+import copy
 import inspect
 from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from medseg3d.losses import LOSSES
+from medseg3d.losses.deep_supervision import DeepSupervision
 from medseg3d.networks import NETWORKS, build_network
 from tests.networks.rows import ROWS
 
 IN_CHANNELS, OUT_CHANNELS = 2, 3
 PATCH = (12, 8, 9)
+SAMPLES = Path(__file__).parents[2] / "sample_data"
+STEP = 0.001
+"""Length of a step in the space of all weights."""
 
 
 each_network = pytest.mark.parametrize("name", ROWS)
@@ -53,6 +64,37 @@ def whole_losses(network: nn.Module, size: Sequence[int]) -> Iterator[Tensor]:
         if stage is not None:
             network.set_stage(stage)
         yield network.objective(lambda logits, _: loss_of(logits), image(size), labels, **more)
+
+
+@cache
+def demo_volume() -> tuple[Tensor, Tensor]:
+    """Normalized intensities and labels of a case of the sample data, ``(I, J, K)``."""
+    values, labels = (
+        torch.from_numpy(np.asarray(nib.load(SAMPLES / kind).dataobj).astype(np.float32))
+        for kind in ("imagesTr/abdomen_01_0000.nii.gz", "labelsTr/abdomen_01.nii.gz")
+    )
+    return (values - values.mean()) / values.std(), labels.long()
+
+
+def demo_patches(size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Two patches of the case, the first around its second label."""
+    values, labels = demo_volume()
+    assert int(labels.max()) == OUT_CHANNELS - 1
+    middle = (labels == OUT_CHANNELS - 1).nonzero().float().mean(0).round().int().tolist()
+    images, truths = [], []
+    for move in (0, 5):
+        boxes = []
+        for center, edge, length in zip(middle, size, labels.shape, strict=True):
+            start = min(max(0, center - edge // 2 + move), max(0, length - edge))
+            boxes.append(slice(start, start + edge))
+        missing = [n for box, n in zip(boxes[::-1], size[::-1], strict=True) for n in (0, n)]
+        part, truth = (
+            functional.pad(each[tuple(boxes)], missing)[: size[0], : size[1], : size[2]]
+            for each in (values, labels)
+        )
+        images.append(torch.stack([part, part.square()]))
+        truths.append(truth[None])
+    return torch.stack(images), torch.stack(truths)
 
 
 def test_every_network_has_a_row() -> None:
@@ -110,6 +152,29 @@ def test_every_parameter_learns(name: str) -> None:
         loss.backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not idle
+
+
+@each_network
+def test_one_step_on_the_demo_data_lowers_the_loss(name: str) -> None:
+    network = build(name).train()
+    loss = DeepSupervision(LOSSES.build(getattr(NETWORKS[name], "unsupervised", "dice_ce")))
+    seen, labels = demo_patches(ROWS[name].roomy)
+    more = {"target": seen.flip(2)} if hasattr(network, "translate") else {}
+
+    def found(each: nn.Module) -> Tensor:
+        torch.manual_seed(0)  # the same dropout and draws each time
+        own = getattr(each, "objective", None)
+        return own(loss, seen, labels, **more) if own else loss(each(seen), labels)
+
+    twin = copy.deepcopy(network)  # a step may change more than its weights, such as means
+    before = found(twin)
+    before.backward()
+    slopes = [p.grad if p.grad is not None else torch.zeros_like(p) for p in twin.parameters()]
+    length = torch.stack([slope.norm() for slope in slopes]).norm()
+    with torch.no_grad():
+        for parameter, slope in zip(network.parameters(), slopes, strict=True):
+            parameter.sub_(STEP * slope / length)
+    assert float(found(network).detach()) < float(before.detach())
 
 
 @each_network
