@@ -8,13 +8,14 @@ Gaussian around its center, of which as much lies inside the image as of any oth
 Densities are learned in units of the highest value of one object, so that sizes and dimensions
 need no weights of their own, and before the last rectifier, where all that was once found empty
 could not be filled again. The gate learns where there is an object at all. Weights learned on
-photographs are not loaded.
+photographs are not loaded; without them and without a norm thirteen convolutions in a row come to
+one value everywhere, so a plan gives them instance norms.
 """
 
 from collections.abc import Callable
 from itertools import pairwise
 from math import pi
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from medseg3d.networks.blocks import ConvNormAct, Style, crop, he_initialize, pa
 from medseg3d.networks.blocks.stages import linear_upsampling
 from medseg3d.networks.blocks.style import Norm
 from medseg3d.networks.blocks.vgg import vgg_stages, vgg_widths
+from medseg3d.networks.topology import Topology
 
 OBJECT = 0.5
 """A voxel is labeled where the density reaches this share of the highest of one object."""
@@ -102,6 +104,11 @@ class WNetDensity(nn.Module):
     def paper(cls) -> Self:
         """The published network, 3 -> 1 density, in two dimensions."""
         return cls(3, 2, width=64, norm="none", spatial_dims=2)
+
+    @classmethod
+    def plan_options(cls, topology: Topology) -> dict[str, Any]:  # noqa: ARG003 - of any shape
+        """Norms, which weights learned on photographs could do without."""
+        return {"norm": "instance"}
 
     @property
     def highest(self) -> float:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from medseg3d.networks import build_network
+from medseg3d.networks import build_network, planned_options
 from medseg3d.networks.cascade.wnet_density import WNetDensity, object_density
+from medseg3d.networks.topology import Topology
 
 Place = tuple[int, int]
 NO_LOSS = torch.nn.Identity()
@@ -125,3 +126,9 @@ def test_it_learns_to_count() -> None:
         optimizer.step()
     counts = network.eval().density(image).sum((1, 2, 3))
     assert (counts - torch.arange(1.0, 7.0)).abs().max() < 0.5
+
+
+def test_a_plan_gives_it_norms_which_training_from_nothing_needs() -> None:
+    topology = Topology(patch_size=(16, 16, 16), strides=((2, 2, 2),), kernels=((3, 3, 3),) * 2)
+    network = build_network("wnet_density", 1, 3, options=planned_options("wnet_density", topology))
+    assert any(isinstance(module, torch.nn.InstanceNorm3d) for module in network.modules())
