@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from medseg3d.networks import build_network, planned_options
+from medseg3d.networks.blocks.style import InstanceNorm
 from medseg3d.networks.cascade.wnet_density import WNetDensity, object_density
 from medseg3d.networks.topology import Topology
 
@@ -131,4 +132,4 @@ def test_it_learns_to_count() -> None:
 def test_a_plan_gives_it_norms_which_training_from_nothing_needs() -> None:
     topology = Topology(patch_size=(16, 16, 16), strides=((2, 2, 2),), kernels=((3, 3, 3),) * 2)
     network = build_network("wnet_density", 1, 3, options=planned_options("wnet_density", topology))
-    assert any(isinstance(module, torch.nn.InstanceNorm3d) for module in network.modules())
+    assert any(isinstance(module, InstanceNorm) for module in network.modules())
