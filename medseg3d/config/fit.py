@@ -240,12 +240,6 @@ class FitConfig(Options):
     foreground: float = Field(
         1 / 3, ge=0, le=1, description="Share of patches centered on foreground."
     )
-    self_correction: int = Field(
-        0,
-        ge=0,
-        description="Cycles, after two fifths of the budget, in which labels that the network does "
-        "not believe count less and less; for training labels that are partly wrong. 0 for none.",
-    )
     augmentation: AugmentationConfig = Field(
         AugmentationConfig(), description="Random changes of training patches."
     )

@@ -11,7 +11,6 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from medseg3d.errors import RunError
-from medseg3d.training.correction import Correction
 from medseg3d.training.course import Course
 
 COMMON = frozenset({"image", "labels", "case"})
@@ -38,8 +37,6 @@ class SegmentationModule(LightningModule):
         course: Tells the step.
         before_update: Called when gradients are ready and the weights are about to change.
         accumulate: Batches whose gradients make one step.
-        correction: Mixes the labels with what the network believes; for networks without an
-            objective of their own.
 
     Attributes:
         step_loss: Loss of the step in hand.
@@ -55,7 +52,6 @@ class SegmentationModule(LightningModule):
         before_update: Callable[[], None],
         *,
         accumulate: int = 1,
-        correction: Correction | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -67,7 +63,6 @@ class SegmentationModule(LightningModule):
         self._losses: list[float] = []
         self._course = course
         self._before_update = before_update
-        self._correction = correction
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> dict[str, Any]:
         """Take in arrays, which come from workers that have no shared memory for tensors."""
@@ -108,10 +103,7 @@ class SegmentationModule(LightningModule):
             more = {name: value for name, value in batch.items() if name not in COMMON}
             whole: Tensor = own(self.loss, image, labels, **more)
             return whole
-        logits = self.network(image)
-        loss: Tensor = self.loss(logits, labels)
-        if self._correction is not None:
-            return self._correction.corrected(loss, logits, image, labels)
+        loss: Tensor = self.loss(self.network(image), labels)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

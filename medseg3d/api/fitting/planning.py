@@ -52,7 +52,6 @@ from medseg3d.networks.topology import Topology
 from medseg3d.progress import Progress, track
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Stage
-from medseg3d.training.correction import CorrectionSettings
 from medseg3d.training.loggers import require_package
 from medseg3d.training.module import OptimizerSettings
 from medseg3d.training.train import TrainingSettings
@@ -165,7 +164,6 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
         with torch.device("meta"):
             network, options = make_network(config, plan)
         refuse_other_weights(network, options, plan, config)
-        _refuse_to_correct(network, config)
     except Exception:
         if not config.resume:
             stored.unlink(missing_ok=True)
@@ -173,17 +171,6 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
     plan.save(folder / PLAN)
     write_split(config, folder, folds)
     return dataset, plan, parts
-
-
-def _refuse_to_correct(network: nn.Module, config: FitConfig) -> None:
-    """Refuse to correct labels from which a network learns in a way of its own."""
-    if config.self_correction and (
-        stages_of(config) or getattr(network, "objective", None) is not None
-    ):
-        raise ConfigError(
-            f"self_correction mixes labels in the loss, but network {config.network.name!r} learns "
-            "in stages or from more than a loss; leave it out, or choose another network"
-        )
 
 
 def _found(config: FitConfig) -> Dataset:
@@ -379,12 +366,4 @@ def training_settings(config: FitConfig, plan: Plan) -> TrainingSettings:
         logger=config.logger,
         checkpoint_seconds=60 * config.checkpoint_minutes,
         stages=tuple(stages),
-        correction=_correction(config, plan),
     )
-
-
-def _correction(config: FitConfig, plan: Plan) -> CorrectionSettings | None:
-    """How labels are corrected, if they are."""
-    if not config.self_correction:
-        return None
-    return CorrectionSettings(config.self_correction, ignore_index=plan.ignore_index)
