@@ -20,6 +20,7 @@ process.GRACE = 0.6
 process.handle_signals()
 """
 ORDERLY = """
+process.SAME = 10  # the machine may stand still between two signals
 try:
     print("begun", flush=True)
     time.sleep(30)
