@@ -20,10 +20,10 @@ process.GRACE = 0.6
 process.handle_signals()
 """
 ORDERLY = """
-process.SAME = 10  # the machine may stand still between two signals
 try:
     print("begun", flush=True)
-    time.sleep(30)
+    for _ in range(300):  # a signal that comes just before a long sleep would not end it
+        time.sleep(0.1)
 except TimeIsUp:
     print("time is up", flush=True)
     sys.exit(138)
@@ -38,7 +38,8 @@ SLOW_TO_CLEAN = """
 process.GRACE = 30
 try:
     print("begun", flush=True)
-    time.sleep(30)
+    for _ in range(300):
+        time.sleep(0.1)
 finally:
     print("cleaning", flush=True)
     time.sleep(30)
