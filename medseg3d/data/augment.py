@@ -120,6 +120,35 @@ class Changes:
         last = np.clip(np.ceil(center + reach).astype(int) + 1, first + 1, shape)
         return as_size(first), as_size(last - first)
 
+    def carry(
+        self,
+        maps: Image,
+        *,
+        size: Size3,
+        offset: Sequence[int] | npt.NDArray[Any] = (0, 0, 0),
+        mirrored: Sequence[int] = (),
+    ) -> Image:
+        """Maps that belong to the patch, moved as its voxels are; the values stay.
+
+        Args:
+            maps: Source ``(M, I, J, K)``; see :meth:`Augmentation.apply`.
+            size: Patch size.
+            offset: First voxel of the unchanged patch within the source.
+            mirrored: Which map takes the place of each when the sagittal axis is reversed; empty
+                if all stay.
+
+        Returns:
+            ``(M, *size)``.
+        """
+        if self.moves:
+            no_labels = np.zeros(maps.shape[1:], dtype=np.uint8)
+            maps, _ = warp(
+                maps, no_labels, self.matrix, self.displacement, size=size, offset=offset
+            )
+        if SAGITTAL in self.flips and mirrored:
+            maps = maps[list(mirrored)]
+        return np.flip(maps, tuple(axis + 1 for axis in self.flips)).copy()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:

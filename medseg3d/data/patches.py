@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import torchio as tio
 from torch.utils.data import DataLoader, Dataset
 from torchio.data.sampler import PatchSampler
 
-from medseg3d.data.augment import Augmentation, as_size, patch_subject
+from medseg3d.data.augment import Augmentation, Changes, as_size, patch_subject
 from medseg3d.data.cache import CachedCase
 from medseg3d.errors import ConfigError, DataError
 
@@ -141,6 +142,19 @@ class ForegroundSampler(CaseSampler):
         return start_around(voxels, case.shape, self.size, generator)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CaseMaps:
+    """Maps made of the labels of whole cases, which are cut and moved with their patches.
+
+    Attributes:
+        cases: One per case and of its shape, with the maps ``M`` as channels.
+        mirrored: Which map takes the place of each where labels change sides; empty if all stay.
+    """
+
+    cases: tuple[CachedCase, ...]
+    mirrored: tuple[int, ...] = ()
+
+
 class PatchDataset(Dataset[dict[str, Any]]):
     """Training patches by sample number.
 
@@ -154,6 +168,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         foreground: Share of patches around foreground.
         augmentation: Random changes, none by default.
         classes: Index of the class of each case, if cases have classes.
+        maps: Maps of each case, if the loss takes some.
         labeled: Whether cases need labels; in those that lack them all is background.
         length: Number of samples; by default more than any training reads.
 
@@ -171,6 +186,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         foreground: float = 1 / 3,
         augmentation: Augmentation | None = None,
         classes: Sequence[int] | None = None,
+        maps: CaseMaps | None = None,
         labeled: bool = True,
         length: int = UNENDING,
     ) -> None:
@@ -192,6 +208,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         self.foreground = foreground
         self.augmentation = augmentation
         self.classes = classes
+        self.maps = maps
         self.length = length
         self._uniform = UniformSampler(patch_size)
         self._on_foreground = ForegroundSampler(patch_size)
@@ -205,8 +222,9 @@ class PatchDataset(Dataset[dict[str, Any]]):
 
         Returns:
             ``image`` ``(C, *patch_size)`` float32, ``labels`` ``(1, *patch_size)`` uint8, or
-            int64 where labels need more, ``case``, the case's id, and where cases have classes
-            ``classes``, the index of its class.
+            int64 where labels need more, ``case``, the case's id, where cases have classes
+            ``classes``, the index of its class, and where they have maps ``maps``
+            ``(M, *patch_size)`` float32.
         """
         if not 0 <= number < self.length:
             raise IndexError(f"sample {number} of {self.length}")
@@ -216,16 +234,15 @@ class PatchDataset(Dataset[dict[str, Any]]):
         sampler = self._on_foreground if self.is_foreground(number) else self._uniform
         generator = np.random.default_rng([self.seed, number])
         start = sampler.draw_start(case, generator)
-        if self.augmentation is None:
-            image, labels = arrays_of(sampler.crop(subject, start, self.patch_size))
-        else:
+        changes = Changes()
+        if self.augmentation is not None:
             changes = self.augmentation.draw(generator, self.patch_size, case.num_channels)
-            source, size = changes.source_box(start, self.patch_size, case.shape)
+        source, size = changes.source_box(start, self.patch_size, case.shape)
+        offset = np.subtract(start, source)
+        image, labels = arrays_of(sampler.crop(subject, source, size))
+        if self.augmentation is not None:
             image, labels = self.augmentation.apply(
-                *arrays_of(sampler.crop(subject, source, size)),
-                changes,
-                size=self.patch_size,
-                offset=np.subtract(start, source),
+                image, labels, changes, size=self.patch_size, offset=offset
             )
         if not case.is_annotated:  # nor is what the patch shows beyond the image
             unknown = len(case.label_counts)
@@ -238,6 +255,12 @@ class PatchDataset(Dataset[dict[str, Any]]):
         }
         if self.classes is not None:
             sample["classes"] = torch.tensor(self.classes[index])
+        if self.maps is not None:
+            maps, _ = read_box(self.maps.cases[index], source, size)
+            maps = changes.carry(
+                maps, size=self.patch_size, offset=offset, mirrored=self.maps.mirrored
+            )
+            sample["maps"] = torch.from_numpy(maps)
         return sample
 
     def is_foreground(self, number: int) -> bool:

@@ -1,21 +1,24 @@
 """Cross entropy that weighs the gaps between touching objects, as in the first U-Net."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
+from medseg3d.losses.case_maps import MappedLoss, Maps
 from medseg3d.losses.distances import checked_spacing, spacing_for, two_nearest
 from medseg3d.losses.voxels import check_weights, log_probability, mean_over_known
+from medseg3d.types import LabelMap
 
 
 @LOSSES.register(
     "border_weighted", paper="Ronneberger et al., MICCAI 2015, arXiv:1505.04597", by="distance"
 )
-class BorderWeighted(nn.Module):
+class BorderWeighted(MappedLoss):
     """Cross entropy times ``w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2))``.
 
     ``d1`` and ``d2`` are the distances to the nearest and the second nearest object, the
@@ -42,6 +45,8 @@ class BorderWeighted(nn.Module):
         Ronneberger et al., MICCAI 2015. https://arxiv.org/abs/1505.04597
     """
 
+    per_label = False
+
     def __init__(
         self,
         *,
@@ -63,31 +68,46 @@ class BorderWeighted(nn.Module):
         self.spacing = checked_spacing("border_weighted", spacing)
         self.ignore_index = ignore_index
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
+    def map_facts(self) -> Mapping[str, Any]:
+        """What the map depends on beside the labels."""
+        return {
+            "of": type(self).__name__,
+            "sigma": self.sigma,
+            "ignored": self.ignore_index,
+            "spacing": self.spacing,
+        }
+
+    def make_maps(self, labels: LabelMap, num_labels: int) -> Maps:
+        """How narrow the gap between two objects is, ``(1, *spatial)``, 0 to 1."""
+        spacing = spacing_for("border_weighted", self.spacing, labels.ndim)
+        labels = np.where((labels < num_labels) & (labels != self.ignore_index), labels, 0)
+        nearest, second = two_nearest(labels, spacing)
+        gaps = np.exp(-((nearest + second) ** 2) / (2 * self.sigma**2))
+        return gaps[None].astype(np.float32)
+
+    def forward(self, logits: Tensor, target: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``.
+
+        Args:
+            logits: Of the labels.
+            target: Labels.
+            maps: ``(B, 1, *spatial)`` of the whole case, or else made of the labels.
+        """
         losses = -log_probability(logits, target, self.ignore_index)
-        weights = self.weights(target, num_labels=logits.shape[1]).to(losses)
+        weights = self.weights(logits, target, maps)
         return mean_over_known(losses * weights, target, self.ignore_index)
 
     @torch.no_grad()
-    def weights(self, target: Tensor, *, num_labels: int) -> Tensor:
-        """Weight of each voxel, ``(B, *spatial)`` in double precision on the processor.
-
-        Args:
-            target: ``(B, 1, *spatial)`` integer labels.
-            num_labels: Labels, background included.
-        """
-        labels = target[:, 0].detach().cpu().long()
+    def weights(self, logits: Tensor, target: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Weight of each voxel, ``(B, *spatial)``; see :meth:`forward`."""
+        labels = target[:, 0].long()
         if self.ignore_index is not None:
             labels = labels.where(labels != self.ignore_index, torch.zeros_like(labels))
-        spacing = spacing_for("border_weighted", self.spacing, labels.ndim - 1)
-        by_label = torch.ones(num_labels, dtype=torch.float64)
+        by_label = torch.ones(logits.shape[1], device=logits.device)
         if self.weight is not None:
-            by_label = torch.tensor(self.weight, dtype=torch.float64)
-            check_weights("border_weighted", by_label, num_labels)
-        cases = []
-        for case in labels.numpy():
-            nearest, second = two_nearest(case, spacing)
-            gap = self.gap_weight * np.exp(-((nearest + second) ** 2) / (2 * self.sigma**2))
-            cases.append(gap if self.everywhere else np.where(case == 0, gap, 0.0))
-        return by_label[labels] + torch.from_numpy(np.stack(cases))
+            by_label = torch.tensor(self.weight, device=logits.device)
+            check_weights("border_weighted", by_label, logits.shape[1])
+        gaps = self.gap_weight * self.maps_for(logits, target, maps)[:, 0]
+        if not self.everywhere:
+            gaps = gaps.where(labels == 0, torch.zeros_like(gaps))
+        return by_label[labels] + gaps

@@ -1,30 +1,35 @@
 """Losses that weigh errors by their distance from the border of the reference."""
 
-from collections.abc import Sequence
-from functools import partial
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
+from medseg3d.losses.case_maps import MappedLoss, Maps
 from medseg3d.losses.distances import (
+    Array,
+    MaskArray,
     checked_spacing,
     depth_below_deepest,
-    per_mask,
     signed,
     spacing_for,
     to_border,
 )
 from medseg3d.losses.voxels import (
-    known_voxels,
     log_probability,
     mean_over_known,
     softmax_and_one_hot,
 )
+from medseg3d.types import LabelMap
 
 
-class DistanceLoss(nn.Module):
+class DistanceLoss(MappedLoss):
     """What the losses by distance share.
 
     Args:
@@ -49,15 +54,46 @@ class DistanceLoss(nn.Module):
         self.spacing = checked_spacing(type(self).__name__, spacing)
         self.ignore_index = ignore_index
 
-    def sizes(self, logits: Tensor) -> tuple[float, ...]:
-        """The spacing of logits ``(B, L, *spatial)``."""
-        return spacing_for(type(self).__name__, self.spacing, logits.ndim - 2)
+    def map_facts(self) -> Mapping[str, Any]:
+        """What the maps depend on beside the labels."""
+        return {
+            "of": type(self).__name__,
+            "background": self.include_background,
+            "ignored": self.ignore_index,
+            "spacing": self.spacing,
+        }
 
-    def masks(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities and reference of the labels that count."""
-        first = 0 if self.include_background else 1
+    @abstractmethod
+    def distances(self, mask: MaskArray, spacing: Sequence[float]) -> Array:
+        """The map of one structure ``(*spatial)``."""
+
+    def make_maps(self, labels: LabelMap, num_labels: int) -> Maps:
+        """The map of each label that counts, ``(L, *spatial)``; 0 for one that does not."""
+        counting = [label for label in range(self.first, num_labels) if label != self.ignore_index]
+        maps = np.zeros((num_labels, *labels.shape), dtype=np.float32)
+        maps[counting] = self.of_each(labels == np.array(counting)[:, *(None,) * labels.ndim])
+        return maps
+
+    def of_each(self, masks: npt.NDArray[np.bool_]) -> Maps:
+        """The map of each structure ``(N, *spatial)``."""
+        spacing = spacing_for(type(self).__name__, self.spacing, masks.ndim - 1)
+        maps = np.empty(masks.shape, dtype=np.float32)
+        for place, mask in enumerate(masks):
+            maps[place] = self.distances(mask, spacing)
+        return maps
+
+    @property
+    def first(self) -> int:
+        """The first label that counts."""
+        return 0 if self.include_background else 1
+
+    def compared(
+        self, logits: Tensor, target: Tensor, maps: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Probabilities, reference and maps of the labels that count."""
         probabilities, reference = softmax_and_one_hot(logits, target, self.ignore_index)
-        return probabilities[:, first:], reference[:, first:]
+        maps = self.maps_for(logits, target, maps)
+        return probabilities[:, self.first :], reference[:, self.first :], maps[:, self.first :]
 
     def mean(self, values: Tensor, target: Tensor) -> Tensor:
         """Mean of ``(B, L, *spatial)`` over cases and labels and the voxels that count."""
@@ -89,12 +125,19 @@ class Boundary(DistanceLoss):
         Kervadec et al., MIDL 2019. https://arxiv.org/abs/1812.07032
     """
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
-        probabilities, reference = self.masks(logits, target)
-        distances = per_mask(
-            partial(signed, spacing=self.sizes(logits)), reference, like=probabilities
-        )
+    def distances(self, mask: MaskArray, spacing: Sequence[float]) -> Array:
+        """Signed distance to the border."""
+        return signed(mask, spacing)
+
+    def forward(self, logits: Tensor, target: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``.
+
+        Args:
+            logits: Of the labels.
+            target: Labels.
+            maps: ``(B, L, *spatial)`` of the whole case, or else made of the labels.
+        """
+        probabilities, _, distances = self.compared(logits, target, maps)
         return self.mean(distances * probabilities, target)
 
 
@@ -147,15 +190,28 @@ class HausdorffDistance(DistanceLoss):
         self.alpha = alpha
         self.logarithm = logarithm
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
-        probabilities, reference = self.masks(logits, target)
-        field = partial(to_border, spacing=self.sizes(logits))
-        expected = per_mask(field, reference, like=probabilities)
-        predicted = per_mask(field, probabilities > 0.5, like=probabilities)
-        distances = expected**self.alpha + predicted**self.alpha
+    def distances(self, mask: MaskArray, spacing: Sequence[float]) -> Array:
+        """Distance to the border from both sides."""
+        return to_border(mask, spacing)
+
+    def forward(self, logits: Tensor, target: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``.
+
+        Args:
+            logits: Of the labels.
+            target: Labels.
+            maps: ``(B, L, *spatial)`` of the whole case, or else made of the labels.
+        """
+        probabilities, reference, expected = self.compared(logits, target, maps)
+        distances = expected**self.alpha + self._found(probabilities) ** self.alpha
         loss = self.mean((probabilities - reference).square() * distances, target)
         return torch.log1p(loss) if self.logarithm else loss
+
+    def _found(self, probabilities: Tensor) -> Tensor:
+        """Distances to the border of what is more likely than not."""
+        masks = (probabilities > 0.5).cpu().numpy()
+        maps = np.stack([self.of_each(case) for case in masks])
+        return torch.from_numpy(maps).to(probabilities.device)
 
 
 @LOSSES.register(
@@ -184,6 +240,8 @@ class DistancePenalized(DistanceLoss):
         Caliva et al., MIDL 2019. https://arxiv.org/abs/1908.03679
     """
 
+    per_label = False  # each voxel has one label
+
     def __init__(
         self,
         *,
@@ -194,15 +252,27 @@ class DistancePenalized(DistanceLoss):
         super().__init__(include_background=True, spacing=spacing, ignore_index=ignore_index)
         self.normalize = normalize
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
+    def map_facts(self) -> Mapping[str, Any]:
+        """What the map depends on beside the labels."""
+        return {**super().map_facts(), "normalize": self.normalize}
+
+    def distances(self, mask: MaskArray, spacing: Sequence[float]) -> Array:
+        """How much less deep a voxel lies than the deepest."""
+        return depth_below_deepest(mask, spacing, normalize=self.normalize)
+
+    def make_maps(self, labels: LabelMap, num_labels: int) -> Maps:
+        """One map ``(1, *spatial)``, of each voxel in its structure."""
+        maps: Maps = super().make_maps(labels, num_labels).sum(0, keepdims=True)
+        return maps
+
+    def forward(self, logits: Tensor, target: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``.
+
+        Args:
+            logits: Of the labels.
+            target: Labels.
+            maps: ``(B, 1, *spatial)`` of the whole case, or else made of the labels.
+        """
         losses = -log_probability(logits, target, self.ignore_index)
-        labels = torch.arange(logits.shape[1], device=target.device)
-        masks = target == labels.view(1, -1, *(1,) * (target.ndim - 2))
-        known = known_voxels(target, self.ignore_index)
-        depths = per_mask(
-            partial(depth_below_deepest, spacing=self.sizes(logits), normalize=self.normalize),
-            masks if known is None else masks & known,
-            like=losses,
-        ).sum(1)  # each voxel has one label
+        depths = self.maps_for(logits, target, maps)[:, 0]
         return mean_over_known((1 + depths) * losses, target, self.ignore_index)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
+from medseg3d.losses.case_maps import split_maps
 
 LABELS = "labels"
 """What most losses compare the logits with; others name their own, such as the image."""
@@ -27,11 +28,18 @@ class WeightedSum(nn.Module):
         self.losses = nn.ModuleList(losses)
         self.weights = tuple(weights)
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
+    def forward(self, logits: Tensor, target: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``.
+
+        Args:
+            logits: Of the labels.
+            target: Labels.
+            maps: ``(B, M, *spatial)`` of the whole case, those of the parts one after the other.
+        """
+        shares = split_maps(list(self.losses), maps, logits.shape[1])
         parts = [
-            weight * loss(logits, target)
-            for weight, loss in zip(self.weights, self.losses, strict=True)
+            weight * (loss(logits, target) if share is None else loss(logits, target, share))
+            for weight, loss, share in zip(self.weights, self.losses, shares, strict=True)
         ]
         return torch.stack(parts).sum()
 

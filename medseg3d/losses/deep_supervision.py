@@ -32,8 +32,19 @@ class DeepSupervision(nn.Module):
         super().__init__()
         self.loss = loss
 
-    def forward(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor | Sequence[Tensor],
+        target: Tensor,
+        maps: Tensor | None = None,
+    ) -> Tensor:
         """Loss of one or several levels of logits.
+
+        Args:
+            logits: Of each level.
+            target: Labels of the finest level.
+            maps: ``(B, M, *spatial)`` for a loss that takes them, brought to a level's size as
+                the labels are.
 
         Raises:
             DataError: If the list is empty.
@@ -42,7 +53,11 @@ class DeepSupervision(nn.Module):
         if not levels:
             raise DataError("deep supervision got an empty list of logits; expected at least one")
         weights = [0.5**level for level in range(len(levels))]
-        losses = [self.loss(level, resize_labels(target, level.shape[2:])) for level in levels]
+        given = [target] if maps is None else [target, maps]
+        losses = [
+            self.loss(level, *(resize_labels(each, level.shape[2:]) for each in given))
+            for level in levels
+        ]
         weighted = [weight * loss for weight, loss in zip(weights, losses, strict=True)]
         return torch.stack(weighted).sum() / sum(weights)
 
@@ -53,7 +68,7 @@ def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
     Unlike interpolation, indexing keeps integer types and works for all of them.
 
     Args:
-        labels: ``(B, 1, *spatial)``, any type.
+        labels: ``(B, M, *spatial)``, any type.
         size: Spatial size to return.
 
     Examples:

@@ -1,16 +1,14 @@
 """Distances of voxels to the regions of a reference, for the losses that weigh by them.
 
-Worked out per case and label, never across a batch, without gradients, on the processor; the
-result lies on the device of what it is for.
+Worked out per case and label, never across a batch, on the processor.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import ndimage
-from torch import Tensor
 
 from medseg3d.errors import ConfigError
 
@@ -46,16 +44,6 @@ def spacing_for(loss: str, spacing: tuple[float, ...] | None, num_axes: int) -> 
     return spacing
 
 
-def per_mask(function: Callable[[MaskArray], Array], masks: Tensor, like: Tensor) -> Tensor:
-    """``function`` of each mask ``(*spatial)`` in ``(B, L, *spatial)``, of the type of ``like``."""
-    with torch.no_grad():
-        array = masks.detach().cpu().numpy().astype(np.bool_)
-        values = np.empty(array.shape, dtype=np.float64)
-        for place in np.ndindex(array.shape[:2]):
-            values[place] = function(array[place])
-        return torch.from_numpy(values).to(device=like.device, dtype=like.dtype)
-
-
 def inner(mask: MaskArray, spacing: Sequence[float]) -> Array:
     """Distance of each voxel of the mask to the nearest outside of it; 0 outside."""
     distances: Array = ndimage.distance_transform_edt(mask, sampling=spacing)
@@ -86,7 +74,9 @@ def depth_below_deepest(mask: MaskArray, spacing: Sequence[float], *, normalize:
     return lacking / most if normalize and most > 0 else lacking
 
 
-def two_nearest(labels: npt.NDArray[np.int64], spacing: Sequence[float]) -> tuple[Array, Array]:
+def two_nearest(
+    labels: npt.NDArray[np.integer[Any]], spacing: Sequence[float]
+) -> tuple[Array, Array]:
     """Distance of each voxel to the nearest and to the second nearest object.
 
     Objects are the connected components, corners included, of each label above 0; infinite

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from medseg3d.errors import RunError
 from medseg3d.training.course import Course
 
-COMMON = frozenset({"image", "labels", "case"})
-"""What every batch holds."""
+COMMON = frozenset({"image", "labels", "case", "maps"})
+"""What every batch holds, and maps for the loss, if it takes some."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,8 @@ class SegmentationModule(LightningModule):
             more = {name: value for name, value in batch.items() if name not in COMMON}
             whole: Tensor = own(self.loss, image, labels, **more)
             return whole
-        loss: Tensor = self.loss(self.network(image), labels)
+        maps = [batch["maps"]] if "maps" in batch else []
+        loss: Tensor = self.loss(self.network(image), labels, *maps)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from medseg3d.data.augment import Augmentation
 from medseg3d.data.cache import CachedCase
 from medseg3d.data.patches import (
+    CaseMaps,
     ForegroundSampler,
     PatchDataset,
     UniformSampler,
@@ -249,6 +250,57 @@ def test_rotated_patches_are_filled_from_around_them(tmp_path: Path) -> None:
     dataset = PatchDataset([full], (16, 16, 16), seed=0, augmentation=augmentation)
     filled = [bool(dataset[number]["labels"].all()) for number in range(100)]
     assert np.mean(filled) > 0.3  # without reading around the patch nearly none would be
+
+
+@given(size=sizes, number=st.integers(0, 10_000))
+def test_maps_move_as_the_image_does(
+    case: CachedCase, size: tuple[int, int, int], number: int
+) -> None:
+    augmentation = Augmentation(
+        affine_probability=0.7,
+        elastic_probability=0.7,
+        intensity_probability=0,
+        mirror_axes=(0, 1, 2),
+        mirrored_labels=(0, 2, 1),
+    )
+    maps = CaseMaps(cases=(case,), mirrored=(2, 1, 0))
+    dataset = PatchDataset([case], size, seed=0, augmentation=augmentation, maps=maps)
+    plain = PatchDataset([case], size, seed=0, augmentation=augmentation)
+    sample = dataset[number]
+    assert torch.equal(sample["image"], plain[number]["image"])  # nothing else is drawn
+    kept, swapped = sample["image"], sample["image"].flip(0)
+    assert torch.equal(sample["maps"], kept) or torch.equal(sample["maps"], swapped)
+
+
+def test_maps_change_places_where_labels_change_sides(case: CachedCase) -> None:
+    augmentation = Augmentation(
+        affine_probability=0,
+        elastic_probability=0,
+        intensity_probability=0,
+        mirror_axes=(0,),
+        mirrored_labels=(0, 2, 1),
+    )
+    dataset = PatchDataset(
+        [case],
+        SHAPE,
+        seed=0,
+        augmentation=augmentation,
+        maps=CaseMaps(cases=(case,), mirrored=(2, 1, 0)),
+    )
+    seen = set()
+    for number in range(8):
+        sample = dataset[number]
+        flipped = bool(sample["labels"][0, 2, 15, 13] == 1)  # label 2 came from the other side
+        expected = numbered()[::-1, ::-1] if flipped else numbered()
+        np.testing.assert_array_equal(sample["maps"].numpy(), expected)
+        seen.add(flipped)
+    assert seen == {True, False}
+
+
+def test_maps_without_augmentation_are_cut_with_the_patch(case: CachedCase) -> None:
+    dataset = PatchDataset([case], (8, 30, 8), seed=0, maps=CaseMaps(cases=(case,)))
+    for number in range(6):
+        assert torch.equal(dataset[number]["maps"], dataset[number]["image"])
 
 
 def test_wrong_cases_are_refused(tmp_path: Path, case: CachedCase) -> None:

@@ -118,21 +118,21 @@ def test_a_broken_vessel_costs_more_center_line_than_dice() -> None:
 def test_border_weights_of_seven_voxels() -> None:
     labels = torch.tensor([1, 0, 0, 0, 2, 0, 0])[None, None]
     expected = [1, 8.2615, 8.2615, 8.2615, 1, 5.8675, 3.7804]
-    weights = BorderWeighted().weights(labels, num_labels=3)[0]
+    weights = BorderWeighted().weights(torch.zeros(1, 3, 7), labels)[0]
     assert weights.tolist() == pytest.approx(expected, abs=1e-4)
-    everywhere = BorderWeighted(everywhere=True).weights(labels, num_labels=3)[0]
+    everywhere = BorderWeighted(everywhere=True).weights(torch.zeros(1, 3, 7), labels)[0]
     assert everywhere[[0, 4]].tolist() == pytest.approx([8.2615, 8.2615], abs=1e-4)
-    stretched = BorderWeighted(spacing=[2.0], sigma=10.0).weights(labels, num_labels=3)[0]
+    stretched = BorderWeighted(spacing=[2.0], sigma=10.0).weights(torch.zeros(1, 3, 7), labels)[0]
     assert stretched.tolist() == pytest.approx(expected, abs=1e-4)
     one = BorderWeighted(weight=[1.0, 3.0]).weights(
-        labels.clamp_max(1) * (labels < 2), num_labels=2
+        torch.zeros(1, 2, 7), labels.clamp_max(1) * (labels < 2)
     )
     assert one[0].tolist() == [3, 1, 1, 1, 1, 1, 1]  # a single object has no gap
 
 
 def test_the_border_weighted_loss_is_the_weighted_mean() -> None:
     loss = BorderWeighted(gap_weight=4.0)
-    weights = loss.weights(TARGET, num_labels=2)
+    weights = loss.weights(LOGITS, TARGET)
     entropy = -torch.where(TARGET[0, 0] == 1, P_FOREGROUND, 1 - P_FOREGROUND).log()
     assert float(loss(LOGITS, TARGET)) == pytest.approx(float((weights * entropy).mean()))
 

@@ -18,6 +18,8 @@ from medseg3d.api.fitting.planning import make_network, stages_of, training_sett
 from medseg3d.api.fitting.preparing import training_patches
 from medseg3d.config import FitConfig
 from medseg3d.data.cache import CachedCase
+from medseg3d.data.domains import TwoDomains
+from medseg3d.data.patches import CaseMaps, PatchDataset
 from medseg3d.data.plan import Plan
 from medseg3d.device import Precision, resolve_device
 from medseg3d.errors import ConfigError
@@ -42,6 +44,7 @@ class Job:
         precision: Arithmetic of the training.
         classes: Index of the class of each case, if cases have classes.
         target: Cases of another domain, without labels, if there is one.
+        maps: Maps of each case, if the loss takes some.
     """
 
     config: FitConfig
@@ -51,6 +54,18 @@ class Job:
     precision: Precision
     classes: Sequence[int] | None = None
     target: tuple[CachedCase, ...] = ()
+    maps: CaseMaps | None = None
+
+    def patches(self) -> PatchDataset | TwoDomains:
+        """Augmented patches of the training cases."""
+        return training_patches(
+            self.config,
+            self.plan,
+            self.cases,
+            classes=self.classes,
+            target=self.target,
+            maps=self.maps,
+        )
 
 
 def refuse_what_needs_one_process(config: FitConfig, team: Team) -> None:
@@ -111,7 +126,7 @@ def _train(job: Job, team: Team, make_loss: MakeLoss) -> None:
     follow(
         network,
         make_loss(config, job.plan, job.cases),
-        training_patches(config, job.plan, job.cases, classes=job.classes, target=job.target),
+        job.patches(),
         folder=job.folder,
         settings=training_settings(config, job.plan),
         device=team.own_device(resolve_device(config.device)),

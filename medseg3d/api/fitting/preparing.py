@@ -1,5 +1,6 @@
 """Preprocessed cases of a run: in the cache or made now, and what lacks among them."""
 
+import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,12 @@ from medseg3d.data.cache import CachedCase, case_key, is_complete
 from medseg3d.data.canonical import load_case
 from medseg3d.data.cases import Case
 from medseg3d.data.domains import TwoDomains
-from medseg3d.data.patches import PatchDataset
+from medseg3d.data.patches import CaseMaps, PatchDataset
 from medseg3d.data.plan import Plan
 from medseg3d.data.preprocess import preprocess, preprocessing_key
 from medseg3d.data.threads import in_threads
 from medseg3d.errors import about_case
+from medseg3d.losses.case_maps import MappedLoss, make_maps, mapped_parts, mirrored_maps
 from medseg3d.networks import NETWORKS
 from medseg3d.progress import track
 from medseg3d.runs import CACHE, require_room
@@ -48,19 +50,24 @@ class Preparation:
     plan: Plan
     digests: Mapping[str, str]
 
-    def require_room(self, cases: Sequence[Case], network: nn.Module, folder: Path) -> None:
+    def require_room(
+        self, cases: Sequence[Case], network: nn.Module, loss: nn.Module, folder: Path
+    ) -> None:
         """Refuse to begin what the disk will not hold to its end.
 
         Args:
             cases: To be preprocessed.
             network: To be trained.
+            loss: To be trained with.
             folder: The run folder.
 
         Raises:
             RunError: If there is less room.
         """
         missing = sum(not is_complete(self._place_of(case)) for case in cases)
-        voxel = BYTES_PER_CACHED_CHANNEL * len(self.plan.channels) + BYTES_PER_CACHED_LABEL
+        maps = sum(part.num_maps(self.plan.num_labels) for part in parts_with_maps(network, loss))
+        channels = len(self.plan.channels) + maps
+        voxel = BYTES_PER_CACHED_CHANNEL * channels + BYTES_PER_CACHED_LABEL
         weights = sum(tensor.nbytes for tensor in network.state_dict().values())
         cached = int(missing * math.prod(self.plan.median_shape) * voxel)
         require_room({self._root: cached, folder: COPIES_OF_WEIGHTS * weights})
@@ -91,6 +98,40 @@ class Preparation:
                 num_labels=self.plan.num_labels,
                 may_ignore=self.plan.ignore_index is not None,
             )
+
+    def maps_of(
+        self, cases: Sequence[CachedCase], network: nn.Module, loss: nn.Module
+    ) -> CaseMaps | None:
+        """The maps of a loss that takes some, in the cache; nothing for other losses.
+
+        Args:
+            cases: Preprocessed, to learn from.
+            network: To be trained.
+            loss: To be trained with.
+
+        Raises:
+            MedSeg3DError: Naming the case that it cannot be made of.
+        """
+        parts = parts_with_maps(network, loss)
+        if not parts:
+            return None
+        facts = [part.map_facts() for part in parts]
+        kind = json.dumps([self.plan.num_labels, *map(dict, facts)], sort_keys=True)
+
+        def made(case: CachedCase) -> CachedCase:
+            folder = self._root / case_key(kind, case.folder.name)
+            if is_complete(folder):
+                return CachedCase.open(folder)
+            what = f"measuring distances in case {case.case_id}"
+            with about_case(case.case_id), enough_memory(what, LEAVE_OUT):
+                maps = make_maps(loss, case.labels(), self.plan.num_labels)
+                return CachedCase.write(
+                    folder, case_id=case.case_id, image=maps, labels=None, num_labels=0
+                )
+
+        found = track(in_threads(made, cases), "Distances", total=len(cases), unit="case")
+        mirrored = mirrored_maps(loss, self.plan.mirrored_labels, self.plan.num_labels)
+        return CaseMaps(cases=tuple(found), mirrored=tuple(mirrored))
 
     @property
     def _root(self) -> Path:
@@ -127,6 +168,14 @@ def learns_from_labels(config: FitConfig) -> bool:
     return not hasattr(NETWORKS[config.network.name], "unsupervised")
 
 
+def parts_with_maps(network: nn.Module, loss: nn.Module) -> list[MappedLoss]:
+    """The parts of a loss that get maps of whole cases.
+
+    A network with an objective of its own may compare with other labels than those of the patch.
+    """
+    return [] if getattr(network, "objective", None) else mapped_parts(loss)
+
+
 def training_patches(
     config: FitConfig,
     plan: Plan,
@@ -134,6 +183,7 @@ def training_patches(
     *,
     classes: Sequence[int] | None = None,
     target: Sequence[CachedCase] = (),
+    maps: CaseMaps | None = None,
 ) -> PatchDataset | TwoDomains:
     """Augmented patches of the training cases.
 
@@ -143,6 +193,7 @@ def training_patches(
         cases: To learn from.
         classes: Index of the class of each case, if cases have classes.
         target: Cases of another domain, without labels, if there is one.
+        maps: Maps of each case, if the loss takes some.
     """
     ignored = () if plan.ignore_index is None else (plan.ignore_index,)
     augmentation = Augmentation(
@@ -158,6 +209,7 @@ def training_patches(
         foreground=config.foreground if learns_from_labels(config) else 0.0,
         augmentation=augmentation,
         classes=classes,
+        maps=maps,
     )
     if not target:
         return patches

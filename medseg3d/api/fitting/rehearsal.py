@@ -147,14 +147,17 @@ def _measured(
     target = target_cases(scratch)
     open_cache(folder / "cache")
     wanted = [*cases, *target[:MOST_CASES]]
-    cached = Preparation(scratch, plan, Origin.of(scratch, wanted, []).digests).prepare(wanted)
+    preparation = Preparation(scratch, plan, Origin.of(scratch, wanted, []).digests)
+    cached = preparation.prepare(wanted)
     learned, others = cached[: len(cases)], cached[len(cases) :]
     torch.manual_seed(config.seed)
     network, _ = make_network(scratch, plan)
     device = resolve_device(config.device)
     classes = class_indices(cases, plan.classes)
-    patches = training_patches(scratch, plan, learned, classes=classes, target=others)
-    seconds = _seconds_per_step(scratch, plan, learned, patches, network, device, folder)
+    loss = make_loss(scratch, plan, learned)
+    maps = preparation.maps_of(learned, network, loss)
+    patches = training_patches(scratch, plan, learned, classes=classes, target=others, maps=maps)
+    seconds = _seconds_per_step(scratch, plan, patches, network, loss, device, folder)
     in_one_minute = 60 * (1 - VALIDATION_SHARE) / seconds
     if config.epochs is None:
         minutes = config.max_minutes or DEFAULT_MINUTES
@@ -164,6 +167,7 @@ def _measured(
         minutes = steps / in_one_minute
     on_gpu = device.type == "cuda"
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    per_voxel = _bytes_per_voxel(cached) + (_bytes_per_voxel(maps.cases) if maps else 0.0)
     return Rehearsal(
         plan=plan,
         network=scratch.network.name,
@@ -176,7 +180,7 @@ def _measured(
         minutes=minutes,
         peak_memory=torch.cuda.max_memory_reserved(device) if on_gpu else peak_memory(),
         memory=torch.cuda.mem_get_info(device)[1] if on_gpu else memory_limit(),
-        cache_bytes=int(_bytes_per_voxel(cached) * math.prod(plan.median_shape))
+        cache_bytes=int(per_voxel * math.prod(plan.median_shape))
         * (len(dataset.cases) + len(target)),
         run_bytes=COPIES_OF_WEIGHTS * weights,
         cache=config.cache or CACHE,
@@ -186,9 +190,9 @@ def _measured(
 def _seconds_per_step(
     config: FitConfig,
     plan: Plan,
-    cases: Sequence[CachedCase],
     patches: Patches,
     network: nn.Module,
+    loss: nn.Module,
     device: torch.device,
     folder: Path,
 ) -> float:
@@ -205,7 +209,7 @@ def _seconds_per_step(
     )
     history = train(
         network,
-        make_loss(config, plan, cases),
+        loss,
         patches,
         folder=folder,
         label_names=labels,

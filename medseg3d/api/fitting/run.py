@@ -22,7 +22,7 @@ from medseg3d.api.fitting.planning import (
     refuse_what_cannot_be_built,
     training_settings,
 )
-from medseg3d.api.fitting.preparing import Preparation, training_patches, warn_of_absent_labels
+from medseg3d.api.fitting.preparing import Preparation, warn_of_absent_labels
 from medseg3d.api.fitting.starting import begin, started, with_own_start
 from medseg3d.api.fitting.target_domain import target_cases
 from medseg3d.api.fitting.validating import mean, validate
@@ -187,7 +187,7 @@ class _Fit:
         cases = [*self.training, *held_out, *self.target]
         torch.manual_seed(config.seed)
         network, options = make_network(config, plan)
-        preparation.require_room(cases, network, self.folder)
+        preparation.require_room(cases, network, make_loss(config, plan), self.folder)
         start = begin(network, options, plan, config, self.folder)
         several = f"{self.team.count} processes, " if self.team.count > 1 else ""
         origin.write(
@@ -231,6 +231,7 @@ class _Fit:
 
         if several:
             log.info("%s%d patches each in a step", several, plan.batch_size)
+        loss = make_loss(config, plan, learned)
         job = Job(
             config,
             plan,
@@ -239,12 +240,13 @@ class _Fit:
             self.precision,
             classes=class_indices(self.training, plan.classes),
             target=tuple(target),
+            maps=preparation.maps_of(learned, network, loss),
         )
         self.team.hand_out(job)
         history = train(
             network,
-            make_loss(config, plan, learned),
-            training_patches(config, plan, learned, classes=job.classes, target=job.target),
+            loss,
+            job.patches(),
             folder=self.folder,
             label_names=list(self.labels.values()),
             validate=dice,
@@ -310,8 +312,8 @@ class _Fit:
         return Run(self.folder, path, dice, scores)
 
 
-def make_loss(config: FitConfig, plan: Plan, cases: Sequence[CachedCase]) -> nn.Module:
-    """The loss of a run that learns from these cases."""
+def make_loss(config: FitConfig, plan: Plan, cases: Sequence[CachedCase] = ()) -> nn.Module:
+    """The loss of a run that learns from these cases, or from some that are still to be read."""
     if (own := own_loss(config)) is not None:
         return own
     if plan.regions:
@@ -324,7 +326,7 @@ def make_loss(config: FitConfig, plan: Plan, cases: Sequence[CachedCase]) -> nn.
         config.loss.options,
         spacing=plan.spacing,
         ignore_index=plan.ignore_index,
-        label_counts=_label_counts(cases),
+        label_counts=_label_counts(cases) or None,
     )
 
 

@@ -1,0 +1,92 @@
+"""Maps that losses by distance make of a reference, of a patch or once of its whole case.
+
+Distances within a patch end at its border and take long to find. A training therefore makes the
+maps of each case once and cuts them with the patches; a loss that is called by itself makes them
+of the labels it is given.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from medseg3d.types import LabelMap
+
+Maps = npt.NDArray[np.float32]
+"""``(M, *spatial)``; 0 where a map has nothing to say, as beyond the volume."""
+
+
+class MappedLoss(nn.Module, ABC):
+    """A loss that compares with maps of the reference beside its labels."""
+
+    per_label = True
+    """Whether there is a map for each label, background included, or one for all."""
+
+    def num_maps(self, num_labels: int) -> int:
+        """How many maps there are for ``L`` labels."""
+        return num_labels if self.per_label else 1
+
+    @abstractmethod
+    def map_facts(self) -> Mapping[str, Any]:
+        """What the maps depend on beside the labels, in plain values."""
+
+    @abstractmethod
+    def make_maps(self, labels: LabelMap, num_labels: int) -> Maps:
+        """The maps ``(M, *spatial)`` of labels ``(*spatial)``."""
+
+    def maps_for(self, logits: Tensor, target: Tensor, maps: Tensor | None) -> Tensor:
+        """The maps that are given, or else those of the labels, without gradients.
+
+        Args:
+            logits: ``(B, L, *spatial)``.
+            target: ``(B, 1, *spatial)`` integer labels.
+            maps: ``(B, M, *spatial)``, or nothing.
+
+        Returns:
+            ``(B, M, *spatial)`` float32 on the device of the logits.
+        """
+        if maps is None:
+            labels = target[:, 0].detach().cpu().numpy()
+            made = [self.make_maps(case, logits.shape[1]) for case in labels]
+            maps = torch.from_numpy(np.stack(made))
+        return maps.to(device=logits.device, dtype=torch.float32)
+
+
+def mapped_parts(loss: nn.Module) -> list[MappedLoss]:
+    """The parts of a loss that have maps, in the order in which their maps are stacked."""
+    return [part for part in loss.modules() if isinstance(part, MappedLoss)]
+
+
+def make_maps(loss: nn.Module, labels: LabelMap, num_labels: int) -> Maps:
+    """All maps of a loss with parts that have some, ``(M, *spatial)``."""
+    return np.concatenate([part.make_maps(labels, num_labels) for part in mapped_parts(loss)])
+
+
+def split_maps(
+    losses: Sequence[nn.Module], maps: Tensor | None, num_labels: int
+) -> list[Tensor | None]:
+    """The share of each loss in maps ``(B, M, *spatial)``; None for those that have no maps."""
+    if maps is None:
+        return [None] * len(losses)
+    counts = [sum(part.num_maps(num_labels) for part in mapped_parts(loss)) for loss in losses]
+    shares = torch.split(maps, counts, dim=1)
+    return [share if count else None for share, count in zip(shares, counts, strict=True)]
+
+
+def mirrored_maps(loss: nn.Module, mirrored_labels: Sequence[int], num_labels: int) -> list[int]:
+    """Which map takes the place of each where labels change sides.
+
+    Args:
+        loss: With parts that have maps.
+        mirrored_labels: For each label, the one that it becomes.
+        num_labels: Labels ``L``, background included.
+    """
+    order: list[int] = []
+    for part in mapped_parts(loss):
+        by_label = mirrored_labels[:num_labels] if part.per_label else [0]
+        order += [len(order) + label for label in by_label]
+    return order
