@@ -14,6 +14,9 @@ from medseg3d.losses.case_maps import split_maps
 LABELS = "labels"
 """What most losses compare the logits with; others name their own, such as the image."""
 
+BACKGROUND = "include_background"
+"""The option of losses that can leave label 0 out."""
+
 
 class WeightedSum(nn.Module):
     """Sum of losses, each times its weight.
@@ -54,6 +57,9 @@ def build_loss(
 ) -> nn.Module:
     """A loss by name, or a sum of several such as ``dice+0.5*focal``.
 
+    Losses of regions or distances that stand without one of voxels count the background too,
+    unless the options say otherwise: nothing else would keep one label from taking all of it.
+
     Args:
         name: A registered loss, or terms joined by ``+``, each with a factor and ``*`` if it
             weighs other than 1.
@@ -75,11 +81,17 @@ def build_loss(
         (1.0, 0.5)
     """
     given = dict(options or {})
-    facts = {"spacing": spacing, "ignore_index": ignore_index, "label_counts": label_counts}
-    if "+" not in name and "*" not in name:
-        return _build(name, given, facts)
-    terms = [_term(text.strip(), name) for text in name.split("+")]
+    is_sum = "+" in name or "*" in name
+    terms = [_term(text.strip(), name) for text in name.split("+")] if is_sum else [(1.0, name)]
     names = [part for _, part in terms]
+    facts = {
+        "spacing": spacing,
+        "ignore_index": ignore_index,
+        "label_counts": label_counts,
+        BACKGROUND: True if all(map(_says_nothing_of_background, names)) else None,
+    }
+    if not is_sum:
+        return _build(name, given, facts)
     common = {key: value for key, value in given.items() if key not in names}
     parts: list[nn.Module] = []
     taken: set[str] = set()
@@ -95,6 +107,12 @@ def build_loss(
             f"under it, as {names[0]}: {{...}}"
         )
     return WeightedSum(parts, [weight for weight, _ in terms])
+
+
+def _says_nothing_of_background(name: str) -> bool:
+    """Whether a loss leaves the background out unless it is told otherwise."""
+    by_sums = LOSSES.facts(name).get("by") in ("region", "distance")
+    return by_sums and BACKGROUND in inspect.signature(LOSSES[name]).parameters
 
 
 def _term(text: str, whole: str) -> tuple[float, str]:

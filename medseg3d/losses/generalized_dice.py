@@ -13,7 +13,9 @@ Weighting = Literal["square", "simple", "uniform"]
 POWERS = {"square": 2, "simple": 1, "uniform": 0}
 
 
-@LOSSES.register("generalized_dice", paper="Sudre et al., DLMIA 2017, arXiv:1707.03237")
+@LOSSES.register(
+    "generalized_dice", paper="Sudre et al., DLMIA 2017, arXiv:1707.03237", by="region"
+)
 class GeneralizedDice(RegionLoss):
     """Generalized Dice loss: weighted sums over the labels inside one fraction.
 
@@ -82,7 +84,7 @@ class GeneralizedDice(RegionLoss):
         return weights.where(present.any(-1, keepdim=True), torch.ones_like(weights))
 
 
-@LOSSES.register("penalty_dice", paper="Yang et al., MIDL 2019, openreview H1lTh8unKN")
+@LOSSES.register("penalty_dice", paper="Yang et al., MIDL 2019, openreview H1lTh8unKN", by="region")
 class PenaltyDice(GeneralizedDice):
     """Generalized Dice loss whose errors are counted again below the fraction.
 

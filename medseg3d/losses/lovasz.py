@@ -10,7 +10,7 @@ from medseg3d.losses import LOSSES
 from medseg3d.losses.voxels import check_target, in_float32, known_voxels
 
 
-@LOSSES.register("lovasz", paper="Berman et al., CVPR 2018, arXiv:1705.08790")
+@LOSSES.register("lovasz", paper="Berman et al., CVPR 2018, arXiv:1705.08790", by="region")
 class LovaszSoftmax(nn.Module):
     """Lovasz extension of ``1 - IoU``, per label and then averaged.
 

@@ -137,7 +137,7 @@ class LabelwiseLoss(RegionLoss):
         """What each label costs, of the shape of the sums."""
 
 
-@LOSSES.register("dice", paper="Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797")
+@LOSSES.register("dice", paper="Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797", by="region")
 class Dice(LabelwiseLoss):
     """Soft Dice loss, per label and then averaged.
 
@@ -200,7 +200,9 @@ class Dice(LabelwiseLoss):
         return 1 - (2 * regions.shared + self.smooth) / (both + self.smooth)
 
 
-@LOSSES.register("iou", paper="Rahman and Wang, ISVC 2016, doi:10.1007/978-3-319-50835-1_22")
+@LOSSES.register(
+    "iou", paper="Rahman and Wang, ISVC 2016, doi:10.1007/978-3-319-50835-1_22", by="region"
+)
 class IoU(LabelwiseLoss):
     """Soft IoU (Jaccard) loss, per label and then averaged; options as :class:`RegionLoss`.
 

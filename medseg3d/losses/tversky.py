@@ -8,7 +8,7 @@ from medseg3d.losses.region import LabelwiseLoss, Regions
 from medseg3d.losses.voxels import power
 
 
-@LOSSES.register("tversky", paper="Salehi et al., MLMI 2017, arXiv:1706.05721")
+@LOSSES.register("tversky", paper="Salehi et al., MLMI 2017, arXiv:1706.05721", by="region")
 class Tversky(LabelwiseLoss):
     """Tversky loss, per label and then averaged.
 
@@ -64,7 +64,9 @@ class Tversky(LabelwiseLoss):
         return 1 - (regions.shared + self.smooth) / (regions.shared + wrong + self.smooth)
 
 
-@LOSSES.register("focal_tversky", paper="Abraham and Khan, ISBI 2019, arXiv:1810.07842")
+@LOSSES.register(
+    "focal_tversky", paper="Abraham and Khan, ISBI 2019, arXiv:1810.07842", by="region"
+)
 class FocalTversky(Tversky):
     """Tversky loss of each label to the power ``1 / gamma``, then averaged.
 
@@ -115,7 +117,7 @@ class FocalTversky(Tversky):
 
 
 @LOSSES.register(
-    "asymmetric_similarity", paper="Hashemi et al., IEEE Access 2019, arXiv:1803.11078"
+    "asymmetric_similarity", paper="Hashemi et al., IEEE Access 2019, arXiv:1803.11078", by="region"
 )
 class AsymmetricSimilarity(Tversky):
     """Loss of the F-beta score: a :class:`Tversky` whose weights add up to 1.

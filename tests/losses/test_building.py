@@ -19,7 +19,20 @@ def test_a_sum_is_the_sum_of_its_weighted_parts() -> None:
         for name, options in (("dice", {}), ("focal", {"gamma": 1.0}), ("top_k", {}))
     )
     torch.testing.assert_close(found, dice + 0.5 * focal + 0.2 * top_k)
-    torch.testing.assert_close(build_loss("3*dice")(LOGITS, TARGET), 3 * dice)
+    own = LOSSES.build("dice", include_background=True)(LOGITS, TARGET)
+    torch.testing.assert_close(build_loss("3*dice")(LOGITS, TARGET), 3 * own)
+
+
+def test_losses_that_nobody_else_tells_of_the_background_count_it() -> None:
+    alone = ["dice", "iou", "tversky", "focal_tversky", "asymmetric_similarity", "lovasz"]
+    alone += ["generalized_dice", "penalty_dice", "boundary", "hausdorff_distance"]
+    assert all(build_loss(name).include_background for name in alone)
+    assert not any(LOSSES.build(name).include_background for name in alone)
+    assert not build_loss("dice", {"include_background": False}).include_background
+    together = build_loss("dice+0.5*tversky", {"dice": {"include_background": False}})
+    assert [part.include_background for part in together.losses] == [False, True]
+    for others in ("cross_entropy", "focal", "border_weighted", "dice_ce"):
+        assert not build_loss(f"dice+{others}").losses[0].include_background
 
 
 def test_dice_plus_cross_entropy_is_dice_ce() -> None:
