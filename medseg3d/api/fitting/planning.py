@@ -195,10 +195,10 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
         _refuse_other_dimensions(plan, config)
         plan = plan.ignoring(dataset.ignore_label).with_regions(config.regions)
         return plan.with_classes(class_names(dataset.cases))
-    told = _to_measure(config, dataset, parts)
+    cases = _to_measure(config, dataset, parts)
     measured_case = partial(measure, ignore_label=dataset.ignore_label)
     measured = list(
-        track(in_threads(measured_case, told), "Measuring", total=len(told), unit="case")
+        track(in_threads(measured_case, cases), "Measuring", total=len(cases), unit="case")
     )
     values = [value for value in sorted(label_values) if value != dataset.ignore_label]
     names = {0: "background"} | {value: f"label {value}" for value in values}
@@ -235,9 +235,14 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
 
 
 def _to_measure(config: FitConfig, dataset: Dataset, parts: Split) -> list[Case]:
-    """Training cases with a label map, by which the plan is made."""
+    """Cases with a label map, by which the plan is made: of those to learn from, if they have any.
+
+    Raises:
+        DataError: If they have none and the network learns from labels.
+    """
+    training = set(parts.training)
     labeled = [case for case in dataset.cases if case.labels is not None]
-    found = [case for case in labeled if case.id in parts.training]
+    found = [case for case in labeled if case.id in training]
     if found or not learns_from_labels(config):
         return found or labeled
     raise DataError(

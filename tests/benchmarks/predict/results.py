@@ -45,6 +45,7 @@ class Results:
 
     def forget(self, part: str, **facts: Any) -> None:
         """Drop the records that have these facts, to measure them again."""
+        self._read()
         gone = self.of(part, **facts)
         self.parts[part] = [record for record in self.parts.get(part, []) if record not in gone]
         self._write()
