@@ -9,10 +9,13 @@ from torch import Tensor
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
-from medseg3d.losses.case_maps import MappedLoss, Maps
+from medseg3d.losses.case_maps import CutMaps, MappedLoss, Maps
 from medseg3d.losses.distances import checked_spacing, spacing_for, two_nearest
 from medseg3d.losses.voxels import check_weights, log_probability, mean_over_known
 from medseg3d.types import LabelMap
+
+REACH = 6.0
+"""Gaps wider than so many sigmas have no weight; it would be below 2e-8."""
 
 
 @LOSSES.register(
@@ -81,24 +84,24 @@ class BorderWeighted(MappedLoss):
         """How narrow the gap between two objects is, ``(1, *spatial)``, 0 to 1."""
         spacing = spacing_for("border_weighted", self.spacing, labels.ndim)
         labels = np.where((labels < num_labels) & (labels != self.ignore_index), labels, 0)
-        nearest, second = two_nearest(labels, spacing)
+        nearest, second = two_nearest(labels, spacing, reach=REACH * self.sigma)
         gaps = np.exp(-((nearest + second) ** 2) / (2 * self.sigma**2))
         return gaps[None].astype(np.float32)
 
-    def forward(self, logits: Tensor, target: Tensor, maps: Tensor | None = None) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, maps: CutMaps | None = None) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``.
 
         Args:
             logits: Of the labels.
             target: Labels.
-            maps: ``(B, 1, *spatial)`` of the whole case, or else made of the labels.
+            maps: Of the whole case, or else made of the labels.
         """
         losses = -log_probability(logits, target, self.ignore_index)
         weights = self.weights(logits, target, maps)
         return mean_over_known(losses * weights, target, self.ignore_index)
 
     @torch.no_grad()
-    def weights(self, logits: Tensor, target: Tensor, maps: Tensor | None = None) -> Tensor:
+    def weights(self, logits: Tensor, target: Tensor, maps: CutMaps | None = None) -> Tensor:
         """Weight of each voxel, ``(B, *spatial)``; see :meth:`forward`."""
         labels = target[:, 0].long()
         if self.ignore_index is not None:

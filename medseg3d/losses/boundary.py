@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
-from medseg3d.losses.case_maps import MappedLoss, Maps
+from medseg3d.losses.case_maps import CutMaps, MappedLoss, Maps
 from medseg3d.losses.distances import (
     Array,
     MaskArray,
@@ -69,18 +68,19 @@ class DistanceLoss(MappedLoss):
 
     def make_maps(self, labels: LabelMap, num_labels: int) -> Maps:
         """The map of each label that counts, ``(L, *spatial)``; 0 for one that does not."""
-        counting = [label for label in range(self.first, num_labels) if label != self.ignore_index]
+        spacing = self.sizes(labels.ndim)
         maps = np.zeros((num_labels, *labels.shape), dtype=np.float32)
-        maps[counting] = self.of_each(labels == np.array(counting)[:, *(None,) * labels.ndim])
+        for label in self.counting(num_labels):
+            maps[label] = self.distances(labels == label, spacing)
         return maps
 
-    def of_each(self, masks: npt.NDArray[np.bool_]) -> Maps:
-        """The map of each structure ``(N, *spatial)``."""
-        spacing = spacing_for(type(self).__name__, self.spacing, masks.ndim - 1)
-        maps = np.empty(masks.shape, dtype=np.float32)
-        for place, mask in enumerate(masks):
-            maps[place] = self.distances(mask, spacing)
-        return maps
+    def counting(self, num_labels: int) -> list[int]:
+        """The labels that count."""
+        return [label for label in range(self.first, num_labels) if label != self.ignore_index]
+
+    def sizes(self, num_axes: int) -> tuple[float, ...]:
+        """Voxel size along each of so many axes."""
+        return spacing_for(type(self).__name__, self.spacing, num_axes)
 
     @property
     def first(self) -> int:
@@ -88,12 +88,13 @@ class DistanceLoss(MappedLoss):
         return 0 if self.include_background else 1
 
     def compared(
-        self, logits: Tensor, target: Tensor, maps: Tensor | None
+        self, logits: Tensor, target: Tensor, maps: CutMaps | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities, reference and maps of the labels that count."""
         probabilities, reference = softmax_and_one_hot(logits, target, self.ignore_index)
-        maps = self.maps_for(logits, target, maps)
-        return probabilities[:, self.first :], reference[:, self.first :], maps[:, self.first :]
+        distances = self.maps_for(logits, target, maps)
+        first = self.first
+        return probabilities[:, first:], reference[:, first:], distances[:, first:]
 
     def mean(self, values: Tensor, target: Tensor) -> Tensor:
         """Mean of ``(B, L, *spatial)`` over cases and labels and the voxels that count."""
@@ -129,13 +130,13 @@ class Boundary(DistanceLoss):
         """Signed distance to the border."""
         return signed(mask, spacing)
 
-    def forward(self, logits: Tensor, target: Tensor, maps: Tensor | None = None) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, maps: CutMaps | None = None) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``.
 
         Args:
             logits: Of the labels.
             target: Labels.
-            maps: ``(B, L, *spatial)`` of the whole case, or else made of the labels.
+            maps: Of the whole case, or else made of the labels.
         """
         probabilities, _, distances = self.compared(logits, target, maps)
         return self.mean(distances * probabilities, target)
@@ -194,23 +195,28 @@ class HausdorffDistance(DistanceLoss):
         """Distance to the border from both sides."""
         return to_border(mask, spacing)
 
-    def forward(self, logits: Tensor, target: Tensor, maps: Tensor | None = None) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, maps: CutMaps | None = None) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``.
 
         Args:
             logits: Of the labels.
             target: Labels.
-            maps: ``(B, L, *spatial)`` of the whole case, or else made of the labels.
+            maps: Of the whole case, or else made of the labels.
         """
         probabilities, reference, expected = self.compared(logits, target, maps)
-        distances = expected**self.alpha + self._found(probabilities) ** self.alpha
+        coarseness = maps.coarseness if maps else (1.0,) * (logits.ndim - 2)
+        distances = expected**self.alpha + self._found(probabilities, coarseness) ** self.alpha
         loss = self.mean((probabilities - reference).square() * distances, target)
         return torch.log1p(loss) if self.logarithm else loss
 
-    def _found(self, probabilities: Tensor) -> Tensor:
+    def _found(self, probabilities: Tensor, coarseness: Sequence[float]) -> Tensor:
         """Distances to the border of what is more likely than not."""
         masks = (probabilities > 0.5).cpu().numpy()
-        maps = np.stack([self.of_each(case) for case in masks])
+        pairs = zip(self.sizes(masks.ndim - 2), coarseness, strict=True)
+        spacing = [size * factor for size, factor in pairs]
+        maps = np.empty(masks.shape, dtype=np.float32)
+        for place in np.ndindex(masks.shape[:2]):
+            maps[place] = self.distances(masks[place], spacing)
         return torch.from_numpy(maps).to(probabilities.device)
 
 
@@ -262,16 +268,19 @@ class DistancePenalized(DistanceLoss):
 
     def make_maps(self, labels: LabelMap, num_labels: int) -> Maps:
         """One map ``(1, *spatial)``, of each voxel in its structure."""
-        maps: Maps = super().make_maps(labels, num_labels).sum(0, keepdims=True)
-        return maps
+        spacing = self.sizes(labels.ndim)
+        depths = np.zeros((1, *labels.shape), dtype=np.float32)
+        for label in self.counting(num_labels):
+            depths[0] += self.distances(labels == label, spacing)
+        return depths
 
-    def forward(self, logits: Tensor, target: Tensor, maps: Tensor | None = None) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, maps: CutMaps | None = None) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``.
 
         Args:
             logits: Of the labels.
             target: Labels.
-            maps: ``(B, 1, *spatial)`` of the whole case, or else made of the labels.
+            maps: Of the whole case, or else made of the labels.
         """
         losses = -log_probability(logits, target, self.ignore_index)
         depths = self.maps_for(logits, target, maps)[:, 0]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
-from medseg3d.losses.case_maps import split_maps
+from medseg3d.losses.case_maps import CutMaps, split_maps
 
 LABELS = "labels"
 """What most losses compare the logits with; others name their own, such as the image."""
@@ -31,13 +31,13 @@ class WeightedSum(nn.Module):
         self.losses = nn.ModuleList(losses)
         self.weights = tuple(weights)
 
-    def forward(self, logits: Tensor, target: Tensor, maps: Tensor | None = None) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, maps: CutMaps | None = None) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``.
 
         Args:
             logits: Of the labels.
             target: Labels.
-            maps: ``(B, M, *spatial)`` of the whole case, those of the parts one after the other.
+            maps: Of the whole case, those of the parts one after the other.
         """
         shares = split_maps(list(self.losses), maps, logits.shape[1])
         parts = [

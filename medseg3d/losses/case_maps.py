@@ -7,6 +7,7 @@ of the labels it is given.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,30 @@ from medseg3d.types import LabelMap
 
 Maps = npt.NDArray[np.float32]
 """``(M, *spatial)``; 0 where a map has nothing to say, as beyond the volume."""
+
+
+@dataclass(frozen=True)
+class CutMaps:
+    """Maps of whole cases, cut like the patches that they belong to.
+
+    Attributes:
+        values: ``(B, M, *spatial)``.
+        coarseness: Voxel size along each axis, in voxels of the finest resolution.
+    """
+
+    values: Tensor
+    coarseness: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Tensor) -> "CutMaps":
+        """Maps ``(B, M, *spatial)`` of the finest resolution."""
+        return cls(values, (1.0,) * (values.ndim - 2))
+
+    def split(self, counts: Sequence[int]) -> "list[CutMaps]":
+        """So many maps each, in order."""
+        return [
+            CutMaps(part, self.coarseness) for part in torch.split(self.values, list(counts), dim=1)
+        ]
 
 
 class MappedLoss(nn.Module, ABC):
@@ -38,13 +63,13 @@ class MappedLoss(nn.Module, ABC):
     def make_maps(self, labels: LabelMap, num_labels: int) -> Maps:
         """The maps ``(M, *spatial)`` of labels ``(*spatial)``."""
 
-    def maps_for(self, logits: Tensor, target: Tensor, maps: Tensor | None) -> Tensor:
+    def maps_for(self, logits: Tensor, target: Tensor, maps: CutMaps | None) -> Tensor:
         """The maps that are given, or else those of the labels, without gradients.
 
         Args:
             logits: ``(B, L, *spatial)``.
             target: ``(B, 1, *spatial)`` integer labels.
-            maps: ``(B, M, *spatial)``, or nothing.
+            maps: Of the whole case, or nothing.
 
         Returns:
             ``(B, M, *spatial)`` float32 on the device of the logits.
@@ -52,8 +77,8 @@ class MappedLoss(nn.Module, ABC):
         if maps is None:
             labels = target[:, 0].detach().cpu().numpy()
             made = [self.make_maps(case, logits.shape[1]) for case in labels]
-            maps = torch.from_numpy(np.stack(made))
-        return maps.to(device=logits.device, dtype=torch.float32)
+            maps = CutMaps.of(torch.from_numpy(np.stack(made)))
+        return maps.values.to(device=logits.device, dtype=torch.float32)
 
 
 def mapped_parts(loss: nn.Module) -> list[MappedLoss]:
@@ -67,13 +92,13 @@ def make_maps(loss: nn.Module, labels: LabelMap, num_labels: int) -> Maps:
 
 
 def split_maps(
-    losses: Sequence[nn.Module], maps: Tensor | None, num_labels: int
-) -> list[Tensor | None]:
-    """The share of each loss in maps ``(B, M, *spatial)``; None for those that have no maps."""
+    losses: Sequence[nn.Module], maps: CutMaps | None, num_labels: int
+) -> list[CutMaps | None]:
+    """The share of each loss in the maps of all; None for those that have no maps."""
     if maps is None:
         return [None] * len(losses)
     counts = [sum(part.num_maps(num_labels) for part in mapped_parts(loss)) for loss in losses]
-    shares = torch.split(maps, counts, dim=1)
+    shares = maps.split(counts)
     return [share if count else None for share, count in zip(shares, counts, strict=True)]
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg3d.errors import DataError
+from medseg3d.losses.case_maps import CutMaps
 
 
 class DeepSupervision(nn.Module):
@@ -36,15 +37,14 @@ class DeepSupervision(nn.Module):
         self,
         logits: Tensor | Sequence[Tensor],
         target: Tensor,
-        maps: Tensor | None = None,
+        maps: CutMaps | None = None,
     ) -> Tensor:
         """Loss of one or several levels of logits.
 
         Args:
             logits: Of each level.
             target: Labels of the finest level.
-            maps: ``(B, M, *spatial)`` for a loss that takes them, brought to a level's size as
-                the labels are.
+            maps: For a loss that takes them; brought to a level's size as the labels are.
 
         Raises:
             DataError: If the list is empty.
@@ -53,13 +53,21 @@ class DeepSupervision(nn.Module):
         if not levels:
             raise DataError("deep supervision got an empty list of logits; expected at least one")
         weights = [0.5**level for level in range(len(levels))]
-        given = [target] if maps is None else [target, maps]
-        losses = [
-            self.loss(level, *(resize_labels(each, level.shape[2:]) for each in given))
-            for level in levels
-        ]
+        losses = []
+        for level in levels:
+            size = level.shape[2:]
+            more = [] if maps is None else [resize_maps(maps, size)]
+            losses.append(self.loss(level, resize_labels(target, size), *more))
         weighted = [weight * loss for weight, loss in zip(weights, losses, strict=True)]
         return torch.stack(weighted).sum() / sum(weights)
+
+
+def resize_maps(maps: CutMaps, size: Sequence[int]) -> CutMaps:
+    """The maps at the voxels whose labels :func:`resize_labels` takes; the values stay."""
+    there = maps.values.shape[2:]
+    pairs = zip(maps.coarseness, there, size, strict=True)
+    coarseness = tuple(factor * here / wanted for factor, here, wanted in pairs)
+    return CutMaps(resize_labels(maps.values, size), coarseness)
 
 
 def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:

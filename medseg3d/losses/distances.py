@@ -3,6 +3,7 @@
 Worked out per case and label, never across a batch, on the processor.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,23 +76,42 @@ def depth_below_deepest(mask: MaskArray, spacing: Sequence[float], *, normalize:
 
 
 def two_nearest(
-    labels: npt.NDArray[np.integer[Any]], spacing: Sequence[float]
+    labels: npt.NDArray[np.integer[Any]], spacing: Sequence[float], *, reach: float = math.inf
 ) -> tuple[Array, Array]:
     """Distance of each voxel to the nearest and to the second nearest object.
 
-    Objects are the connected components, corners included, of each label above 0; infinite
-    where there are fewer than two.
+    Objects are the connected components, corners included, of each label above 0.
+
+    Args:
+        labels: ``(*spatial)``.
+        spacing: Voxel size along each axis.
+        reach: Distances beyond it may be infinite, which spares most of the time.
+
+    Returns:
+        Both distances, infinite where there are fewer objects.
     """
     nearest = np.full(labels.shape, np.inf)
     second = nearest.copy()
     touching = np.ones((3,) * labels.ndim, dtype=np.bool_)
     for label in np.unique(labels[labels > 0]).tolist():
-        objects, number = ndimage.label(labels == label, touching)
-        for one in range(1, number + 1):
-            distances = inner(objects != one, spacing)
-            second = np.minimum(second, np.maximum(nearest, distances))
-            nearest = np.minimum(nearest, distances)
+        objects, _ = ndimage.label(labels == label, touching)
+        for one, extent in enumerate(ndimage.find_objects(objects), start=1):
+            box = _grown(extent, labels.shape, spacing, reach)
+            distances = inner(objects[box] != one, spacing)
+            second[box] = np.minimum(second[box], np.maximum(nearest[box], distances))
+            nearest[box] = np.minimum(nearest[box], distances)
     return nearest, second
+
+
+def _grown(
+    extent: Sequence[slice], shape: Sequence[int], spacing: Sequence[float], reach: float
+) -> tuple[slice, ...]:
+    """A box and all that is within reach of it."""
+    margins = [math.ceil(min(reach / size, max(shape))) for size in spacing]
+    return tuple(
+        slice(max(0, axis.start - margin), min(length, axis.stop + margin))
+        for axis, length, margin in zip(extent, shape, margins, strict=True)
+    )
 
 
 def halves(offsets: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from medseg3d.errors import RunError
+from medseg3d.losses.case_maps import CutMaps
 from medseg3d.training.course import Course
 
 COMMON = frozenset({"image", "labels", "case", "maps"})
@@ -103,7 +104,7 @@ class SegmentationModule(LightningModule):
             more = {name: value for name, value in batch.items() if name not in COMMON}
             whole: Tensor = own(self.loss, image, labels, **more)
             return whole
-        maps = [batch["maps"]] if "maps" in batch else []
+        maps = [CutMaps.of(batch["maps"])] if "maps" in batch else []
         loss: Tensor = self.loss(self.network(image), labels, *maps)
         return loss
 

@@ -51,7 +51,7 @@ def test_maps_of_learned_cases_are_kept_and_found_again(
     def made_again(*_: object) -> None:
         raise AssertionError("the maps lie in the cache")
 
-    monkeypatch.setattr(case_maps.MappedLoss, "maps_for", lambda *given: given[-1])
+    monkeypatch.setattr(case_maps.MappedLoss, "maps_for", lambda *given: given[-1].values)
     monkeypatch.setattr("medseg3d.api.fitting.preparing.make_maps", made_again)
     medseg3d.fit(data, out=tmp_path / "b", cache=cache, loss=LOSS, **OPTIONS)
 
@@ -106,4 +106,4 @@ def test_losses_without_distances_say_nothing_of_them(
     with caplog.at_level(logging.INFO, "medseg3d"):
         medseg3d.fit(data, out=tmp_path / "a", cache=tmp_path / "c", **OPTIONS)
     assert all(case.has_labels for case in cached(tmp_path / "c"))
-    assert "Distances:" not in caplog.text
+    assert "distances:" not in caplog.text

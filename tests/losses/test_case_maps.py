@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from medseg3d.losses import LOSSES
 from medseg3d.losses.building import build_loss
-from medseg3d.losses.case_maps import make_maps, mapped_parts, mirrored_maps
+from medseg3d.losses.case_maps import CutMaps, make_maps, mapped_parts, mirrored_maps
 from medseg3d.losses.deep_supervision import DeepSupervision
 
 NAMES = ["boundary", "hausdorff_distance", "distance_penalized", "border_weighted"]
@@ -38,8 +38,8 @@ def test_given_maps_are_those_that_the_loss_makes(name: str) -> None:
     assert maps.shape[1] == sum(part.num_maps(LABELS) for part in mapped_parts(loss))
     logits = torch.randn(2, LABELS, 9, 8, 7, generator=torch.Generator().manual_seed(0))
     target = torch.from_numpy(labels)[:, None]
-    assert loss(logits, target, maps) == loss(logits, target)
-    assert loss(logits, target, maps + 1) != loss(logits, target)
+    assert loss(logits, target, CutMaps.of(maps)) == loss(logits, target)
+    assert loss(logits, target, CutMaps.of(maps + 1)) != loss(logits, target)
 
 
 def test_a_patch_knows_of_borders_beyond_it() -> None:
@@ -50,7 +50,7 @@ def test_a_patch_knows_of_borders_beyond_it() -> None:
     certain = torch.tensor([[-50.0] * 3, [50.0] * 3])[None]  # all three voxels are label 1
     nothing = torch.zeros(1, 1, 3, dtype=torch.long)
     assert float(loss(certain, nothing)) == 0.0  # no border in sight
-    assert float(loss(certain, nothing, torch.from_numpy(whole[None, :, 3:]))) == 8.0
+    assert float(loss(certain, nothing, CutMaps.of(torch.from_numpy(whole[None, :, 3:])))) == 8.0
 
 
 def test_levels_of_deep_supervision_get_maps_of_their_size() -> None:
@@ -60,7 +60,22 @@ def test_levels_of_deep_supervision_get_maps_of_their_size() -> None:
     levels = [torch.zeros(1, LABELS, 8, 8, 8), torch.zeros(1, LABELS, 4, 4, 4)]
     means = [maps[:, 1:].mean() / 3, maps[:, 1:, 1::2, 1::2, 1::2].mean() / 3]
     expected = (means[0] + 0.5 * means[1]) / 1.5
-    assert float(loss(levels, target, maps)) == pytest.approx(float(expected), rel=1e-6)
+    assert float(loss(levels, target, CutMaps.of(maps))) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_both_distances_of_a_coarser_level_are_in_the_same_unit() -> None:
+    loss = LOSSES.build("hausdorff_distance", alpha=1.0)
+    fine = np.zeros((1, 12), dtype=np.int64)
+    fine[:, 4:8] = 1
+    target = torch.from_numpy(fine)[None, None]
+    maps = CutMaps.of(torch.from_numpy(make_maps(loss, fine, 2))[None])
+    level = torch.full((1, 2, 1, 6), 40.0)
+    level[:, 1, :, :] = -40.0
+    level[:, 1, :, 2:5] = 80.0  # voxels 4 to 9 of the finest level, where 4 to 7 are right
+    found = DeepSupervision(loss)([level], target, maps)
+    # voxel 4 of the level is wrong: 2 from the reference, at 9 seen from its voxel 7, and 1 level
+    # voxel, which is 2, within the prediction
+    assert float(found) == pytest.approx((2 + 2) / 6, abs=1e-5)
 
 
 @settings(max_examples=20, deadline=None)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.losses import BoundaryLoss, HausdorffDTLoss, LogHausdorffDTLoss, SoftclDiceLoss
+from scipy import ndimage
 from torch import Tensor
 
 from medseg3d.errors import ConfigError, DataError
@@ -141,9 +142,7 @@ def test_the_border_weighted_loss_is_the_weighted_mean() -> None:
 @given(st.integers(0, 2**32 - 1), st.tuples(*[st.sampled_from([0.5, 1.0, 2.5])] * 2))
 def test_the_two_nearest_objects_are_those_of_a_search(seed: int, spacing) -> None:
     labels = np.random.default_rng(seed).choice([0, 0, 0, 0, 0, 1, 2], size=(6, 5)).astype(np.int64)
-    found = two_nearest(labels, spacing)
-    from scipy import ndimage
-
+    found, near = two_nearest(labels, spacing), two_nearest(labels, spacing, reach=2.0)
     places = []
     for label in (1, 2):
         objects, number = ndimage.label(labels == label, np.ones((3, 3)))
@@ -154,6 +153,8 @@ def test_the_two_nearest_objects_are_those_of_a_search(seed: int, spacing) -> No
         )
         gaps += [np.inf] * 2
         assert [field[voxel] for field in found] == pytest.approx(gaps[:2])
+        for field, gap in zip(near, gaps, strict=False):
+            assert field[voxel] == pytest.approx(gap) or (field[voxel] == np.inf and gap > 2.0)
 
 
 @pytest.mark.parametrize(

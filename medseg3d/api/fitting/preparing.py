@@ -32,7 +32,9 @@ log = logging.getLogger("medseg3d")
 COPIES_OF_WEIGHTS = 15
 """Bytes of a run folder per byte of weights: two checkpoints of weights, average and two moments,
 a third while it is written, and the bundles."""
-BYTES_PER_CACHED_CHANNEL, BYTES_PER_CACHED_LABEL = 2.0, 0.25
+BYTES_PER_CACHED_CHANNEL, BYTES_PER_CACHED_LABEL, BYTES_PER_MAP = 2.0, 0.25, 2.0
+MAPS_FORMAT = 1
+"""Raised whenever losses make other maps of the same labels."""
 LEAVE_OUT = "leave the case out or cut it, or use a machine with more memory"
 
 
@@ -51,12 +53,18 @@ class Preparation:
     digests: Mapping[str, str]
 
     def require_room(
-        self, cases: Sequence[Case], network: nn.Module, loss: nn.Module, folder: Path
+        self,
+        cases: Sequence[Case],
+        learned: Sequence[Case],
+        network: nn.Module,
+        loss: nn.Module,
+        folder: Path,
     ) -> None:
         """Refuse to begin what the disk will not hold to its end.
 
         Args:
             cases: To be preprocessed.
+            learned: Those to learn from.
             network: To be trained.
             loss: To be trained with.
             folder: The run folder.
@@ -65,12 +73,15 @@ class Preparation:
             RunError: If there is less room.
         """
         missing = sum(not is_complete(self._place_of(case)) for case in cases)
-        maps = sum(part.num_maps(self.plan.num_labels) for part in parts_with_maps(network, loss))
-        channels = len(self.plan.channels) + maps
-        voxel = BYTES_PER_CACHED_CHANNEL * channels + BYTES_PER_CACHED_LABEL
+        voxel = BYTES_PER_CACHED_CHANNEL * len(self.plan.channels) + BYTES_PER_CACHED_LABEL
+        cached = missing * voxel
+        if parts := parts_with_maps(network, loss):
+            maps = sum(part.num_maps(self.plan.num_labels) for part in parts)
+            places = [self._maps_place(self._place_of(case), parts) for case in learned]
+            cached += sum(not is_complete(place) for place in places) * maps * BYTES_PER_MAP
         weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-        cached = int(missing * math.prod(self.plan.median_shape) * voxel)
-        require_room({self._root: cached, folder: COPIES_OF_WEIGHTS * weights})
+        cached_bytes = int(cached * math.prod(self.plan.median_shape))
+        require_room({self._root: cached_bytes, folder: COPIES_OF_WEIGHTS * weights})
 
     def prepare(self, cases: Sequence[Case]) -> list[CachedCase]:
         """Preprocess what the cache lacks.
@@ -115,11 +126,9 @@ class Preparation:
         parts = parts_with_maps(network, loss)
         if not parts:
             return None
-        facts = [part.map_facts() for part in parts]
-        kind = json.dumps([self.plan.num_labels, *map(dict, facts)], sort_keys=True)
 
         def made(case: CachedCase) -> CachedCase:
-            folder = self._root / case_key(kind, case.folder.name)
+            folder = self._maps_place(case.folder, parts)
             if is_complete(folder):
                 return CachedCase.open(folder)
             what = f"measuring distances in case {case.case_id}"
@@ -129,9 +138,15 @@ class Preparation:
                     folder, case_id=case.case_id, image=maps, labels=None, num_labels=0
                 )
 
-        found = track(in_threads(made, cases), "Distances", total=len(cases), unit="case")
+        found = track(in_threads(made, cases), "Measuring distances", total=len(cases), unit="case")
         mirrored = mirrored_maps(loss, self.plan.mirrored_labels, self.plan.num_labels)
         return CaseMaps(cases=tuple(found), mirrored=tuple(mirrored))
+
+    def _maps_place(self, case: Path, parts: Sequence[MappedLoss]) -> Path:
+        """The folder of the maps of a preprocessed case."""
+        facts = [dict(part.map_facts()) for part in parts]
+        kind = json.dumps([MAPS_FORMAT, self.plan.num_labels, *facts], sort_keys=True)
+        return self._root / case_key(kind, case.name)
 
     @property
     def _root(self) -> Path:

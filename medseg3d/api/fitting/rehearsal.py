@@ -167,7 +167,9 @@ def _measured(
         minutes = steps / in_one_minute
     on_gpu = device.type == "cuda"
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    per_voxel = _bytes_per_voxel(cached) + (_bytes_per_voxel(maps.cases) if maps else 0.0)
+    per_voxel = _bytes_per_voxel(cached) * (len(dataset.cases) + len(target))
+    if maps is not None:
+        per_voxel += _bytes_per_voxel(maps.cases) * len(parts.training)
     return Rehearsal(
         plan=plan,
         network=scratch.network.name,
@@ -180,8 +182,7 @@ def _measured(
         minutes=minutes,
         peak_memory=torch.cuda.max_memory_reserved(device) if on_gpu else peak_memory(),
         memory=torch.cuda.mem_get_info(device)[1] if on_gpu else memory_limit(),
-        cache_bytes=int(per_voxel * math.prod(plan.median_shape))
-        * (len(dataset.cases) + len(target)),
+        cache_bytes=int(per_voxel * math.prod(plan.median_shape)),
         run_bytes=COPIES_OF_WEIGHTS * weights,
         cache=config.cache or CACHE,
     )

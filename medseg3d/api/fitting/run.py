@@ -187,7 +187,9 @@ class _Fit:
         cases = [*self.training, *held_out, *self.target]
         torch.manual_seed(config.seed)
         network, options = make_network(config, plan)
-        preparation.require_room(cases, network, make_loss(config, plan), self.folder)
+        preparation.require_room(
+            cases, self.training, network, make_loss(config, plan), self.folder
+        )
         start = begin(network, options, plan, config, self.folder)
         several = f"{self.team.count} processes, " if self.team.count > 1 else ""
         origin.write(
