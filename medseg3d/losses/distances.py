@@ -85,7 +85,7 @@ def two_nearest(
     Args:
         labels: ``(*spatial)``.
         spacing: Voxel size along each axis.
-        reach: Distances beyond it may be infinite, which spares most of the time.
+        reach: Distances beyond it may be too large, which spares most of the time.
 
     Returns:
         Both distances, infinite where there are fewer objects.
