@@ -35,3 +35,9 @@ def link_cases(source: Path, folder: Path, *, count: int = NUM_CASES) -> Path:
     split = {"train": sorted(names[:learned]), "val": sorted(names[learned:])}
     (folder / "splits.json").write_text(json.dumps([split], indent=1), encoding="utf-8")
     return data
+
+
+def learned_cases(folder: Path) -> list[str]:
+    """The cases of a folder of :func:`link_cases` that are learned from."""
+    split = json.loads((folder / "splits.json").read_text(encoding="utf-8"))[0]
+    return list(split["train"])

@@ -1,6 +1,6 @@
 """What each part of the default recipe is worth: the same minutes with one thing changed at a time.
 
-The small set of :mod:`.losses`, 32 hippocampus cases to learn from and 8 held out. Most candidates
+The small set of :mod:`.losses`: 32 hippocampus cases to learn from, 176 to score. Most candidates
 are options of ``fit``; optimizers, schedules and memory formats that it does not offer are put in
 its place for the run. What is measured already is kept. Several may run at once, each held to one
 processor, if all rows are measured so.
@@ -28,11 +28,13 @@ import torch
 from torch import nn
 
 import medseg3d
+from medseg3d.bundle import FILE_NAME
 from medseg3d.machine import num_processors
 from medseg3d.training import callbacks, module
 from medseg3d.training.module import SegmentationModule
-from tests.benchmarks.fit.budgets import FOLDER, dice
-from tests.benchmarks.fit.losses import far, small
+from tests.benchmarks.fit.budgets import FOLDER
+from tests.benchmarks.fit.losses import small
+from tests.benchmarks.fit.unseen import scores_on_unseen
 from tests.benchmarks.predict.measure import run
 from tests.benchmarks.predict.results import Record, Results, say, table
 
@@ -119,7 +121,7 @@ def in_channels_last(
 
 def measure(name: str, minutes: float, seed: int, folder: Path) -> Record:
     """Train once in a process of its own and score."""
-    data, splits, held_out = small(folder)
+    data, splits = small(folder)
     stem = f"{PART}_{''.join(c if c.isalnum() else '_' for c in name)}_{minutes:g}_{seed}"
     place, log = folder / "runs" / stem, folder / "logs" / f"{stem}.log"
     shutil.rmtree(place, ignore_errors=True)
@@ -141,10 +143,7 @@ def measure(name: str, minutes: float, seed: int, folder: Path) -> Record:
         return facts | {"error": found.error.splitlines()[-1]}
     with (place / "history.csv").open(encoding="utf-8") as file:
         steps = int(list(csv.DictReader(file))[-1]["step"])
-    scores = {
-        "dice": dice(place / "validation", held_out),
-        "hd95": far(place / "validation", held_out),
-    }
+    scores = scores_on_unseen(place / FILE_NAME, folder / "small")
     return facts | scores | {"steps": steps, "error": ""}
 
 
