@@ -240,6 +240,13 @@ class FitConfig(Options):
     foreground: float = Field(
         1 / 3, ge=0, le=1, description="Share of patches centered on foreground."
     )
+    self_correction: int = Field(
+        0,
+        ge=0,
+        description="Cycles after whose second one the network leaves out patches of which it is "
+        "sure that much is labeled wrong; for training labels that are partly wrong, 4 for "
+        "instance. corrections.csv tells which cases it doubts.",
+    )
     augmentation: AugmentationConfig = Field(
         AugmentationConfig(), description="Random changes of training patches."
     )

@@ -58,6 +58,10 @@ class Pace(Callback):
             that a resumed run repeats an uninterrupted one.
         stages: In order; for networks with ``set_stage(name)``.
         team: Processes that keep the pace of the first one.
+
+    Attributes:
+        stage: The stage in hand, if the network has stages.
+        begun_at: Part of the budget that was used when the step in hand began, for all processes.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Pace(Callback):
         self.seed = seed
         self.stages = tuple(stages)
         self.stage: str | None = None
+        self.begun_at = 0.0
         self._course = course
         self._keeper = keeper
         self._interrupts = interrupts
@@ -105,7 +110,7 @@ class Pace(Callback):
         self._interrupts.check()
         if not pl_module.begins_step(batch_idx):
             return
-        used = self._team.agreed(self.used)
+        used = self.begun_at = self._team.agreed(self.used)
         settings = pl_module.settings
         rate = learning_rate(
             used, peak=settings.learning_rate, warmup=settings.warmup, power=settings.decay_power
@@ -143,6 +148,7 @@ class Pace(Callback):
             return
         self._keeper.averaging.update()
         self._keeper.forget_buffers()
+        pl_module.end_step()
         self._course.step += 1
         self._course.losses.append(pl_module.step_loss)
         self._interrupts.release()

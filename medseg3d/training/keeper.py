@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medseg3d.errors import RunError
 from medseg3d.training.averaging import Averaging, tensors_of
 from medseg3d.training.checkpoint import Checkpoint, write_checkpoint
+from medseg3d.training.correction import Correction
 from medseg3d.training.course import Course
 
 log = logging.getLogger("medseg3d")
@@ -36,6 +37,7 @@ class Keeper:
         self, folder: Path, course: Course, found: Checkpoint | None, *, pause: float
     ) -> None:
         self.averaging: Averaging | None = None
+        self._correction: Correction | None = None
         self._folder = folder
         self._course = course
         self._found = found
@@ -45,7 +47,13 @@ class Keeper:
         self._cost = 0.0
         self._buffers: dict[str, Tensor] = {}
 
-    def begin(self, trainer: Trainer, network: nn.Module, averaging: Averaging) -> None:
+    def begin(
+        self,
+        trainer: Trainer,
+        network: nn.Module,
+        averaging: Averaging,
+        correction: Correction | None = None,
+    ) -> None:
         """Put the checkpoint's state where it belongs.
 
         Raises:
@@ -56,10 +64,14 @@ class Keeper:
             _restore("network", tensors_of(network), tensors)
             _restore("average", averaging.tensors, tensors)
             averaging.updates = facts["updates"]
+            if correction is not None:
+                _restore("correction", correction.tensors, tensors)
+                correction.cycles, correction.counts = facts["cycles"], facts["corrected"]
+                correction.agreement = facts["agreement"]
             trainer.precision_plugin.load_state_dict(facts["scaler"])
             _restore_optimizer(trainer, tensors)
             self._found = None
-        self.averaging = averaging
+        self.averaging, self._correction = averaging, correction
 
     def note_buffers(self, network: nn.Module) -> None:
         """Remember what a step changes before its end, in case it is cut off."""
@@ -88,6 +100,12 @@ class Keeper:
             "updates": self.averaging.updates,
             "scaler": trainer.precision_plugin.state_dict(),
         }
+        if self._correction is not None:
+            mean = self._correction.tensors
+            named |= {f"correction.{name}": tensor for name, tensor in mean.items()}
+            facts["cycles"] = self._correction.cycles
+            facts["corrected"] = self._correction.counts
+            facts["agreement"] = self._correction.agreement
         write_checkpoint(self._folder, named, facts)
         self._written_at = time.monotonic()
         self._written_step = self._course.step

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medseg3d.errors import RunError
 from medseg3d.losses.case_maps import CutMaps
+from medseg3d.training.correction import Correction
 from medseg3d.training.course import Course
 
 COMMON = frozenset({"image", "labels", "case", "maps"})
@@ -38,6 +39,7 @@ class SegmentationModule(LightningModule):
         course: Tells the step.
         before_update: Called when gradients are ready and the weights are about to change.
         accumulate: Batches whose gradients make one step.
+        correction: Says which patches have labels to learn from, if it is wanted.
 
     Attributes:
         step_loss: Loss of the step in hand.
@@ -53,6 +55,7 @@ class SegmentationModule(LightningModule):
         before_update: Callable[[], None],
         *,
         accumulate: int = 1,
+        correction: Correction | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -64,6 +67,7 @@ class SegmentationModule(LightningModule):
         self._losses: list[float] = []
         self._course = course
         self._before_update = before_update
+        self._correction = correction
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> dict[str, Any]:
         """Take in arrays, which come from workers that have no shared memory for tensors."""
@@ -96,8 +100,25 @@ class SegmentationModule(LightningModule):
         """Whether this batch is the last of a step."""
         return (batch_idx + 1) % self.accumulate == 0
 
+    def end_step(self) -> None:
+        """Count what belongs to the step that has ended."""
+        if self._correction is not None:
+            self._correction.end_step()
+
     def _objective(self, batch: dict[str, Any]) -> Tensor:
         """The loss, or the whole of what a network that learns from more wants to be small."""
+        if self._correction is None or not self._correction.can_outvote:
+            return self._cost(batch)
+        kept = self._correction.believed(batch["image"], batch["labels"], batch["case"])
+        if not kept.any():
+            return 0.0 * self._cost(batch)
+        chosen = {
+            name: value[kept] if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
+        return self._cost(chosen)
+
+    def _cost(self, batch: dict[str, Any]) -> Tensor:
         image, labels = batch["image"], batch["labels"]
         own = getattr(self.network, "objective", None)
         if own:

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback
-from torch import nn
+from torch import Tensor, nn
 
 from medseg3d.bundle import SUFFIX
 from medseg3d.device import Precision
 from medseg3d.errors import RunError
 from medseg3d.losses.deep_supervision import DeepSupervision
 from medseg3d.losses.pooling import pool_over_processes
+from medseg3d.training.averaging import tensors_of
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Pace, Recorder, Stage, Validate
 from medseg3d.training.checkpoint import LAST, read_checkpoint
+from medseg3d.training.correction import Correction, CorrectionSettings, Cycles
 from medseg3d.training.course import Course
 from medseg3d.training.determinism import deterministic
 from medseg3d.training.faults import explained
@@ -59,6 +61,7 @@ class TrainingSettings:
     logger: LoggerName | None = None
     checkpoint_seconds: float = 60.0
     stages: tuple[Stage, ...] = ()
+    correction: CorrectionSettings | None = None
 
 
 def train(
@@ -127,7 +130,9 @@ def train(
     witnesses: list[Callback] = [] if publish is None else [Live(pace, course, publish)]
     if settings.logger is not None:
         witnesses.append(RowLogger(build_logger(settings.logger, folder), course))
-    session.run(network, loss, patches, [recorder, *witnesses])
+    correction = session.run(network, loss, patches, [recorder, *witnesses])
+    if correction is not None:
+        correction.write(folder / "corrections.csv")
     return recorder.history
 
 
@@ -204,12 +209,24 @@ class _Session:
 
     def run(
         self, network: nn.Module, loss: nn.Module, patches: Patches, callbacks: Sequence[Callback]
-    ) -> None:
-        """Train to the end; ``callbacks`` stand behind what every process does."""
+    ) -> Correction | None:
+        """Train to the end; ``callbacks`` stand behind what every process does.
+
+        Returns:
+            What became of the labels, if they were to be corrected.
+        """
         settings, team = self._settings, self._team
         course, interrupts = self.course, self.interrupts
         workers, crew = allowed_workers(settings.workers), Workers(interrupts)
-        upkeep = Upkeep(self.keeper, interrupts, crew, num_workers=workers, ema=settings.ema)
+        correction, cycles = self._correction(network)
+        upkeep = Upkeep(
+            self.keeper,
+            interrupts,
+            crew,
+            num_workers=workers,
+            ema=settings.ema,
+            correction=correction,
+        )
         if settings.recompute:
             recompute_activations(network)
         if team.count > 1:
@@ -222,11 +239,12 @@ class _Session:
             course,
             interrupts.hold,
             accumulate=settings.accumulate,
+            correction=correction,
         )
         with interrupts, quiet_lightning():
             trainer = new_trainer(
                 team,
-                [self.pace, upkeep, *callbacks],
+                [self.pace, upkeep, *cycles, *callbacks],
                 device=self._device,
                 precision=self._precision,
                 folder=self._folder,
@@ -258,6 +276,23 @@ class _Session:
                     time.sleep(GRACE_SECONDS)  # a signal for all may reach others first
                 interrupts.check()
                 raise type(fault)(f"{fault}{_what_is_left(self.checkpoints)}") from error
+        return correction
+
+    def _correction(self, network: nn.Module) -> tuple[Correction | None, list[Callback]]:
+        """Of the labels, and what begins its cycles; nothing if it is not wanted."""
+        if self._settings.correction is None:
+            return None, []
+        correction = Correction(network, self._settings.correction)
+        correction.move(self._device)
+
+        def weights() -> dict[str, Tensor]:
+            assert self.keeper.averaging is not None
+            return self.keeper.averaging.tensors or tensors_of(network)
+
+        def used() -> float:
+            return self.pace.begun_at
+
+        return correction, [Cycles(correction, self.interrupts, used=used, weights=weights)]
 
     def _expect_the_same_start(self) -> None:
         step = int(self._team.agreed(self.course.step))

@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from medseg3d.training.averaging import Averaging
+from medseg3d.training.correction import Correction
 from medseg3d.training.interrupts import Interrupts
 from medseg3d.training.keeper import Keeper
 from medseg3d.training.module import SegmentationModule
@@ -22,6 +23,7 @@ class Upkeep(Callback):
         workers: Watched while there is training.
         num_workers: How many there must be.
         ema: Decay of the average of the weights.
+        correction: Of the labels, if there is one.
     """
 
     def __init__(
@@ -32,19 +34,22 @@ class Upkeep(Callback):
         *,
         num_workers: int,
         ema: float,
+        correction: Correction | None = None,
     ) -> None:
         self._keeper = keeper
         self._interrupts = interrupts
         self._workers = workers
         self._num_workers = num_workers
         self._ema = ema
+        self._correction = correction
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring back a checkpoint."""
         assert isinstance(pl_module, SegmentationModule)
         network = pl_module.network
         self._workers.watch(self._num_workers)
-        self._keeper.begin(trainer, network, Averaging(network, self._ema, self._interrupts))
+        averaging = Averaging(network, self._ema, self._interrupts)
+        self._keeper.begin(trainer, network, averaging, self._correction)
 
     def on_train_batch_end(
         self,

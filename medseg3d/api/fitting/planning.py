@@ -52,6 +52,7 @@ from medseg3d.networks.topology import Topology
 from medseg3d.progress import Progress, track
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Stage
+from medseg3d.training.correction import CorrectionSettings
 from medseg3d.training.loggers import require_package
 from medseg3d.training.module import OptimizerSettings
 from medseg3d.training.train import TrainingSettings
@@ -64,6 +65,8 @@ VALIDATIONS = 20
 PLANNED_GPU_GB = 10.0
 PLANNED = ("spacing", "patch_size", "batch_size", "width", "mirror")
 PLAN = "plan.yaml"
+THICK = 3
+"""Voxels; disagreements that are thinner are taken for uncertain borders."""
 
 
 def refuse_what_cannot_be_built(config: FitConfig) -> None:
@@ -87,6 +90,7 @@ def refuse_what_cannot_be_built(config: FitConfig) -> None:
             "ynet_3d, or leave out classes"
         )
     refuse_other_domains(whole)
+    _refuse_to_correct(whole)
     if config.early_stop and stages_of(whole):
         raise ConfigError(
             f"network {whole.network.name!r} is trained in stages, each of which begins anew; "
@@ -171,6 +175,21 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
     plan.save(folder / PLAN)
     write_split(config, folder, folds)
     return dataset, plan, parts
+
+
+def _refuse_to_correct(config: FitConfig) -> None:
+    """Refuse to correct labels that a network does not learn from, or not at all times."""
+    if config.self_correction and (stages_of(config) or not learns_from_labels(config)):
+        raise ConfigError(
+            f"self_correction needs a network that learns from labels all the time, but "
+            f"{config.network.name!r} learns in stages or without them; leave it out, or choose "
+            "another network"
+        )
+    if config.self_correction == 1:
+        raise ConfigError(
+            "self_correction 1 would change nothing, because labels are outvoted from the second "
+            "cycle on; choose 2 or more, 4 for instance"
+        )
 
 
 def _found(config: FitConfig) -> Dataset:
@@ -371,4 +390,14 @@ def training_settings(config: FitConfig, plan: Plan) -> TrainingSettings:
         logger=config.logger,
         checkpoint_seconds=60 * config.checkpoint_minutes,
         stages=tuple(stages),
+        correction=_correction(config, plan),
     )
+
+
+def _correction(config: FitConfig, plan: Plan) -> CorrectionSettings | None:
+    """How labels are corrected, if they are; slices far apart differ by more than a border."""
+    if not config.self_correction:
+        return None
+    apart = {plan.coarse_axis, plan.slice_axis}
+    i, j, k = (1 if axis in apart else THICK for axis in range(3))
+    return CorrectionSettings(config.self_correction, thickness=(i, j, k))

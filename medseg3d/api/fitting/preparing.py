@@ -32,6 +32,8 @@ log = logging.getLogger("medseg3d")
 COPIES_OF_WEIGHTS = 15
 """Bytes of a run folder per byte of weights: two checkpoints of weights, average and two moments,
 a third while it is written, and the bundles."""
+COPIES_OF_MEAN = 3
+"""Of the weights that correct labels, in each of the checkpoints."""
 BYTES_PER_CACHED_CHANNEL, BYTES_PER_CACHED_LABEL, BYTES_PER_MAP = 2.0, 0.25, 2.0
 MAPS_FORMAT = 1
 """Raised whenever losses make other maps of the same labels."""
@@ -81,7 +83,8 @@ class Preparation:
             cached += sum(not is_complete(place) for place in places) * maps * BYTES_PER_MAP
         weights = sum(tensor.nbytes for tensor in network.state_dict().values())
         cached_bytes = int(cached * math.prod(self.plan.median_shape))
-        require_room({self._root: cached_bytes, folder: COPIES_OF_WEIGHTS * weights})
+        copies = COPIES_OF_WEIGHTS + (COPIES_OF_MEAN if self.config.self_correction else 0)
+        require_room({self._root: cached_bytes, folder: copies * weights})
 
     def prepare(self, cases: Sequence[Case]) -> list[CachedCase]:
         """Preprocess what the cache lacks.

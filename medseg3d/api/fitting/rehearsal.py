@@ -201,6 +201,7 @@ def _seconds_per_step(
     labels = [name for value, name in plan.labels.items() if value != 0]
     settings = replace(
         training_settings(config, plan),
+        correction=None,  # nothing that it could say of so few steps is true
         budget=Budget(steps=FIRST_STEPS + MEASURED_STEPS),
         steps_per_epoch=FIRST_STEPS,
         validate_every=None,
