@@ -36,6 +36,8 @@ bench-fit: $(DEV) $(PEERS)/.installed
 	$(BIN)/python -m tests.benchmarks.fit.steps
 	$(BIN)/python -m tests.benchmarks.fit.budgets $(BENCH)
 	$(BIN)/python -m tests.benchmarks.fit.losses
+	$(BIN)/python -m tests.benchmarks.fit.recipe
+	$(BIN)/python -m tests.benchmarks.fit.noisy --seeds 0 1 2
 
 $(PEERS)/.installed: tests/benchmarks/predict/requirements-peers.txt
 	$(PYTHON) -m venv $(PEERS)
