@@ -5,6 +5,7 @@
     runs/<data>_<network>_<time>/
       config.yaml plan.yaml split.json provenance.json   written before the first step
       history.csv history.png checkpoints/               while training
+      corrections.csv                                    after it, with self_correction
       validation/                                        label maps and scores of held-out cases
       model.medseg3d                                     last of all: the run is finished
 

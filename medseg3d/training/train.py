@@ -90,7 +90,8 @@ def train(
         network: To be trained, in place; it ends with the last averaged weights.
         loss: Of one resolution; deep supervision is added here.
         patches: Training samples by number.
-        folder: Run folder for ``history.csv``, ``history.png`` and ``checkpoints``.
+        folder: Run folder for ``history.csv``, ``history.png``, ``checkpoints`` and, with
+            self-correction, ``corrections.csv``.
         label_names: Foreground labels, in the order ``validate`` scores them.
         validate: Dice per foreground label of whole held-out cases.
         num_held_out: How many there are.
