@@ -41,7 +41,7 @@ from medseg3d.config import (
     ScoreConfig,
     read_yaml,
 )
-from medseg3d.errors import RunError, Terminated, TimeIsUp
+from medseg3d.errors import RunError, Terminated, TimeIsUp, UnknownNameError
 from medseg3d.process import (
     FAILED,
     MISUSED,
@@ -74,10 +74,17 @@ COMMANDS: dict[str, type[BaseModel]] = {
     "bakeoff": BakeoffConfig,
 }
 WIDTH_OF_FILES = 120
+TYPED = "medseg3d.typed"
+"""The words of the command line, in the context of the group."""
 
 
 class Program(TyperGroup):
     """The group of commands; an error becomes one line on stderr and an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Remember what was typed."""
+        ctx.meta[TYPED] = tuple(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
@@ -89,18 +96,19 @@ class Program(TyperGroup):
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
                 raise  # typer's own: help, misuse, a wanted end
-            code, message = _told(error)
+            code, message = _told(error, ctx.meta[TYPED])
             if code == FAILED and LOGGER.isEnabledFor(logging.DEBUG):
                 traceback.print_exc()
             typer.echo(f"medseg3d {ctx.invoked_subcommand}: {message}", err=True)
             raise typer.Exit(code) from None
 
 
-def _told(error: BaseException) -> tuple[int, str]:
-    """Exit code and sentence of an error."""
+def _told(error: BaseException, typed: Sequence[str] = ()) -> tuple[int, str]:
+    """Exit code and sentence of an error, given the words of the command line."""
     if isinstance(error, KeyboardInterrupt):
         return exit_code(type(error)), _ended_by(error)
-    return MISUSED if isinstance(error, UsageError) else FAILED, sentence(error)
+    is_name = isinstance(error, UnknownNameError) and any(error.name in word for word in typed)
+    return MISUSED if is_name or isinstance(error, UsageError) else FAILED, sentence(error)
 
 
 def _ended_by(error: KeyboardInterrupt) -> str:

@@ -3,7 +3,7 @@
 ::
 
     MedSeg3DError
-      ConfigError   an option, a plan or a name is wrong
+      ConfigError   an option, a plan or a name is wrong (UnknownNameError)
       DataError     a file, volume or folder breaks the data contract
       ModelError    a bundle or checkpoint cannot be used
       RunError      a run cannot start or go on (resources, state, interrupted)
@@ -21,6 +21,23 @@ class MedSeg3DError(Exception):
 
 class ConfigError(MedSeg3DError, ValueError):
     """An option, a plan or a name is wrong."""
+
+
+class UnknownNameError(ConfigError):
+    """Nothing of that name is registered.
+
+    Args:
+        message: One sentence.
+        name: As it was given; the command line tells by it whether it was typed.
+    """
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message, name)
+        self.name = name
+
+    def __str__(self) -> str:
+        """The sentence alone."""
+        return str(self.args[0])
 
 
 class DataError(MedSeg3DError, ValueError):

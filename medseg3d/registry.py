@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from typing import Any, Generic, TypeVar
 
-from medseg3d.errors import ConfigError, MedSeg3DError
+from medseg3d.errors import ConfigError, MedSeg3DError, UnknownNameError
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -96,7 +96,7 @@ class Registry(Generic[T]):
         if name not in self._parts:
             close = get_close_matches(name, self._parts, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(self.names())}"
-            raise ConfigError(f"unknown {self.kind} {name!r}{hint}")
+            raise UnknownNameError(f"unknown {self.kind} {name!r}{hint}", name)
         return self._parts[name]
 
     def __contains__(self, name: object) -> bool:

@@ -20,7 +20,7 @@ import medseg3d
 from medseg3d import cli
 from medseg3d.cli_options import command, given_options, merged, option_rows
 from medseg3d.config import FitConfig, Options, Part, PredictConfig, ReviewConfig, ScoreConfig
-from medseg3d.errors import ConfigError, DataError, Terminated
+from medseg3d.errors import ConfigError, DataError, Terminated, UnknownNameError
 
 ROOT = Path(__file__).parents[1]
 
@@ -363,6 +363,20 @@ def test_misuse_is_exit_code_2(api: Recorder, arguments: list[str]) -> None:
     assert result.exit_code == 2
     assert "Usage" in result.stderr
     assert api.calls == []
+
+
+@pytest.mark.parametrize("typed", [["--network", "unet4"], ["--set", "network=unet4"]])
+def test_an_unknown_name_that_was_typed_is_misuse(api: Recorder, typed: list[str]) -> None:
+    api.error = UnknownNameError("unknown network 'unet4'; did you mean unet?", "unet4")
+    result = run("fit", "cases", *typed)
+    assert result.exit_code == 2
+    assert result.stderr == "medseg3d fit: unknown network 'unet4'; did you mean unet?\n"
+
+
+def test_an_unknown_name_of_a_file_is_a_wrong_file(api: Recorder, tmp_path: Path) -> None:
+    api.error = UnknownNameError("unknown network 'unet4'; did you mean unet?", "unet4")
+    file = write(tmp_path / "plan.yaml", "network: unet4\n")
+    assert run("fit", "cases", "--config", file).exit_code == 1
 
 
 def test_deliberate_error_is_one_line_without_traceback(api: Recorder) -> None:

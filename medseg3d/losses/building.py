@@ -14,6 +14,9 @@ from medseg3d.losses.case_maps import CutMaps, split_maps
 LABELS = "labels"
 """What most losses compare the logits with; others name their own, such as the image."""
 
+PRESENCE = "presence"
+"""What a loss compares with that knows which labels a patch shows, and not where."""
+
 BACKGROUND = "include_background"
 """The option of losses that can leave label 0 out."""
 
@@ -72,7 +75,8 @@ def build_loss(
 
     Raises:
         ConfigError: If a name, a factor or an option is wrong, a loss compares with something
-            else than labels, or it cannot leave out voxels.
+            else than labels or stands alone and does not look where they are, or it cannot leave
+            out voxels.
 
     Examples:
         >>> type(build_loss("dice", {"batch": True})).__name__
@@ -84,6 +88,11 @@ def build_loss(
     is_sum = "+" in name or "*" in name
     terms = [_term(text.strip(), name) for text in name.split("+")] if is_sum else [(1.0, name)]
     names = [part for _, part in terms]
+    if all(LOSSES.facts(part).get("target") == PRESENCE for part in names):
+        raise ConfigError(
+            f"loss {name!r} tells which labels a patch shows and not where; add it to another, "
+            f"such as dice_ce+{names[0]}"
+        )
     facts = {
         "spacing": spacing,
         "ignore_index": ignore_index,
@@ -132,7 +141,7 @@ def _term(text: str, whole: str) -> tuple[float, str]:
 
 def _build(name: str, options: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
     target = LOSSES.facts(name).get("target", LABELS)
-    if target != LABELS:
+    if target not in (LABELS, PRESENCE):
         raise ConfigError(
             f"loss {name!r} compares with the {target} instead of labels; it belongs to the "
             "networks that bring it, choose another loss"

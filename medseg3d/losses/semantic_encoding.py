@@ -6,6 +6,10 @@ from torch import Tensor, nn
 
 from medseg3d.errors import ConfigError, DataError
 from medseg3d.losses import LOSSES
+from medseg3d.losses.voxels import check_target, in_float32, known_voxels
+
+UNSEEN = 1e4
+"""Log-odds against a label where no voxel is annotated: nothing is shown, and it costs nothing."""
 
 
 @LOSSES.register(
@@ -14,12 +18,18 @@ from medseg3d.losses import LOSSES
 class SemanticEncoding(nn.Module):
     """Binary cross entropy of what a patch is said to show against what its labels hold.
 
+    A network with a head for it says so in one row of logits per case. Of any other network the
+    patch shows a label as surely as its surest voxel does: the logit is the largest log-odds
+    ``log p / (1 - p)`` over the voxels that are annotated.
+
     Args:
         weight: Factor, at least 0.
-        include_background: Whether the logits have one for label 0 too.
+        include_background: Whether label 0 is looked for too.
+        ignore_index: Label of voxels that nobody annotated; what they show counts nowhere.
 
     Shape:
-        - logits: ``(B, L)``, or ``(B, L - 1)`` without the background; not one per voxel
+        - logits: ``(B, L)``, or ``(B, L - 1)`` without the background; or of voxels,
+          ``(B, L, *spatial)``, background included
         - target: ``(B, 1, *spatial)`` integer labels; voxels of other values count nowhere
         - output: scalar, float32
 
@@ -31,25 +41,52 @@ class SemanticEncoding(nn.Module):
         https://arxiv.org/abs/1803.08904
     """
 
-    def __init__(self, *, weight: float = 0.2, include_background: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        weight: float = 0.2,
+        include_background: bool = False,
+        ignore_index: int | None = None,
+    ) -> None:
         super().__init__()
         if not weight >= 0.0:
             raise ConfigError(f"semantic_encoding: weight must be at least 0, got {weight}")
         self.weight = weight
         self.include_background = include_background
+        self.ignore_index = ignore_index
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Loss of logits ``(B, L)`` against labels ``(B, 1, *spatial)``.
+        """Loss of logits ``(B, L)`` or ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``.
 
         Raises:
             DataError: If there is not one row of logits per case.
         """
-        if logits.ndim != 2 or len(logits) != len(target):
+        first = 0 if self.include_background else 1
+        known = known_voxels(target, self.ignore_index)
+        if logits.ndim > 2:
+            check_target(logits, target)
+            values = self._of_voxels(in_float32(logits), first, known)
+        elif logits.ndim == 2 and len(logits) == len(target):
+            values = in_float32(logits)
+        else:
             raise DataError(
                 f"presence logits have shape {tuple(logits.shape)}; expected ({len(target)}, L)"
             )
-        first = 0 if self.include_background else 1
-        labels = torch.arange(first, first + logits.shape[1], device=target.device)
-        presence = (target.flatten(1)[..., None] == labels).any(1)
-        values = logits if logits.dtype == torch.float64 else logits.float()
-        return self.weight * F.binary_cross_entropy_with_logits(values, presence.to(values.dtype))
+        labels = torch.arange(first, first + values.shape[1], device=target.device)
+        shown = target.flatten(1)[..., None] == labels
+        if known is not None:
+            shown = shown & known.flatten(1)[..., None]
+        presence = shown.any(1).to(values.dtype)
+        return self.weight * F.binary_cross_entropy_with_logits(values, presence)
+
+    @staticmethod
+    def _of_voxels(logits: Tensor, first: int, known: Tensor | None) -> Tensor:
+        """Largest log-odds of each label from ``first`` on, ``(B, L - first)``."""
+        rows = []
+        for label in range(first, logits.shape[1]):
+            others = [other for other in range(logits.shape[1]) if other != label]
+            odds = logits[:, label] - logits[:, others].logsumexp(dim=1)
+            if known is not None:
+                odds = odds.masked_fill(~known[:, 0], -UNSEEN)
+            rows.append(odds.flatten(1).amax(1))
+        return torch.stack(rows, dim=1)

@@ -65,7 +65,8 @@ def test_the_spacing_goes_to_losses_that_measure() -> None:
         ("dice+focal", {"gama": 2}, "no part has an option 'gama'"),
         ("dice+focal", {"focal": {"gama": 2}}, "did you mean gamma"),
         ("soft_normalized_cut", {}, "compares with the image instead of labels"),
-        ("dice+semantic_encoding", {}, "compares with the presence instead of labels"),
+        ("semantic_encoding", {}, "and not where; add it to another, such as dice_ce\\+semantic"),
+        ("2*semantic_encoding", {}, "such as dice_ce\\+semantic_encoding"),
     ],
 )
 def test_what_cannot_be_built_is_said(name: str, options, message: str) -> None:

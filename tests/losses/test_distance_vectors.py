@@ -14,6 +14,7 @@ from torch import Tensor
 from medseg3d.errors import ConfigError, DataError
 from medseg3d.losses import LOSSES
 from medseg3d.losses.border_weights import BorderWeighted
+from medseg3d.losses.building import build_loss
 from medseg3d.losses.distances import (
     depth_below_deepest,
     signed,
@@ -201,6 +202,44 @@ def test_semantic_encoding_of_three_labels() -> None:
     assert float(with_background(logits, target)) == pytest.approx(0.711112, abs=1e-6)
     with pytest.raises(DataError, match=r"expected \(1, L\)"):
         loss(torch.zeros(2, 3), target)
+
+
+def test_semantic_encoding_of_voxels_looks_at_the_surest_one() -> None:
+    logits = torch.tensor([[[0.0, 0.0, 0.0], [2.0, -1.0, 0.5], [-3.0, 0.0, 4.0]]])
+    target = torch.tensor([[[1, 0, 0]]])
+    others = [torch.log(torch.tensor(1.0 + math.exp(-3.0))), math.log(1.0 + math.exp(0.5))]
+    row = torch.tensor([[2.0 - others[0], 4.0 - others[1]]])
+    loss = LOSSES.build("semantic_encoding", weight=1.0)
+    torch.testing.assert_close(loss(logits, target), loss(row, target))
+    assert loss(logits, target) == pytest.approx(
+        (math.log1p(math.exp(-row[0, 0])) + math.log1p(math.exp(row[0, 1]))) / 2, abs=1e-6
+    )
+
+
+def test_semantic_encoding_of_voxels_is_blind_where_nobody_annotated() -> None:
+    logits = torch.full((1, 3, 4), -100.0)
+    logits[:, 2] = 100.0
+    logits.requires_grad_()
+    loss = LOSSES.build("semantic_encoding", ignore_index=255, weight=1.0)
+    nothing = loss(logits, torch.full((1, 1, 4), 255))
+    nothing.backward()
+    assert nothing == 0.0
+    assert not logits.grad.any()
+    target = torch.tensor([[[0, 255, 255, 255]]])
+    assert loss(logits, target).item() == pytest.approx(0.5 * (200.0 - math.log(2)), rel=1e-4)
+    loss(logits, target).backward()
+    assert logits.grad.isfinite().all()
+    assert logits.grad[0, :, 0].any()
+    assert not logits.grad[0, :, 1:].any()
+
+
+def test_semantic_encoding_beside_another_loss_learns() -> None:
+    logits = torch.zeros(2, 3, 4, 4, 4, requires_grad=True)
+    target = torch.randint(0, 2, (2, 1, 4, 4, 4), generator=torch.Generator().manual_seed(1))
+    loss = build_loss("dice_ce+semantic_encoding", {"semantic_encoding": {"weight": 1.0}})
+    before = loss(logits, target)
+    before.backward()
+    assert loss(logits.detach() - logits.grad, target) < before
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from medseg3d.bundle import FILE_NAME
 from medseg3d.losses import LOSSES
-from medseg3d.losses.building import LABELS
+from medseg3d.losses.building import LABELS, PRESENCE
 from tests.benchmarks.few_cases import HIPPOCAMPUS, link_cases
 from tests.benchmarks.fit.budgets import FOLDER
 from tests.benchmarks.fit.unseen import scores_on_unseen
@@ -32,6 +32,7 @@ ADDED = {
     "boundary": "dice_ce+0.1*boundary",
     "cldice": "dice_ce+0.3*cldice",
     "hausdorff_distance": "dice_ce+0.1*hausdorff_distance",
+    "semantic_encoding": "dice_ce+semantic_encoding",
 }
 """Losses that need another beside them."""
 
@@ -41,7 +42,7 @@ OF_NETWORKS = {"soft_normalized_cut": "wnet"}
 TRAINED = [
     name
     for name in LOSSES
-    if name in OF_NETWORKS or LOSSES.facts(name).get("target", LABELS) == LABELS
+    if name in OF_NETWORKS or LOSSES.facts(name).get("target", LABELS) in (LABELS, PRESENCE)
 ]
 
 
