@@ -1,9 +1,11 @@
 """What this process may use: memory, processors and disk, as its container allows."""
 
+import ctypes
 import os
 import resource
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -14,6 +16,11 @@ OF_ALL = Path("/proc/meminfo")
 LIMITS = ("memory.max", "memory.limit_in_bytes")
 QUOTA, OLD_QUOTA, OLD_PERIOD = "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"
 NO_LIMIT = 1 << 60
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
+LARGEST_KEPT = 2**31 - 1
+USUAL_MMAP_THRESHOLD = 32 << 20
+"""What glibc comes to by itself once arrays of that size have been freed, in bytes."""
 
 SHARE = 0.9
 """Part of the free memory that one process plans to take."""
@@ -55,6 +62,28 @@ def peak_memory() -> int:
         if name == "VmHWM":
             return int(size.split()[0]) << 10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Take the memory of large arrays that were freed again, and give it back in the end.
+
+    Otherwise glibc returns each large array to the system, which fills the next one with zeros,
+    page by page: a third of a training step on patches of 96^3 voxels. The peak is about a sixth
+    higher, because what is kept is in pieces. Does nothing where there is no such allocator.
+    """
+    tune, trim = (getattr(ctypes.CDLL(None), name, None) for name in ("mallopt", "malloc_trim"))
+    if tune is None or trim is None:
+        yield
+        return
+    tune(M_MMAP_THRESHOLD, LARGEST_KEPT)
+    tune(M_TRIM_THRESHOLD, LARGEST_KEPT)
+    try:
+        yield
+    finally:
+        tune(M_MMAP_THRESHOLD, USUAL_MMAP_THRESHOLD)
+        tune(M_TRIM_THRESHOLD, 2 * USUAL_MMAP_THRESHOLD)
+        trim(0)
 
 
 def num_processors() -> int:

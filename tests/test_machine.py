@@ -1,5 +1,6 @@
 """Limits of machine, container and process: the tightest counts."""
 
+import platform
 import resource
 import subprocess
 import sys
@@ -109,3 +110,29 @@ def test_where_no_file_tells_the_peak_the_system_does(
 ) -> None:
     monkeypatch.setattr(machine, "STATUS", tmp_path / "absent")
     assert machine.peak_memory() > 1 << 20
+
+
+FREED = """
+import resource
+import numpy as np
+from medseg3d.machine import freed_memory_kept, _use
+
+def pages_of(count):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(count):
+        np.ones(8 << 20)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+many = pages_of(10)
+with freed_memory_kept():
+    pages_of(1)
+    few = pages_of(10)
+    held = _use()[1]
+print(few * 20 < many, held - _use()[1] > 50 << 20, pages_of(10) * 20 > many)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator than glibc's")
+def test_freed_memory_is_taken_again_and_given_back_in_the_end() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "True"]

@@ -14,6 +14,7 @@ from medseg3d.device import Precision
 from medseg3d.errors import RunError
 from medseg3d.losses.deep_supervision import DeepSupervision
 from medseg3d.losses.pooling import pool_over_processes
+from medseg3d.machine import freed_memory_kept
 from medseg3d.training.averaging import tensors_of
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Pace, Recorder, Stage, Validate
@@ -242,7 +243,7 @@ class _Session:
             accumulate=settings.accumulate,
             correction=correction,
         )
-        with interrupts, quiet_lightning():
+        with interrupts, quiet_lightning(), freed_memory_kept():
             trainer = new_trainer(
                 team,
                 [self.pace, upkeep, *cycles, *callbacks],
