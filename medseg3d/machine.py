@@ -22,6 +22,9 @@ LARGEST_KEPT = 2**31 - 1
 USUAL_MMAP_THRESHOLD = 32 << 20
 """What glibc comes to by itself once arrays of that size have been freed, in bytes."""
 
+KEEPING: list[object] = []
+"""Those who want freed memory kept at present."""
+
 SHARE = 0.9
 """Part of the free memory that one process plans to take."""
 
@@ -70,7 +73,8 @@ def freed_memory_kept() -> Iterator[None]:
 
     Otherwise glibc returns each large array to the system, which fills the next one with zeros,
     page by page: a third of a training step on patches of 96^3 voxels. The peak is about a sixth
-    higher, because what is kept is in pieces. Does nothing where there is no such allocator.
+    higher, because what is kept is in pieces. Does nothing where there is no such allocator. One
+    within another ends with the outer one.
     """
     tune, trim = (getattr(ctypes.CDLL(None), name, None) for name in ("mallopt", "malloc_trim"))
     if tune is None or trim is None:
@@ -78,12 +82,16 @@ def freed_memory_kept() -> Iterator[None]:
         return
     tune(M_MMAP_THRESHOLD, LARGEST_KEPT)
     tune(M_TRIM_THRESHOLD, LARGEST_KEPT)
+    token = object()
+    KEEPING.append(token)
     try:
         yield
     finally:
-        tune(M_MMAP_THRESHOLD, USUAL_MMAP_THRESHOLD)
-        tune(M_TRIM_THRESHOLD, 2 * USUAL_MMAP_THRESHOLD)
-        trim(0)
+        KEEPING.remove(token)
+        if not KEEPING:
+            tune(M_MMAP_THRESHOLD, USUAL_MMAP_THRESHOLD)
+            tune(M_TRIM_THRESHOLD, 2 * USUAL_MMAP_THRESHOLD)
+            trim(0)
 
 
 def num_processors() -> int:

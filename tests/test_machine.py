@@ -125,7 +125,8 @@ def pages_of(count):
 
 many = pages_of(10)
 with freed_memory_kept():
-    pages_of(1)
+    with freed_memory_kept():
+        pages_of(1)
     few = pages_of(10)
     held = _use()[1]
 print(few * 20 < many, held - _use()[1] > 50 << 20, pages_of(10) * 20 > many)

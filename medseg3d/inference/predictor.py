@@ -21,7 +21,7 @@ from medseg3d.inference.network import WindowNetwork
 from medseg3d.inference.planes import PlaneSink
 from medseg3d.inference.stream import Timing, stream
 from medseg3d.inference.windows import Advance
-from medseg3d.machine import num_processors
+from medseg3d.machine import freed_memory_kept, num_processors
 from medseg3d.types import LabelMap
 
 GPU_BATCH = 2
@@ -187,23 +187,24 @@ class Predictor:
         plan = self.bundle.plan
         values = np.asarray(sorted(plan.labels))
         native, canonical = working.placement.empty_labels(values)
-        timing = stream(
-            network,
-            working.image,
-            working.placement.maps(),
-            canonical,
-            values.astype(canonical.dtype),
-            window=plan.window,
-            overlap=self.overlap,
-            slice_axis=plan.single_slices,
-            mirror_axes=self.mirror_axes,
-            mirrored_labels=plan.mirrored_labels,
-            batch_size=self.batch_size,
-            max_slab_bytes=max_slab_bytes,
-            threads=self.threads,
-            planes=planes,
-            advance=advance,
-        )
+        with freed_memory_kept():
+            timing = stream(
+                network,
+                working.image,
+                working.placement.maps(),
+                canonical,
+                values.astype(canonical.dtype),
+                window=plan.window,
+                overlap=self.overlap,
+                slice_axis=plan.single_slices,
+                mirror_axes=self.mirror_axes,
+                mirrored_labels=plan.mirrored_labels,
+                batch_size=self.batch_size,
+                max_slab_bytes=max_slab_bytes,
+                threads=self.threads,
+                planes=planes,
+                advance=advance,
+            )
         return Segmentation(native, timing)
 
     def segment(self, case: CanonicalCase, *, advance: Advance | None = None) -> LabelMap:
