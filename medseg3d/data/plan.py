@@ -33,6 +33,16 @@ BYTES_PER_VOXEL = 2000
 CPU_VOXELS_PER_STEP = 262_144
 """On a CPU, time and not memory limits a step: about 1.3 s on two cores."""
 
+CPU_VOXELS_PER_MINUTE = 8_000_000
+"""Voxels of patches that one processor learns from in a minute, with 32 channels and bf16."""
+
+WIDE, NARROW = 32, 16
+"""Channels of the finest stage where time does not limit training, and where it does."""
+
+PATCHES_FOR_WIDE = 20_000
+"""So many patches must a run on a CPU see before 32 channels are better than 16, which make two
+to four times the steps of the same time; see pipelines/recipe.md."""
+
 LARGEST_BATCH_SHARE = 0.05
 """A batch holds at most this part of the training voxels, so that batches differ."""
 
@@ -242,6 +252,7 @@ def make_plan(
     channel_names: Sequence[str],
     on_gpu: bool,
     memory_gb: float,
+    processor_minutes: float | None = None,
     spacing: Spacing | None = None,
     patch_size: Size3 | None = None,
     batch_size: int | None = None,
@@ -258,6 +269,8 @@ def make_plan(
         channel_names: One name per image channel.
         on_gpu: Whether memory (GPU) or time (CPU) limits a step.
         memory_gb: Memory that training may take.
+        processor_minutes: Minutes of training times processors of a CPU; None if no such budget
+            limits the steps.
         spacing: Fixed target spacing in mm instead of the measured one.
         patch_size: Fixed patch in voxels.
         batch_size: Fixed patches per step.
@@ -275,22 +288,24 @@ def make_plan(
     if spacing is not None:
         target, coarse = spacing, coarse_axis(spacing)
     median = _median_shape(fingerprints, target)
-    width = width or 32
-    voxels = int(memory_gb * 1e9 / BYTES_PER_VOXEL * 32 / width)
-    if not on_gpu:
-        voxels = min(voxels, CPU_VOXELS_PER_STEP * 32 // width)
     slices = None if slab is None else Slices.across(target, slab)
     if slices and patch_size:
         slices.expect(patch_size)
     least = slices.least_batch if slices else 2
     largest = slices.patch_of(median) if slices else median
+    if width is None:
+        usual = min(prod(patch_size or largest), CPU_VOXELS_PER_STEP // least)
+        width = width_for(usual, None if on_gpu else processor_minutes)
+    voxels = int(memory_gb * 1e9 / BYTES_PER_VOXEL * WIDE / width)
+    if not on_gpu:
+        voxels = min(voxels, CPU_VOXELS_PER_STEP * WIDE // width)
     patch = patch_size or fit_patch(largest, target, voxels // (batch_size or least))
     strides, kernels = (slices.topology if slices else topology)(patch, target)
     divisor = [prod(axis) for axis in zip(*strides, strict=True)] if strides else [1, 1, 1]
     patch = size3(-(-edge // d) * d for edge, d in zip(patch, divisor, strict=True))
     if batch_size is None:
         cases_per_batch = LARGEST_BATCH_SHARE * len(fingerprints) * prod(median) / prod(patch)
-        most = voxels // prod(patch)
+        most = (voxels if on_gpu else min(voxels, CPU_VOXELS_PER_STEP)) // prod(patch)
         if slices and not on_gpu:
             most = min(most, LARGEST_CPU_BATCH // patch[slices.axis])
         batch_size = max(least, min(most, int(cases_per_batch)))
@@ -317,6 +332,23 @@ def make_plan(
         trained_highs=_between(fingerprints, channels, 1),
     )
     return plan.mirrored_along(_mirror_axes(label_names, fingerprints, mirror, mirror_axes))
+
+
+def width_for(patch_voxels: int, processor_minutes: float | None) -> int:
+    """Channels of the finest stage that make most of the time.
+
+    Args:
+        patch_voxels: Voxels of a patch.
+        processor_minutes: Minutes of training times processors; None if time is no limit.
+
+    Examples:
+        >>> width_for(40 * 56 * 40, 2 * 60.0), width_for(40 * 56 * 40, None)
+        (16, 32)
+    """
+    if processor_minutes is None:
+        return WIDE
+    patches = processor_minutes * CPU_VOXELS_PER_MINUTE / patch_voxels
+    return WIDE if patches >= PATCHES_FOR_WIDE else NARROW
 
 
 def _mirror_axes(

@@ -42,9 +42,7 @@ def plan_of(
         cases,
         label_names=names or {0: "background", 1: "organ"},
         channel_names=[channel],
-        on_gpu=False,
-        memory_gb=8.0,
-        **fixed,  # type: ignore[arg-type]
+        **({"on_gpu": False, "memory_gb": 8.0} | fixed),  # type: ignore[arg-type]
     )
 
 
@@ -95,6 +93,30 @@ def test_fixed_choices_win_and_the_patch_fits_the_strides() -> None:
     assert (plan.batch_size, plan.width) == (3, 8)
     for edge, *axis in zip(plan.patch_size, *plan.strides, strict=True):
         assert edge % prod(axis) == 0
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "minutes", "width"),
+    [(False, 10.0, 16), (False, 100_000.0, 32), (False, None, 32), (True, 10.0, 32)],
+)
+def test_little_time_on_a_cpu_makes_the_network_narrow(
+    on_gpu: bool, minutes: float | None, width: int
+) -> None:
+    cases = [fingerprint()] * 200
+    plan = plan_of(cases, on_gpu=on_gpu, processor_minutes=minutes)
+    assert plan.width == width
+    assert plan.patch_size == (40, 56, 40)
+    if not on_gpu:
+        assert plan.batch_size == 2  # what is gained goes into steps, not into larger ones
+
+
+def test_a_width_that_is_given_stays_and_large_volumes_get_larger_patches() -> None:
+    cases = [fingerprint((300, 300, 300))] * 20
+    wide = plan_of(cases, processor_minutes=60.0, width=32)
+    narrow = plan_of(cases, processor_minutes=60.0)
+    assert (wide.width, narrow.width) == (32, 16)
+    assert prod(narrow.patch_size) > 1.4 * prod(wide.patch_size)
+    assert narrow.batch_size == wide.batch_size == 2
 
 
 def test_a_saved_plan_is_read_back_equal_and_explains_itself(tmp_path: Path) -> None:

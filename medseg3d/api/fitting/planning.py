@@ -46,7 +46,7 @@ from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.losses import LOSSES
 from medseg3d.losses.building import build_loss
 from medseg3d.losses.regions import build_region_loss
-from medseg3d.machine import memory_limit
+from medseg3d.machine import memory_limit, num_processors
 from medseg3d.networks import NETWORKS, SLICES, build_network, planned_options
 from medseg3d.networks.topology import Topology
 from medseg3d.progress import Progress, track
@@ -232,6 +232,7 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
         channel_names=channels,
         on_gpu=device.type == "cuda",
         memory_gb=config.memory_gb or _memory_gb(device),
+        processor_minutes=_processor_minutes(config),
         spacing=config.spacing,
         patch_size=config.patch_size,
         batch_size=config.batch_size,
@@ -294,6 +295,13 @@ def distinct_names(names: dict[int, str]) -> dict[int, str]:
         value: f"{name} {value}" if counts[name] > 1 or name == "mean" else name
         for value, name in names.items()
     }
+
+
+def _processor_minutes(config: FitConfig) -> float | None:
+    """Time that training on a CPU has in all; None if steps and not time are counted."""
+    if config.epochs is not None:
+        return None
+    return (config.max_minutes or DEFAULT_MINUTES) * num_processors()
 
 
 def _memory_gb(device: torch.device) -> float:
