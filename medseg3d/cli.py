@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that help and typing errors
 
 import json
 import logging
+import re
 import shlex
 import subprocess
 import sys
@@ -107,8 +108,21 @@ def _told(error: BaseException, typed: Sequence[str] = ()) -> tuple[int, str]:
     """Exit code and sentence of an error, given the words of the command line."""
     if isinstance(error, KeyboardInterrupt):
         return exit_code(type(error)), _ended_by(error)
-    is_name = isinstance(error, UnknownNameError) and any(error.name in word for word in typed)
-    return MISUSED if is_name or isinstance(error, UsageError) else FAILED, sentence(error)
+    is_typed = isinstance(error, UnknownNameError) and _is_among(error.name, typed)
+    return MISUSED if is_typed or isinstance(error, UsageError) else FAILED, sentence(error)
+
+
+def _is_among(name: str, words: Sequence[str]) -> bool:
+    """Whether a name is one of the words, or a whole part of one, but not of a file's name.
+
+    Examples:
+        >>> _is_among("vne", ["--networks", "unet3d,vne"]), _is_among("vne", ["vnet.yaml"])
+        (True, False)
+        >>> _is_among("dic", ["loss=dic+0.5*focal"]), _is_among("unet4", ["runs/unet4.yaml"])
+        (True, False)
+    """
+    part = re.compile(rf"(?<![\w./-]){re.escape(name)}(?![\w./-])")
+    return bool(name) and any(part.search(word) for word in words)
 
 
 def _ended_by(error: KeyboardInterrupt) -> str:
@@ -145,7 +159,7 @@ Version = Annotated[
     "See it work on generated data:  medseg3d demo"
 )
 def program(
-    version: Version = False,  # noqa: ARG001
+    _version: Version = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -406,8 +420,8 @@ def info(
         Path, typer.Argument(metavar="MODEL", help="Run folder or bundle.", show_default=False)
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    verbose: Verbose = False,  # noqa: ARG001
-    quiet: Quiet = False,  # noqa: ARG001
+    _verbose: Verbose = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Say what is in a model file, after checking every digest in it.
 
@@ -514,8 +528,8 @@ def demo(
         Path | None,
         typer.Option("--out", "-o", help="Run folder; default runs/<data>_<network>_<time>."),
     ] = None,
-    verbose: Verbose = False,  # noqa: ARG001
-    quiet: Quiet = False,  # noqa: ARG001
+    _verbose: Verbose = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Fit, predict and score on generated abdominal scans, to see the whole way once.
 

@@ -80,8 +80,8 @@ def command(model: type[M], run: Callable[[M], None]) -> Command:
         context: typer.Context,
         config: Path | None,
         settings: list[str] | None,
-        verbose: bool,  # noqa: ARG001
-        quiet: bool,  # noqa: ARG001
+        _verbose: bool,
+        _quiet: bool,
         **flags: Any,
     ) -> None:
         for name, value in flags.items():
@@ -99,8 +99,8 @@ def command(model: type[M], run: Callable[[M], None]) -> Command:
         *(_parameter(name, field) for name, field in _command_line_fields(model)),
         _keyword("config", ConfigFile),
         _keyword("settings", Settings),
-        _keyword("verbose", Verbose, default=False),
-        _keyword("quiet", Quiet, default=False),
+        _keyword("_verbose", Verbose, default=False),
+        _keyword("_quiet", Quiet, default=False),
     ]
     paragraphs = inspect.cleandoc(run.__doc__ or "").split("\n\n")
     invoke.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)

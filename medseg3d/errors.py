@@ -28,10 +28,10 @@ class UnknownNameError(ConfigError):
 
     Args:
         message: One sentence.
-        name: As it was given; the command line tells by it whether it was typed.
+        name: As it was given, if it is known; the command line tells by it whether it was typed.
     """
 
-    def __init__(self, message: str, name: str) -> None:
+    def __init__(self, message: str, name: str = "") -> None:
         super().__init__(message, name)
         self.name = name
 

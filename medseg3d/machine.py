@@ -17,10 +17,11 @@ LIMITS = ("memory.max", "memory.limit_in_bytes")
 QUOTA, OLD_QUOTA, OLD_PERIOD = "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"
 NO_LIMIT = 1 << 60
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # as malloc.h numbers them
 LARGEST_KEPT = 2**31 - 1
 USUAL_MMAP_THRESHOLD = 32 << 20
 """What glibc comes to by itself once arrays of that size have been freed, in bytes."""
+USUAL_MMAP_MAX = 65536
 
 KEEPING: list[object] = []
 """Those who want freed memory kept at present."""
@@ -80,7 +81,7 @@ def freed_memory_kept() -> Iterator[None]:
     if tune is None or trim is None:
         yield
         return
-    tune(M_MMAP_THRESHOLD, LARGEST_KEPT)
+    tune(M_MMAP_MAX, 0)  # a higher M_MMAP_THRESHOLD is refused by older versions
     tune(M_TRIM_THRESHOLD, LARGEST_KEPT)
     token = object()
     KEEPING.append(token)
@@ -89,6 +90,7 @@ def freed_memory_kept() -> Iterator[None]:
     finally:
         KEEPING.remove(token)
         if not KEEPING:
+            tune(M_MMAP_MAX, USUAL_MMAP_MAX)
             tune(M_MMAP_THRESHOLD, USUAL_MMAP_THRESHOLD)
             tune(M_TRIM_THRESHOLD, 2 * USUAL_MMAP_THRESHOLD)
             trim(0)

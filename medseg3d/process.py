@@ -57,7 +57,7 @@ def handle_signals() -> None:
     """
     begun = 0.0
 
-    def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def end(number: int, _frame: FrameType | None) -> None:
         nonlocal begun
         now = time.monotonic()
         if not begun:

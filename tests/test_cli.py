@@ -365,7 +365,15 @@ def test_misuse_is_exit_code_2(api: Recorder, arguments: list[str]) -> None:
     assert api.calls == []
 
 
-@pytest.mark.parametrize("typed", [["--network", "unet4"], ["--set", "network=unet4"]])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--network", "unet4"],
+        ["--set", "network=unet4"],
+        ["--network", "monai:unet4"],
+        ["--loss", "dice+0.5*unet4"],
+    ],
+)
 def test_an_unknown_name_that_was_typed_is_misuse(api: Recorder, typed: list[str]) -> None:
     api.error = UnknownNameError("unknown network 'unet4'; did you mean unet?", "unet4")
     result = run("fit", "cases", *typed)
@@ -375,8 +383,9 @@ def test_an_unknown_name_that_was_typed_is_misuse(api: Recorder, typed: list[str
 
 def test_an_unknown_name_of_a_file_is_a_wrong_file(api: Recorder, tmp_path: Path) -> None:
     api.error = UnknownNameError("unknown network 'unet4'; did you mean unet?", "unet4")
-    file = write(tmp_path / "plan.yaml", "network: unet4\n")
-    assert run("fit", "cases", "--config", file).exit_code == 1
+    for name in ("unet4.yaml", "my_unet4.yaml"):
+        file = write(tmp_path / name, "network: unet4\n")
+        assert run("fit", "cases", "--config", file).exit_code == 1
 
 
 def test_deliberate_error_is_one_line_without_traceback(api: Recorder) -> None:

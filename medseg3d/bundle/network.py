@@ -71,7 +71,7 @@ def _outline(bundle: Bundle, *, most_parameters: int) -> "nn.Module":
 
     count = 0
 
-    def counted(module: Any, name: str, parameter: Any) -> None:  # noqa: ARG001
+    def counted(_module: Any, _name: str, _parameter: Any) -> None:
         nonlocal count
         count += 1
         if count > most_parameters:

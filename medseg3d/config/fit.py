@@ -92,7 +92,8 @@ class FitConfig(Options):
     max_minutes: float | None = Field(
         None,
         gt=0,
-        description="Train this long instead; default 60 when no epochs are given.",
+        description="Train this long instead; default 60 when no epochs are given. On a CPU a "
+        "short time makes the network narrow; see width.",
         json_schema_extra=FLAG,
     )
     fold: int | str = Field(
@@ -206,7 +207,10 @@ class FitConfig(Options):
         None, gt=0, description="Patches per step, instead of the measured choice."
     )
     width: int | None = Field(
-        None, gt=0, description="Channels of the finest stage, instead of the measured choice."
+        None,
+        gt=0,
+        description="Channels of the finest stage; by default 32, or 16 on a CPU whose minutes "
+        "are too few for 32 (pipelines/recipe.md).",
     )
     memory_gb: float | None = Field(
         None, gt=0, description="Memory that training may take; default from the machine."
@@ -243,9 +247,9 @@ class FitConfig(Options):
     self_correction: int = Field(
         0,
         ge=0,
-        description="Cycles after whose second one the network leaves out patches of which it is "
-        "sure that much is labeled wrong; for training labels that are partly wrong, 4 for "
-        "instance. corrections.csv tells which cases it doubts.",
+        description="For training labels that are partly wrong: so many cycles, 4 for instance, at "
+        "least 2; from the second one on, patches are left out of which the network is sure that "
+        "much is labeled wrong. 0 for none. corrections.csv tells which cases it doubts.",
     )
     augmentation: AugmentationConfig = Field(
         AugmentationConfig(), description="Random changes of training patches."

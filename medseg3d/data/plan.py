@@ -6,7 +6,6 @@ https://doi.org/10.1038/s41592-020-01008-z) where they suit a machine without a 
 
 import logging
 from collections.abc import Sequence
-from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -18,33 +17,15 @@ from medseg3d.config import Options, read_yaml, to_yaml, validated
 from medseg3d.data.fingerprint import CaseFingerprint
 from medseg3d.data.regions import refuse_regions
 from medseg3d.data.sides import SAGITTAL, doubts, left_and_right
-from medseg3d.data.slices import LARGEST_CPU_BATCH, Slices, with_edge
-from medseg3d.data.stages import fit_patch, size3, topology
+from medseg3d.data.sizes import Resources, choose_sizes, target_spacing
+from medseg3d.data.slices import Slices, with_edge
+from medseg3d.data.stages import size3
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import coarse_axis
 from medseg3d.io import atomic
 from medseg3d.types import Size3, Spacing
 
 log = logging.getLogger("medseg3d")
-
-BYTES_PER_VOXEL = 2000
-"""Training memory per patch voxel of a 32-channel network in half precision, measured."""
-
-CPU_VOXELS_PER_STEP = 262_144
-"""On a CPU, time and not memory limits a step: about 1.3 s on two cores."""
-
-CPU_VOXELS_PER_MINUTE = 8_000_000
-"""Voxels of patches that one processor learns from in a minute, with 32 channels and bf16."""
-
-WIDE, NARROW = 32, 16
-"""Channels of the finest stage where time does not limit training, and where it does."""
-
-PATCHES_FOR_WIDE = 20_000
-"""So many patches must a run on a CPU see before 32 channels are better than 16, which make two
-to four times the steps of the same time; see pipelines/recipe.md."""
-
-LARGEST_BATCH_SHARE = 0.05
-"""A batch holds at most this part of the training voxels, so that batches differ."""
 
 PADDING_HU = -1024.0
 """No tissue is below; scanners fill what they do not see with less."""
@@ -250,9 +231,7 @@ def make_plan(
     *,
     label_names: dict[int, str],
     channel_names: Sequence[str],
-    on_gpu: bool,
-    memory_gb: float,
-    processor_minutes: float | None = None,
+    resources: Resources,
     spacing: Spacing | None = None,
     patch_size: Size3 | None = None,
     batch_size: int | None = None,
@@ -267,10 +246,7 @@ def make_plan(
         fingerprints: What was measured, one per training case.
         label_names: Label values and names, background (0) included.
         channel_names: One name per image channel.
-        on_gpu: Whether memory (GPU) or time (CPU) limits a step.
-        memory_gb: Memory that training may take.
-        processor_minutes: Minutes of training times processors of a CPU; None if no such budget
-            limits the steps.
+        resources: What there is to train with.
         spacing: Fixed target spacing in mm instead of the measured one.
         patch_size: Fixed patch in voxels.
         batch_size: Fixed patches per step.
@@ -291,24 +267,16 @@ def make_plan(
     slices = None if slab is None else Slices.across(target, slab)
     if slices and patch_size:
         slices.expect(patch_size)
-    least = slices.least_batch if slices else 2
-    largest = slices.patch_of(median) if slices else median
-    if width is None:
-        usual = min(prod(patch_size or largest), CPU_VOXELS_PER_STEP // least)
-        width = width_for(usual, None if on_gpu else processor_minutes)
-    voxels = int(memory_gb * 1e9 / BYTES_PER_VOXEL * WIDE / width)
-    if not on_gpu:
-        voxels = min(voxels, CPU_VOXELS_PER_STEP * WIDE // width)
-    patch = patch_size or fit_patch(largest, target, voxels // (batch_size or least))
-    strides, kernels = (slices.topology if slices else topology)(patch, target)
-    divisor = [prod(axis) for axis in zip(*strides, strict=True)] if strides else [1, 1, 1]
-    patch = size3(-(-edge // d) * d for edge, d in zip(patch, divisor, strict=True))
-    if batch_size is None:
-        cases_per_batch = LARGEST_BATCH_SHARE * len(fingerprints) * prod(median) / prod(patch)
-        most = (voxels if on_gpu else min(voxels, CPU_VOXELS_PER_STEP)) // prod(patch)
-        if slices and not on_gpu:
-            most = min(most, LARGEST_CPU_BATCH // patch[slices.axis])
-        batch_size = max(least, min(most, int(cases_per_batch)))
+    sizes = choose_sizes(
+        median,
+        target,
+        num_cases=len(fingerprints),
+        resources=resources,
+        slices=slices,
+        patch=patch_size,
+        batch=batch_size,
+        width=width,
+    )
     channels = normalizations(fingerprints, channel_names)
     spacings = np.asarray([f.spacing for f in fingerprints])
     plan = Plan(
@@ -319,11 +287,11 @@ def make_plan(
         coarse_axis=coarse,
         slice_axis=slices.axis if slices else None,
         median_shape=median,
-        patch_size=patch,
-        batch_size=batch_size,
-        strides=strides,
-        kernels=kernels,
-        width=width,
+        patch_size=sizes.patch,
+        batch_size=sizes.batch,
+        strides=sizes.strides,
+        kernels=sizes.kernels,
+        width=sizes.width,
         max_width=320,
         swapped_labels=left_and_right(label_names),
         trained_spacing=(_in_mm(spacings.min(axis=0)), _in_mm(spacings.max(axis=0))),
@@ -332,23 +300,6 @@ def make_plan(
         trained_highs=_between(fingerprints, channels, 1),
     )
     return plan.mirrored_along(_mirror_axes(label_names, fingerprints, mirror, mirror_axes))
-
-
-def width_for(patch_voxels: int, processor_minutes: float | None) -> int:
-    """Channels of the finest stage that make most of the time.
-
-    Args:
-        patch_voxels: Voxels of a patch.
-        processor_minutes: Minutes of training times processors; None if time is no limit.
-
-    Examples:
-        >>> width_for(40 * 56 * 40, 2 * 60.0), width_for(40 * 56 * 40, None)
-        (16, 32)
-    """
-    if processor_minutes is None:
-        return WIDE
-    patches = processor_minutes * CPU_VOXELS_PER_MINUTE / patch_voxels
-    return WIDE if patches >= PATCHES_FOR_WIDE else NARROW
 
 
 def _mirror_axes(
@@ -390,28 +341,6 @@ def _between(
 def _in_mm(edges: npt.NDArray[np.float64]) -> Spacing:
     i, j, k = (round(float(edge), 4) for edge in edges)
     return i, j, k
-
-
-def target_spacing(spacings: Sequence[Spacing]) -> tuple[Spacing, int | None]:
-    """Median spacing; a strongly anisotropic axis takes its 10th percentile.
-
-    Returns:
-        Spacing in mm and the strongly anisotropic axis, if there is one.
-
-    Examples:
-        >>> target_spacing([(1.0, 1.0, 1.0), (1.0, 1.0, 2.0), (1.0, 1.0, 1.2)])
-        ((1.0, 1.0, 1.2), None)
-        >>> target_spacing([(1.0, 1.0, 4.0), (1.0, 1.0, 6.0), (1.0, 1.0, 8.0)])
-        ((1.0, 1.0, 4.4), 2)
-    """
-    table = np.asarray(spacings, dtype=np.float64)
-    target = np.median(table, axis=0)
-    axis = coarse_axis(target)
-    if axis is not None:
-        lower = np.percentile(table[:, axis], 10)
-        target[axis] = max(lower, np.delete(target, axis).max())
-    rounded = (round(float(target[0]), 4), round(float(target[1]), 4), round(float(target[2]), 4))
-    return rounded, coarse_axis(rounded)
 
 
 def _median_shape(fingerprints: Sequence[CaseFingerprint], target: Spacing) -> Size3:

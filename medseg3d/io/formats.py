@@ -50,7 +50,7 @@ class Format:
     write: Writer
     halves: tuple[str, ...] = ()
     sources: Callable[[Path], tuple[Path, ...]] = lambda path: (path,)
-    claims: Callable[[Path], bool] = lambda path: False  # noqa: ARG005
+    claims: Callable[[Path], bool] = lambda _: False
 
 
 FORMATS = (

@@ -81,12 +81,18 @@ class SemanticEncoding(nn.Module):
 
     @staticmethod
     def _of_voxels(logits: Tensor, first: int, known: Tensor | None) -> Tensor:
-        """Largest log-odds of each label from ``first`` on, ``(B, L - first)``."""
-        rows = []
-        for label in range(first, logits.shape[1]):
-            others = [other for other in range(logits.shape[1]) if other != label]
-            odds = logits[:, label] - logits[:, others].logsumexp(dim=1)
-            if known is not None:
-                odds = odds.masked_fill(~known[:, 0], -UNSEEN)
-            rows.append(odds.flatten(1).amax(1))
-        return torch.stack(rows, dim=1)
+        """Largest log-odds of each label from ``first`` on, ``(B, L - first)``.
+
+        They are largest where the probability is, which is found without a copy of all logits
+        for each label.
+        """
+        sure = logits.detach().log_softmax(dim=1)
+        if known is not None:
+            sure = sure.masked_fill(~known, -torch.inf)
+        surest = sure.flatten(2).argmax(dim=2)
+        found = logits.flatten(2).gather(2, surest[:, None].expand(-1, logits.shape[1], -1))
+        own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+        odds = found[:, own] - found.masked_fill(own, -torch.inf).logsumexp(dim=1)
+        if known is not None:
+            odds = odds.masked_fill(~known.flatten(1).any(1, keepdim=True), -UNSEEN)
+        return odds[:, first:]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from medseg3d.errors import ConfigError
+from medseg3d.errors import ConfigError, UnknownNameError
 from medseg3d.networks import MONAI
 from medseg3d.networks.blocks import crop, pad_to_multiple
 from medseg3d.networks.topology import Topology
@@ -38,7 +38,7 @@ class MonaiClass:
         spatial_dims: 3 for volumes, 2 for slices.
 
     Raises:
-        ConfigError: If MONAI has no such class, or it makes no logits by its signature.
+        UnknownNameError: If MONAI has no such class, or it makes no logits by its signature.
     """
 
     def __init__(self, name: str, spatial_dims: int = 3) -> None:
@@ -58,7 +58,9 @@ class MonaiClass:
                 if close
                 else "known: " + (", ".join(sorted({kind.__name__ for kind in classes.values()})))
             )
-            raise ConfigError(f"MONAI has no network {wanted!r} that labels images; {hint}")
+            raise UnknownNameError(
+                f"MONAI has no network {wanted!r} that labels images; {hint}", wanted
+            )
         self.name = name
         self.spatial_dims = spatial_dims
         self.kind: Callable[..., nn.Module] = classes[wanted]

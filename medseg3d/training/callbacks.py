@@ -153,8 +153,7 @@ class Pace(Callback):
         self._course.losses.append(pl_module.step_loss)
         self._interrupts.release()
         self._course.losses[-1] = self._team.mean(pl_module.step_loss)
-        recent = self._course.losses[-20:]
-        note = f"loss {sum(recent) / len(recent):.3f}"
+        note = f"loss {_mean(self._course.losses[-20:]):.3f}"
         if self.budget.steps is None:
             self._progress.set_progress(self.used, note=note)
         else:
@@ -278,7 +277,7 @@ class Recorder(Callback):
             "epoch": epoch,
             "step": course.step,
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "loss": sum(course.losses) / len(course.losses),
+            "loss": _mean(course.losses),
         }
         assert self._keeper.averaging is not None
         with self._keeper.averaging.in_place(), torch.no_grad():

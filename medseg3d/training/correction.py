@@ -3,7 +3,8 @@
 When a cycle begins, the averaged weights join an even mean of those of all cycles
 (``w_m = m / (m + 1) w_(m-1) + w / (m + 1)``), and from then on what a network with these weights
 makes of a patch has one vote more against the one of its labels, which gives the mean of both
-(``y_m = m / (m + 1) y_(m-1) + y / (m + 1)``) [1]_. From the second cycle on labels can be outvoted.
+(``y_m = m / (m + 1) y_(m-1) + y / (m + 1)``) [1]_. From the second cycle on labels can be outvoted,
+and from the third on the votes against them are no more.
 
 The paper lets the learning rate rise again with each cycle and learns from the mean. Here the
 cycles share one schedule, since in a given time restarts cost more than they gain, and a patch of
@@ -52,6 +53,9 @@ LEAST_KNOWN = 0.5
 
 MOST_VOTES = 3
 """Votes of the network against one of the given label."""
+
+THICK = 3
+"""Voxels; disagreements that are thinner are taken for uncertain borders."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ def thick_parts(mask: Mask, thickness: Sequence[int]) -> Mask:
 
     Args:
         mask: ``(I, J, K)``.
-        thickness: Voxels of the box along each axis, no more than the mask has.
+        thickness: Voxels of the box along each axis; cut to the size of the mask.
 
     Examples:
         >>> mask = np.array([[[1, 1, 1, 0, 1, 1]]], dtype=bool)

@@ -66,7 +66,7 @@ class Interrupts:
         if self.pending is not None:
             raise self.pending
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
         is_first, self.pending = self.pending is None, ENDING[signal.Signals(number)]
         if is_first:

@@ -42,7 +42,7 @@ class SegmentationModule(LightningModule):
         correction: Says which patches have labels to learn from, if it is wanted.
 
     Attributes:
-        step_loss: Loss of the step in hand.
+        step_loss: Loss of the step in hand; nan if none of its patches is learned from.
         cases: Cases of its batches.
     """
 
@@ -83,9 +83,12 @@ class SegmentationModule(LightningModule):
             RunError: If the loss is not finite; the weights are still those before the step.
         """
         if self.begins_step(batch_idx):
-            self.cases, self._losses = (), []
+            self.cases, self._losses, self.step_loss = (), [], math.nan
         self.cases = tuple(dict.fromkeys((*self.cases, *batch["case"])))
-        loss = self._objective(batch)
+        learned = self._believed(batch)
+        if learned is None:
+            return 0.0 * self._cost(batch)
+        loss = self._cost(learned)
         self._losses.append(float(loss.detach()))
         self.step_loss = sum(self._losses) / len(self._losses)
         if not math.isfinite(self.step_loss):
@@ -105,20 +108,20 @@ class SegmentationModule(LightningModule):
         if self._correction is not None:
             self._correction.end_step()
 
-    def _objective(self, batch: dict[str, Any]) -> Tensor:
-        """The loss, or the whole of what a network that learns from more wants to be small."""
+    def _believed(self, batch: dict[str, Any]) -> dict[str, Any] | None:
+        """The patches of a batch that have labels to learn from; None if there are none."""
         if self._correction is None or not self._correction.can_outvote:
-            return self._cost(batch)
+            return batch
         kept = self._correction.believed(batch["image"], batch["labels"], batch["case"])
         if not kept.any():
-            return 0.0 * self._cost(batch)
-        chosen = {
+            return None
+        return {
             name: value[kept] if isinstance(value, Tensor) else value
             for name, value in batch.items()
         }
-        return self._cost(chosen)
 
     def _cost(self, batch: dict[str, Any]) -> Tensor:
+        """The loss, or the whole of what a network that learns from more wants to be small."""
         image, labels = batch["image"], batch["labels"]
         own = getattr(self.network, "objective", None)
         if own:

@@ -90,12 +90,12 @@ class Workers:
             assert isinstance(sentinel, int)
             by_sentinel[sentinel].join(GRACE_SECONDS)  # it closes its files before it has ended
 
-    def _on_end(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _on_end(self, _number: int, _frame: FrameType | None) -> None:
         if self._interrupts.is_whole:
             self.check()
 
 
-def begin_worker(number: int) -> None:  # noqa: ARG001 - its signature is set by torch
+def begin_worker(_number: int) -> None:
     """Leave signals for all to the main process, and end with it even when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # from Slurm

@@ -36,12 +36,17 @@ def test_it_goes_with_deep_supervision_and_what_nobody_annotated(
     ]
 
 
-def test_it_goes_with_an_objective_and_distances(data: Path, tmp_path: Path) -> None:
-    more = {"network": "ynet_3d", "loss": "dice_ce+0.1*boundary"}
+@pytest.mark.parametrize(
+    "more", [{"network": "ynet_3d"}, {"loss": "dice_ce+0.1*boundary"}, {"accumulate": 2}]
+)
+def test_it_goes_with_objectives_distances_and_accumulation(
+    more: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
     found = medseg3d.fit(data, out=tmp_path / "run", cache=tmp_path / "c", **OPTIONS | more)
     assert found.bundle.is_file()
     lines = (found.folder / "corrections.csv").read_text().splitlines()
     assert lines[0] == "case,share_outvoted"
+    assert lines[1:]
     assert {line.split(",")[0] for line in lines[1:]} <= {f"case_{number}" for number in range(4)}
 
 

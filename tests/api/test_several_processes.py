@@ -239,6 +239,10 @@ def test_what_several_cannot_do_is_said_before(monkeypatch: pytest.MonkeyPatch) 
     refuse_what_needs_one_process(config, Team())
     with pytest.raises(ConfigError, match=r"stages are trained by one process, here are 3"):
         refuse_what_needs_one_process(config, Team(Rank(0, 3)))
+    config = config.model_copy(update={"stages": (), "self_correction": 4})
+    refuse_what_needs_one_process(config, Team())
+    with pytest.raises(ConfigError, match=r"self_correction is done by one process, here are 3"):
+        refuse_what_needs_one_process(config, Team(Rank(0, 3)))
     for name, value in {"PROCID": "0", "STEP_NUM_TASKS": "2", "JOB_ID": "7"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SLURM_STEP_NODELIST", "n[1-2]")

@@ -10,6 +10,7 @@ from medseg3d.data.familiar import case_warnings
 from medseg3d.data.fingerprint import CaseFingerprint, intensity_extent, measure
 from medseg3d.data.layouts import find_cases
 from medseg3d.data.plan import Plan, make_plan
+from medseg3d.data.sizes import Resources
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import Volume, read_image
 from medseg3d.types import Spacing
@@ -46,8 +47,7 @@ def plan(*images: np.ndarray, channel: str = "CT", spacing: Spacing = (0.8, 0.8,
         cases,
         label_names={0: "background", 1: "organ"},
         channel_names=[channel] * len(cases[0].extents),
-        on_gpu=False,
-        memory_gb=8,
+        resources=Resources(on_gpu=False, memory_gb=8.0),
     )
 
 
@@ -180,8 +180,7 @@ def test_real_held_out_cases_are_familiar(shared_data: Path) -> None:
         training,
         label_names={0: "background", 1: "Anterior", 2: "Posterior"},
         channel_names=["MRI"],
-        on_gpu=False,
-        memory_gb=8,
+        resources=Resources(on_gpu=False, memory_gb=8.0),
     )
     for one in dataset.cases[5::10]:
         assert case_warnings(canonical(read_image(one.images)), reference) == [], one.id

@@ -9,9 +9,12 @@ import pytest
 
 from medseg3d.config import validated
 from medseg3d.data.fingerprint import CaseFingerprint
-from medseg3d.data.plan import Plan, make_plan, target_spacing
+from medseg3d.data.plan import Plan, make_plan
+from medseg3d.data.sizes import Resources, target_spacing
 from medseg3d.errors import ConfigError, DataError
 from medseg3d.types import Size3, Spacing
+
+CPU = Resources(on_gpu=False, memory_gb=8.0)
 
 
 def fingerprint(
@@ -36,13 +39,15 @@ def plan_of(
     cases: list[CaseFingerprint],
     channel: str = "MRI",
     names: dict[int, str] | None = None,
+    resources: Resources = CPU,
     **fixed: object,
 ) -> Plan:
     return make_plan(
         cases,
         label_names=names or {0: "background", 1: "organ"},
         channel_names=[channel],
-        **({"on_gpu": False, "memory_gb": 8.0} | fixed),  # type: ignore[arg-type]
+        resources=resources,
+        **fixed,  # type: ignore[arg-type]
     )
 
 
@@ -97,13 +102,19 @@ def test_fixed_choices_win_and_the_patch_fits_the_strides() -> None:
 
 @pytest.mark.parametrize(
     ("on_gpu", "minutes", "width"),
-    [(False, 10.0, 16), (False, 100_000.0, 32), (False, None, 32), (True, 10.0, 32)],
+    [
+        (False, 10.0, 16),
+        (False, 223.0, 16),  # 40 x 56 x 40 voxels 20,000 times at 8 million a minute: 224
+        (False, 225.0, 32),
+        (False, None, 32),
+        (True, 10.0, 32),
+    ],
 )
 def test_little_time_on_a_cpu_makes_the_network_narrow(
     on_gpu: bool, minutes: float | None, width: int
 ) -> None:
-    cases = [fingerprint()] * 200
-    plan = plan_of(cases, on_gpu=on_gpu, processor_minutes=minutes)
+    resources = Resources(on_gpu=on_gpu, memory_gb=8.0, processor_minutes=minutes)
+    plan = plan_of([fingerprint()] * 200, resources=resources)
     assert plan.width == width
     assert plan.patch_size == (40, 56, 40)
     if not on_gpu:
@@ -112,8 +123,9 @@ def test_little_time_on_a_cpu_makes_the_network_narrow(
 
 def test_a_width_that_is_given_stays_and_large_volumes_get_larger_patches() -> None:
     cases = [fingerprint((300, 300, 300))] * 20
-    wide = plan_of(cases, processor_minutes=60.0, width=32)
-    narrow = plan_of(cases, processor_minutes=60.0)
+    hour = Resources(on_gpu=False, memory_gb=8.0, processor_minutes=60.0)
+    wide = plan_of(cases, resources=hour, width=32)
+    narrow = plan_of(cases, resources=hour)
     assert (wide.width, narrow.width) == (32, 16)
     assert prod(narrow.patch_size) > 1.4 * prod(wide.patch_size)
     assert narrow.batch_size == wide.batch_size == 2

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from medseg3d.data.augment import Augmentation, Changes
 from medseg3d.data.plan import Plan, make_plan
+from medseg3d.data.sizes import Resources
 from medseg3d.errors import ConfigError
 from medseg3d.types import Size3, Spacing
 from tests.data.test_plan import fingerprint, plan_of
@@ -26,7 +27,9 @@ def test_small_slices_are_seen_whole_and_many_at_once() -> None:
 
 def test_a_gpu_takes_as_many_slices_as_fit() -> None:
     facts = {"label_names": {0: "background", 1: "organ"}, "channel_names": ["MR"]}
-    plan = make_plan([fingerprint()] * 200, on_gpu=True, memory_gb=1.0, slab=1, **facts)
+    plan = make_plan(
+        [fingerprint()] * 200, resources=Resources(on_gpu=True, memory_gb=1.0), slab=1, **facts
+    )
     assert plan.batch_size == 500_000 // (40 * 56)
 
 

@@ -236,10 +236,34 @@ def test_semantic_encoding_of_voxels_is_blind_where_nobody_annotated() -> None:
 def test_semantic_encoding_beside_another_loss_learns() -> None:
     logits = torch.zeros(2, 3, 4, 4, 4, requires_grad=True)
     target = torch.randint(0, 2, (2, 1, 4, 4, 4), generator=torch.Generator().manual_seed(1))
-    loss = build_loss("dice_ce+semantic_encoding", {"semantic_encoding": {"weight": 1.0}})
-    before = loss(logits, target)
-    before.backward()
-    assert loss(logits.detach() - logits.grad, target) < before
+    losses = [
+        build_loss("dice_ce+semantic_encoding", {"semantic_encoding": {"weight": 1.0}}),
+        LOSSES.build("dice_ce"),
+        LOSSES.build("semantic_encoding", weight=1.0),
+    ]
+    both, voxels, presence = (
+        torch.autograd.grad(loss(logits, target), logits)[0] for loss in losses
+    )
+    assert presence.any()
+    torch.testing.assert_close(both, voxels + presence)
+
+
+def test_semantic_encoding_of_voxels_is_that_of_the_largest_log_odds() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = 4 * torch.randn(2, 4, 5, 6, 7, generator=generator)
+    target = torch.randint(0, 4, (2, 1, 5, 6, 7), generator=generator)
+    target[:, :, :3] = 255
+    odds = torch.stack(
+        [
+            logits[:, label] - logits[:, [each for each in range(4) if each != label]].logsumexp(1)
+            for label in range(4)
+        ],
+        dim=1,
+    )
+    rows = odds[:, :, 3:].flatten(2).amax(2)
+    for first, options in enumerate([{"include_background": True}, {}]):
+        loss = LOSSES.build("semantic_encoding", ignore_index=255, **options)
+        torch.testing.assert_close(loss(logits, target), loss(rows[:, first:], target))
 
 
 @pytest.mark.parametrize(

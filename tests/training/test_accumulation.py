@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from medseg3d.losses import LOSSES
 from medseg3d.training.budget import Budget
 from medseg3d.training.history import History
 from medseg3d.training.module import OptimizerSettings
-from medseg3d.training.train import TrainingSettings, train
+from medseg3d.training.train import TrainingSettings
+from tests.training.small_runs import train_small
 
 
 class BrightVoxels(Dataset[dict[str, Any]]):
@@ -63,16 +63,11 @@ def run(
 ) -> tuple[History, Plain]:
     torch.manual_seed(0)
     network = Plain(restless=restless, interrupted_at=interrupted_at)
-    history = train(
+    history = train_small(
         network,
-        LOSSES.build("cross_entropy"),
         patches or BrightVoxels(),
-        folder=folder,
-        label_names=["bright"],
-        validate=lambda *_: [0.5],
-        num_held_out=1,
-        save_best=lambda *_: None,
-        settings=TrainingSettings(
+        folder,
+        TrainingSettings(
             budget=Budget(steps=6),
             optimizer=OptimizerSettings(learning_rate=0.05),
             batch_size=batch_size,
@@ -81,8 +76,7 @@ def run(
             validate_every=1,
             checkpoint_seconds=0,
         ),
-        device=torch.device("cpu"),
-        precision="fp32",
+        loss="cross_entropy",
         **more,
     )
     return history, network

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,18 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from medseg3d.losses import LOSSES
+from medseg3d.losses.case_maps import CutMaps
 from medseg3d.training.budget import Budget
-from medseg3d.training.checkpoint import read_checkpoint
 from medseg3d.training.correction import (
     FIRST,
     Correction,
     CorrectionSettings,
     thick_parts,
 )
-from medseg3d.training.module import OptimizerSettings
-from medseg3d.training.train import TrainingSettings, train
+from medseg3d.training.course import Course
+from medseg3d.training.module import OptimizerSettings, SegmentationModule
+from medseg3d.training.train import TrainingSettings
+from tests.training.small_runs import stored, train_small
 
 
 class Patches(Dataset[dict[str, Any]]):
@@ -58,16 +60,11 @@ def run(
     folder: Path, *, cycles: int = 3, ema: float = 0.9, patches: Patches | None = None, **more: Any
 ) -> nn.Module:
     network = small()
-    train(
+    train_small(
         network,
-        LOSSES.build("dice_ce"),
         patches or Patches(),
-        folder=folder,
-        label_names=["bright"],
-        validate=lambda *_: [0.5],
-        num_held_out=1,
-        save_best=lambda *_: None,
-        settings=TrainingSettings(
+        folder,
+        TrainingSettings(
             budget=Budget(steps=60),
             optimizer=OptimizerSettings(learning_rate=0.05),
             ema=ema,
@@ -77,8 +74,6 @@ def run(
             checkpoint_seconds=0,
             correction=CorrectionSettings(cycles, thickness=(1, 1, 1)) if cycles else None,
         ),
-        device=torch.device("cpu"),
-        precision="fp32",
         **more,
     )
     return network
@@ -170,6 +165,68 @@ def test_a_network_has_no_vote_on_labels_that_it_does_not_know() -> None:
     assert believed(correction, labels) == [False]
 
 
+class Seen(nn.Module):
+    """A loss that remembers what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, logits: Tensor, labels: Tensor, maps: CutMaps) -> Tensor:
+        self.calls.append((logits, labels, maps.values))
+        return logits.square().mean()
+
+
+def test_a_loss_gets_the_patches_that_are_believed_with_their_maps() -> None:
+    network, loss = Sure(0.01, 0.01, 0.98), Seen()
+    module = SegmentationModule(
+        network,
+        loss,
+        OptimizerSettings(),
+        Course(),
+        lambda: None,
+        accumulate=2,
+        correction=after(2, network),
+    )
+    labels = torch.full((3, 1, 4, 4, 4), 2, dtype=torch.uint8)
+    labels[0] = labels[2] = 1  # which the network is sure is wrong
+    batch = {
+        "image": torch.zeros(3, 1, 4, 4, 4),
+        "labels": labels,
+        "case": ["a", "b", "c"],
+        "maps": torch.arange(3.0).view(3, 1, 1, 1, 1).expand(3, 3, 4, 4, 4),
+    }
+    learned = module.training_step(batch, 0)
+    ((logits, seen, maps),) = loss.calls
+    assert (len(logits), seen.unique().tolist(), maps.unique().tolist()) == (1, [2], [1.0])
+
+    wrong = {name: value[:1] for name, value in batch.items()}
+    module.training_step(wrong, 1).backward()
+    assert network.logits.grad is not None
+    assert not network.logits.grad.any()
+    assert module.step_loss == float(learned.detach())  # of the first batch of the step alone
+    module.training_step(wrong, 2)
+    assert math.isnan(module.step_loss)
+
+
+def test_a_step_without_anything_to_learn_from_is_not_in_the_history(tmp_path: Path) -> None:
+    class Wrong(Patches):
+        """In the epoch before the last one all labels are the other way round."""
+
+        def __getitem__(self, n: int) -> dict[str, Any]:
+            sample = super().__getitem__(n)
+            if 100 <= n < 110:
+                sample["labels"] = (sample["image"] <= 0.3).to(torch.uint8)
+            return sample
+
+    run(tmp_path, patches=Wrong())
+    with (tmp_path / "history.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 12
+    assert [math.isnan(loss) for loss in losses] == [False] * 10 + [True, False]
+    assert min(losses[:10]) > 0.05
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.tuples(*[st.integers(1, 4)] * 3))
 def test_thick_parts_are_those_that_hold_a_box(seed: int, thickness: tuple[int, ...]) -> None:
@@ -195,15 +252,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     found = run(tmp_path / "cut", resume=True)
     for ours, theirs in zip(found.parameters(), whole.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    stored = [read_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "cut")]
-    assert [each.facts["cycles"] for each in stored if each] == [3, 3]
-    assert stored[0].facts["corrected"] == stored[1].facts["corrected"]  # type: ignore[union-attr]
-    assert stored[0].facts["corrected"]  # type: ignore[union-attr]
-    assert all(
-        torch.equal(stored[0].tensors[name], stored[1].tensors[name])  # type: ignore[union-attr]
-        for name in stored[0].tensors  # type: ignore[union-attr]
-        if name.startswith("correction.")
-    )
+    ended, resumed = (stored(tmp_path / name) for name in ("whole", "cut"))
+    assert ended.facts["cycles"] == resumed.facts["cycles"] == 3
+    assert ended.facts["corrected"] == resumed.facts["corrected"] != {}
+    names = [name for name in ended.tensors if name.startswith("correction.")]
+    assert names
+    assert all(torch.equal(ended.tensors[name], resumed.tensors[name]) for name in names)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])

@@ -5,7 +5,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from medseg3d.api.fitting.planning import training_settings
+from medseg3d.api.fitting.settings import training_settings
 from medseg3d.config import FitConfig, validated
 from medseg3d.data.plan import Normalization, Plan
 from medseg3d.errors import ConfigError, RunError

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
 from medseg3d.errors import DataError, RunError, Terminated
-from medseg3d.losses import LOSSES
 from medseg3d.training import feed
 from medseg3d.training.averaging import Averaging
 from medseg3d.training.budget import Budget
@@ -21,7 +20,8 @@ from medseg3d.training.checkpoint import LAST, read_checkpoint
 from medseg3d.training.history import History
 from medseg3d.training.interrupts import Interrupts
 from medseg3d.training.module import OptimizerSettings
-from medseg3d.training.train import TrainingSettings, train
+from medseg3d.training.train import TrainingSettings
+from tests.training.small_runs import stored, train_small
 
 STEPS = 12
 EPOCH = 4
@@ -83,16 +83,11 @@ def run(
 ) -> tuple[History, Net]:
     torch.manual_seed(0)
     network = Net(in_network)
-    history = train(
+    history = train_small(
         network,
-        LOSSES.build("dice_ce"),
         Noise(in_patches),
-        folder=folder,
-        label_names=["bright"],
-        validate=lambda network, _: accuracy(network),
-        num_held_out=1,
-        save_best=lambda _, score: kept.append(score) if kept is not None else None,
-        settings=TrainingSettings(
+        folder,
+        TrainingSettings(
             budget=Budget(steps=STEPS),
             optimizer=OptimizerSettings(learning_rate=0.05),
             batch_size=2,
@@ -101,8 +96,8 @@ def run(
             workers=workers,
             checkpoint_seconds=checkpoint_seconds,
         ),
-        device=torch.device("cpu"),
-        precision="fp32",
+        validate=lambda network, _: accuracy(network),
+        save_best=lambda _, score: kept.append(score) if kept is not None else None,
         resume=resume,
     )
     return history, network
@@ -182,7 +177,7 @@ def test_an_interrupt_that_somebody_swallows_comes_again(tmp_path: Path) -> None
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, in_network=swallow)
-    assert read_checkpoint(tmp_path / "checkpoints").facts["step"] == 3  # type: ignore[union-attr]
+    assert stored(tmp_path).facts["step"] == 3
 
 
 def test_a_second_signal_does_not_wait() -> None:
@@ -281,7 +276,7 @@ def test_a_worker_that_fails_is_told_in_one_sentence(
         f"; the best model so far is kept in {best}; --resume goes on from the last checkpoint"
     )
     assert "\n" not in str(caught.value)
-    assert 0 < read_checkpoint(tmp_path / "checkpoints").facts["step"] <= 6  # type: ignore[union-attr]
+    assert 0 < stored(tmp_path).facts["step"] <= 6
 
 
 def test_a_worker_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medseg3d.losses import LOSSES
 from medseg3d.training import loggers
 from medseg3d.training.budget import Budget
 from medseg3d.training.history import History
 from medseg3d.training.live import SHARE, Moment
-from medseg3d.training.train import TrainingSettings, train
+from medseg3d.training.train import TrainingSettings
+from tests.training.small_runs import train_small
 
 EPOCHS = 6
 
@@ -61,16 +61,11 @@ def run(
 ) -> tuple[History, nn.Module]:
     torch.manual_seed(0)
     network = Flat()
-    history = train(
+    history = train_small(
         network,
-        LOSSES.build("dice_ce"),
         Bright(seconds),
-        folder=folder,
-        label_names=["bright"],
-        validate=validate,
-        num_held_out=1,
-        save_best=lambda _, __: None,
-        settings=TrainingSettings(
+        folder,
+        TrainingSettings(
             budget=Budget(steps=2 * EPOCHS),
             batch_size=1,
             steps_per_epoch=2,
@@ -78,8 +73,7 @@ def run(
             logger=logger,
             checkpoint_seconds=0,
         ),
-        device=torch.device("cpu"),
-        precision="fp32",
+        validate=validate,
         resume=resume,
         publish=publish,
     )

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from medseg3d.losses import LOSSES
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Stage
-from medseg3d.training.train import TrainingSettings, train
+from medseg3d.training.train import TrainingSettings
+from tests.training.small_runs import train_small
 
 
 class Pairs(Dataset[dict[str, Any]]):
@@ -58,24 +58,19 @@ def run(folder: Path, scores: list[float], *, validate_every: int | None = 1) ->
     def validate(_: nn.Module, num_cases: int | None) -> list[float]:
         return [next(left) if num_cases is None else 0.0]
 
-    train(
+    train_small(
         network,
-        LOSSES.build("dice_ce"),
         Pairs(),
-        folder=folder,
-        label_names=["bright"],
-        validate=validate,
-        num_held_out=1,
-        save_best=lambda _, score: kept.append(score),
-        settings=TrainingSettings(
+        folder,
+        TrainingSettings(
             budget=Budget(steps=8),
             batch_size=2,
             steps_per_epoch=2,
             validate_every=validate_every,
             stages=(Stage("first", 0.0), Stage("second", 0.5)),
         ),
-        device=torch.device("cpu"),
-        precision="fp32",
+        validate=validate,
+        save_best=lambda _, score: kept.append(score),
     )
     assert [stage for stage, _, _ in network.seen] == ["first"] * 4 + ["second"] * 4
     assert all(torch.equal(target, image + 10) for _, image, target in network.seen)

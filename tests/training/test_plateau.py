@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from medseg3d.config import FitConfig
-from medseg3d.losses import LOSSES
 from medseg3d.training.budget import Budget
 from medseg3d.training.history import History
 from medseg3d.training.plateau import WINDOW, Plateau, since_best, smoothed
-from medseg3d.training.train import TrainingSettings, train
+from medseg3d.training.train import TrainingSettings
+from tests.training.small_runs import train_small
 
 GOOD_THEN_FLAT = [0.25, 0.5, 0.75, 0.75, 0.75, 0.75, 0.5, 0.75, 0.75, 0.75]
 # means of three:              0.5,  0.67, 0.75, 0.75, 0.67, 0.67, 0.67, 0.75
@@ -95,16 +95,11 @@ def run(
 ) -> History:
     left = iter(scores)
     torch.manual_seed(0)
-    return train(
+    return train_small(
         Flat(),
-        LOSSES.build("dice_ce"),
         Bright(),
-        folder=folder,
-        label_names=["bright"],
-        validate=lambda _, __: [next(left, 0.0)],
-        num_held_out=1,
-        save_best=lambda _, __: None,
-        settings=TrainingSettings(
+        folder,
+        TrainingSettings(
             budget=Budget(steps=20),
             batch_size=1,
             steps_per_epoch=2,
@@ -112,8 +107,7 @@ def run(
             early_stop=early_stop,
             checkpoint_seconds=0,
         ),
-        device=torch.device("cpu"),
-        precision="fp32",
+        validate=lambda _, __: [next(left, 0.0)],
         resume=resume,
     )
 

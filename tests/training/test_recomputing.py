@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from medseg3d.errors import ConfigError
-from medseg3d.losses import LOSSES
 from medseg3d.networks import build_network
 from medseg3d.training.budget import Budget
 from medseg3d.training.recomputing import blocks, recompute_activations
-from medseg3d.training.train import TrainingSettings, train
+from medseg3d.training.train import TrainingSettings
+from tests.training.small_runs import train_small
 
 SMALL = {"width": 3, "max_width": 8, "strides": ((1, 2, 2), (2, 2, 1))}
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -152,19 +152,13 @@ def test_a_run_gives_the_same_weights(tmp_path: Path) -> None:
     for recompute in (False, True):
         torch.manual_seed(0)
         network = Padded()
-        train(
+        train_small(
             network,
-            LOSSES.build("dice_ce"),
             Bright(),
-            folder=tmp_path / str(recompute),
-            label_names=["bright"],
-            validate=lambda *_: [0.5],
-            num_held_out=1,
-            save_best=lambda *_: None,
-            settings=TrainingSettings(
+            tmp_path / str(recompute),
+            TrainingSettings(
                 budget=Budget(steps=4), steps_per_epoch=2, validate_every=2, recompute=recompute
             ),
-            device=torch.device("cpu"),
             precision="bf16",
         )
         trained.append(network.state_dict())

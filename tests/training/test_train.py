@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from medseg3d.errors import RunError
-from medseg3d.losses import LOSSES
 from medseg3d.training.averaging import Averaging
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Stage
@@ -18,7 +17,8 @@ from medseg3d.training.checkpoint import LAST
 from medseg3d.training.history import History
 from medseg3d.training.interrupts import Interrupts
 from medseg3d.training.module import OptimizerSettings
-from medseg3d.training.train import TrainingSettings, train
+from medseg3d.training.train import TrainingSettings
+from tests.training.small_runs import train_small
 
 
 class BrightVoxels(Dataset[dict[str, Any]]):
@@ -96,16 +96,11 @@ def run(
             return [scores[max(0, validations - 1)]]
         return accuracy(network)
 
-    history = train(
+    history = train_small(
         network,
-        LOSSES.build("dice_ce"),
         BrightVoxels(poison),
-        folder=folder,
-        label_names=["bright"],
-        validate=validate,
-        num_held_out=1,
-        save_best=lambda _, score: kept.append(score) if kept is not None else None,
-        settings=TrainingSettings(
+        folder,
+        TrainingSettings(
             budget=budget or Budget(steps=epochs * 5),
             optimizer=OptimizerSettings(learning_rate=0.05),
             batch_size=2,
@@ -115,8 +110,8 @@ def run(
             checkpoint_seconds=0,
             stages=stages,
         ),
-        device=torch.device("cpu"),
-        precision="fp32",
+        validate=validate,
+        save_best=lambda _, score: kept.append(score) if kept is not None else None,
         resume=resume,
     )
     return history, network

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from medseg3d.api.fitting.planning import make_network, stages_of, training_settings
+from medseg3d.api.fitting.planning import make_network, stages_of
 from medseg3d.api.fitting.preparing import training_patches
+from medseg3d.api.fitting.settings import training_settings
 from medseg3d.config import FitConfig
 from medseg3d.data.cache import CachedCase
 from medseg3d.data.domains import TwoDomains
@@ -79,6 +80,11 @@ def refuse_what_needs_one_process(config: FitConfig, team: Team) -> None:
     if stages_of(config):
         raise ConfigError(
             f"stages are trained by one process, here are {team.count}; begin one, or set stages=[]"
+        )
+    if config.self_correction:
+        raise ConfigError(
+            f"self_correction is done by one process, here are {team.count}; begin one, or set "
+            "self_correction=0"
         )
     team.own_device(resolve_device(config.device))
 

@@ -4,6 +4,7 @@ import inspect
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from medseg3d.data.classes import class_names, with_classes
 from medseg3d.data.fingerprint import measure
 from medseg3d.data.layouts import find_cases
 from medseg3d.data.plan import Plan, make_plan
+from medseg3d.data.sizes import NARROW, WIDE, Resources
 from medseg3d.data.split import Split, with_unlabeled
 from medseg3d.data.threads import in_threads
 from medseg3d.device import resolve_device, resolve_precision
@@ -50,23 +52,14 @@ from medseg3d.machine import memory_limit, num_processors
 from medseg3d.networks import NETWORKS, SLICES, build_network, planned_options
 from medseg3d.networks.topology import Topology
 from medseg3d.progress import Progress, track
-from medseg3d.training.budget import Budget
-from medseg3d.training.callbacks import Stage
-from medseg3d.training.correction import CorrectionSettings
 from medseg3d.training.loggers import require_package
-from medseg3d.training.module import OptimizerSettings
-from medseg3d.training.train import TrainingSettings
 
 log = logging.getLogger("medseg3d")
 
 DEFAULT_MINUTES = 60.0
-VALIDATIONS = 20
-"""So many in a deterministic run, in which the clock has no say."""
 PLANNED_GPU_GB = 10.0
 PLANNED = ("spacing", "patch_size", "batch_size", "width", "mirror")
 PLAN = "plan.yaml"
-THICK = 3
-"""Voxels; disagreements that are thinner are taken for uncertain borders."""
 
 
 def refuse_what_cannot_be_built(config: FitConfig) -> None:
@@ -230,9 +223,11 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
         measured,
         label_names=dict(sorted(names.items())),
         channel_names=channels,
-        on_gpu=device.type == "cuda",
-        memory_gb=config.memory_gb or _memory_gb(device),
-        processor_minutes=_processor_minutes(config),
+        resources=Resources(
+            on_gpu=device.type == "cuda",
+            memory_gb=config.memory_gb or _memory_gb(device),
+            processor_minutes=_processor_minutes(config),
+        ),
         spacing=config.spacing,
         patch_size=config.patch_size,
         batch_size=config.batch_size,
@@ -298,10 +293,25 @@ def distinct_names(names: dict[int, str]) -> dict[int, str]:
 
 
 def _processor_minutes(config: FitConfig) -> float | None:
-    """Time that training on a CPU has in all; None if steps and not time are counted."""
-    if config.epochs is not None:
+    """Time that training on a CPU has in all; None if it says nothing about the width.
+
+    That is so if steps and not time are counted, if the network has a width of its own, and for
+    slices.
+    """
+    if config.epochs is not None or slab_of(config) is not None or not _has_planned_width(config):
         return None
     return (config.max_minutes or DEFAULT_MINUTES) * num_processors()
+
+
+def _has_planned_width(config: FitConfig) -> bool:
+    """Whether the width of a plan changes the network."""
+    network = started(config).network
+    common = Topology(patch_size=(64,) * 3, strides=((2,) * 3,) * 4, kernels=((3,) * 3,) * 5)
+    narrow, wide = (
+        planned_options(network.name, replace(common, width=width)) | network.options
+        for width in (NARROW, WIDE)
+    )
+    return narrow != wide
 
 
 def _memory_gb(device: torch.device) -> float:
@@ -355,57 +365,3 @@ def stages_of(config: FitConfig) -> tuple[StageConfig, ...]:
     return config.stages or tuple(
         StageConfig(name=name, share=share) for name, share in shares.items()
     )
-
-
-def _validate_every(config: FitConfig) -> int | None:
-    """Epochs between validations; None leaves them to the clock."""
-    if config.validate_every is None and config.deterministic:
-        return max(1, (config.epochs or 0) // VALIDATIONS)
-    return config.validate_every
-
-
-def training_settings(config: FitConfig, plan: Plan) -> TrainingSettings:
-    """Budget, optimizer and the like, of which the options know all but the batch."""
-    if config.epochs is not None:
-        budget = Budget(steps=config.epochs * config.steps_per_epoch)
-    else:
-        budget = Budget(seconds=60 * (config.max_minutes or DEFAULT_MINUTES))
-        if config.max_minutes is None:
-            log.info("training for %g minutes (--max-minutes, --epochs)", DEFAULT_MINUTES)
-    stages, start = [], 0.0
-    for stage in stages_of(config):
-        stages.append(Stage(stage.name, start))
-        start += stage.share
-    return TrainingSettings(
-        budget=budget,
-        optimizer=OptimizerSettings(
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            warmup=config.warmup,
-            decay_power=config.decay_power,
-        ),
-        batch_size=plan.batch_size,
-        accumulate=config.accumulate,
-        deterministic=config.deterministic,
-        steps_per_epoch=config.steps_per_epoch,
-        gradient_clip=config.gradient_clip,
-        ema=config.ema,
-        seed=config.seed,
-        workers=config.workers,
-        validate_every=_validate_every(config),
-        recompute=config.recompute,
-        early_stop=config.early_stop,
-        logger=config.logger,
-        checkpoint_seconds=60 * config.checkpoint_minutes,
-        stages=tuple(stages),
-        correction=_correction(config, plan),
-    )
-
-
-def _correction(config: FitConfig, plan: Plan) -> CorrectionSettings | None:
-    """How labels are corrected, if they are; slices far apart differ by more than a border."""
-    if not config.self_correction:
-        return None
-    apart = {plan.coarse_axis, plan.slice_axis}
-    i, j, k = (1 if axis in apart else THICK for axis in range(3))
-    return CorrectionSettings(config.self_correction, thickness=(i, j, k))

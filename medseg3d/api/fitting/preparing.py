@@ -40,6 +40,12 @@ MAPS_FORMAT = 1
 LEAVE_OUT = "leave the case out or cut it, or use a machine with more memory"
 
 
+def run_bytes(config: FitConfig, network: nn.Module) -> int:
+    """Bytes of a run folder, without the label maps of held-out cases."""
+    weights: int = sum(tensor.nbytes for tensor in network.state_dict().values())
+    return weights * (COPIES_OF_WEIGHTS + (COPIES_OF_MEAN if config.self_correction else 0))
+
+
 @dataclass(frozen=True)
 class Preparation:
     """Preprocessing of the cases of a run.
@@ -81,10 +87,8 @@ class Preparation:
             maps = sum(part.num_maps(self.plan.num_labels) for part in parts)
             places = [self._maps_place(self._place_of(case), parts) for case in learned]
             cached += sum(not is_complete(place) for place in places) * maps * BYTES_PER_MAP
-        weights = sum(tensor.nbytes for tensor in network.state_dict().values())
         cached_bytes = int(cached * math.prod(self.plan.median_shape))
-        copies = COPIES_OF_WEIGHTS + (COPIES_OF_MEAN if self.config.self_correction else 0)
-        require_room({self._root: cached_bytes, folder: copies * weights})
+        require_room({self._root: cached_bytes, folder: run_bytes(self.config, network)})
 
     def prepare(self, cases: Sequence[Case]) -> list[CachedCase]:
         """Preprocess what the cache lacks.

@@ -17,10 +17,10 @@ from medseg3d.api.fitting.planning import (
     make_network,
     planned,
     refuse_what_cannot_be_built,
-    training_settings,
 )
-from medseg3d.api.fitting.preparing import COPIES_OF_WEIGHTS, Preparation, training_patches
+from medseg3d.api.fitting.preparing import Preparation, run_bytes, training_patches
 from medseg3d.api.fitting.run import make_loss, use_allowed_processors
+from medseg3d.api.fitting.settings import training_settings
 from medseg3d.api.fitting.starting import started
 from medseg3d.api.fitting.target_domain import target_cases
 from medseg3d.api.provenance import Origin
@@ -166,7 +166,6 @@ def _measured(
         steps = config.epochs * config.steps_per_epoch
         minutes = steps / in_one_minute
     on_gpu = device.type == "cuda"
-    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     per_voxel = _bytes_per_voxel(cached) * (len(dataset.cases) + len(target))
     if maps is not None:
         per_voxel += _bytes_per_voxel(maps.cases) * len(parts.training)
@@ -183,7 +182,7 @@ def _measured(
         peak_memory=torch.cuda.max_memory_reserved(device) if on_gpu else peak_memory(),
         memory=torch.cuda.mem_get_info(device)[1] if on_gpu else memory_limit(),
         cache_bytes=int(per_voxel * math.prod(plan.median_shape)),
-        run_bytes=COPIES_OF_WEIGHTS * weights,
+        run_bytes=run_bytes(scratch, network),
         cache=config.cache or CACHE,
     )
 

@@ -20,9 +20,9 @@ from medseg3d.api.fitting.planning import (
     own_loss,
     planned,
     refuse_what_cannot_be_built,
-    training_settings,
 )
 from medseg3d.api.fitting.preparing import Preparation, warn_of_absent_labels
+from medseg3d.api.fitting.settings import training_settings
 from medseg3d.api.fitting.starting import begin, started, with_own_start
 from medseg3d.api.fitting.target_domain import target_cases
 from medseg3d.api.fitting.validating import mean, validate

@@ -14,8 +14,8 @@ from medseg3d.data.doctor.salvage import INCOMPLETE
 from medseg3d.data.doctor.structures import Part, erased
 from medseg3d.data.files import volumes_in
 from medseg3d.data.partners import count, some
-from medseg3d.data.plan import target_spacing
 from medseg3d.data.preprocess import working_shape
+from medseg3d.data.sizes import target_spacing
 from medseg3d.data.split import make_folds
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid

@@ -179,7 +179,7 @@ _ATTENTION: dict[str, Callable[[int, Style], nn.Module]] = {
 }
 
 
-def _unknown(channels: int, style: Style) -> nn.Module:  # noqa: ARG001
+def _unknown(_channels: int, _style: Style) -> nn.Module:
     raise ConfigError(f"scleraseg_net: attention must be one of {', '.join(_ATTENTION)}")
 
 

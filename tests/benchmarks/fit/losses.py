@@ -13,16 +13,14 @@ does. What is measured already is kept.
 """
 
 import argparse
-import csv
 import shutil
 from pathlib import Path
 
-from medseg3d.bundle import FILE_NAME
 from medseg3d.losses import LOSSES
 from medseg3d.losses.building import LABELS, PRESENCE
 from tests.benchmarks.few_cases import HIPPOCAMPUS, link_cases
 from tests.benchmarks.fit.budgets import FOLDER
-from tests.benchmarks.fit.unseen import scores_on_unseen
+from tests.benchmarks.fit.unseen import outcome
 from tests.benchmarks.predict.compare import MEDSEG3D
 from tests.benchmarks.predict.measure import run
 from tests.benchmarks.predict.results import Record, Results, say, table
@@ -62,20 +60,8 @@ def measure(loss: str, minutes: float, folder: Path) -> Record:
     words += ["--network", network] if network else ["--loss", ADDED.get(loss, loss)]
     words += ["--set", f"splits={splits}", "--set", f"cache={folder / 'cache'}"]
     found = run(words, log=log)
-    if found.code:
-        return {"loss": loss, "minutes": minutes, "error": found.error.splitlines()[-1]}
-    with (place / "history.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {
-        "loss": loss,
-        "minutes": minutes,
-        "given": ADDED.get(loss, loss),
-        **scores_on_unseen(place / FILE_NAME, folder / "small"),
-        "steps": int(rows[-1]["step"]),
-        "first": float(rows[0]["loss"]),
-        "last": float(rows[-1]["loss"]),
-        "error": "",
-    }
+    facts = {"loss": loss, "minutes": minutes, "given": ADDED.get(loss, loss)}
+    return facts | outcome(found, place, folder / "small")
 
 
 def report(results: Results) -> str:

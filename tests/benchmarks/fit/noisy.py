@@ -13,7 +13,6 @@ most that a correction could reach.
 """
 
 import argparse
-import csv
 import json
 import os
 import shutil
@@ -26,12 +25,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from medseg3d.bundle import FILE_NAME
 from medseg3d.machine import num_processors
 from tests.benchmarks.few_cases import learned_cases
 from tests.benchmarks.fit.budgets import FOLDER
 from tests.benchmarks.fit.losses import small
-from tests.benchmarks.fit.unseen import scores_on_unseen
+from tests.benchmarks.fit.unseen import outcome
 from tests.benchmarks.predict.compare import MEDSEG3D
 from tests.benchmarks.predict.measure import run
 from tests.benchmarks.predict.results import Record, Results, say, table
@@ -103,12 +101,7 @@ def measure(way: str, epochs: int, seed: int, folder: Path, *, cores: int | None
     words += ["--set", f"splits={splits}", "--set", f"cache={folder / 'cache'}"]
     found = run(words, log=log)
     facts: dict[str, Any] = {"way": way, "epochs": epochs, "seed": seed, "cores": cores}
-    if found.code:
-        return facts | {"error": found.error.splitlines()[-1]}
-    with (place / "history.csv").open(encoding="utf-8") as file:
-        minutes = float(list(csv.DictReader(file))[-1]["minutes"])
-    scores = scores_on_unseen(place / FILE_NAME, folder / "small")
-    return facts | scores | {"minutes": minutes, "error": ""}
+    return facts | outcome(found, place, folder / "small")
 
 
 def report(results: Results) -> str:
@@ -126,7 +119,7 @@ def report(results: Results) -> str:
                         ", ".join(f"{each['dice']:.4f}" for each in same),
                         f"{fmean(each['dice'] for each in same):.4f}",
                         f"{fmean(each['hd95'] for each in same):.2f}",
-                        f"{fmean(each['minutes'] for each in same):.1f}",
+                        f"{fmean(each['took'] for each in same):.1f}",
                     ]
                 )
     return table(["labels", "epochs", "Dice by seed", "mean", "HD95 mm", "minutes"], rows)

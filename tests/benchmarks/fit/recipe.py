@@ -13,7 +13,6 @@ processor, if all rows are measured so.
 """
 
 import argparse
-import csv
 import json
 import math
 import shutil
@@ -28,13 +27,12 @@ import torch
 from torch import nn
 
 import medseg3d
-from medseg3d.bundle import FILE_NAME
 from medseg3d.machine import num_processors
 from medseg3d.training import callbacks, module
 from medseg3d.training.module import SegmentationModule
 from tests.benchmarks.fit.budgets import FOLDER
 from tests.benchmarks.fit.losses import small
-from tests.benchmarks.fit.unseen import scores_on_unseen
+from tests.benchmarks.fit.unseen import outcome
 from tests.benchmarks.predict.measure import run
 from tests.benchmarks.predict.results import Record, Results, say, table
 
@@ -56,7 +54,7 @@ CANDIDATES: dict[str, Candidate] = {
     "channels last": {"channels_last": True},
     "batch 1": {"batch_size": 1},
     "batch 4": {"batch_size": 4},
-    "width 16": {"width": 16},
+    "width 32": {"width": 32},
     "width 48": {"width": 48},
     "foreground 0": {"foreground": 0.0},
     "foreground 2/3": {"foreground": 2 / 3},
@@ -139,12 +137,7 @@ def measure(name: str, minutes: float, seed: int, folder: Path) -> Record:
     words = [sys.executable, "-m", __spec__.name, "--train", json.dumps([name, options])]
     found = run(words, log=log)
     facts = {"name": name, "minutes": minutes, "seed": seed, "cores": num_processors()}
-    if found.code:
-        return facts | {"error": found.error.splitlines()[-1]}
-    with (place / "history.csv").open(encoding="utf-8") as file:
-        steps = int(list(csv.DictReader(file))[-1]["step"])
-    scores = scores_on_unseen(place / FILE_NAME, folder / "small")
-    return facts | scores | {"steps": steps, "error": ""}
+    return facts | outcome(found, place, folder / "small")
 
 
 def report(results: Results) -> str:
