@@ -120,9 +120,12 @@ def _is_among(name: str, words: Sequence[str]) -> bool:
         (True, False)
         >>> _is_among("dic", ["loss=dic+0.5*focal"]), _is_among("unet4", ["runs/unet4.yaml"])
         (True, False)
+        >>> _is_among("vne", ["own.vne.batch_size=2"])
+        True
     """
     part = re.compile(rf"(?<![\w./-]){re.escape(name)}(?![\w./-])")
-    return bool(name) and any(part.search(word) for word in words)
+    keys = [word.partition("=")[0].split(".") for word in words if "=" in word]
+    return bool(name) and (any(map(part.search, words)) or any(name in key for key in keys))
 
 
 def _ended_by(error: KeyboardInterrupt) -> str:

@@ -372,6 +372,7 @@ def test_misuse_is_exit_code_2(api: Recorder, arguments: list[str]) -> None:
         ["--set", "network=unet4"],
         ["--network", "monai:unet4"],
         ["--loss", "dice+0.5*unet4"],
+        ["--set", "network.options.unet4=8"],
     ],
 )
 def test_an_unknown_name_that_was_typed_is_misuse(api: Recorder, typed: list[str]) -> None:

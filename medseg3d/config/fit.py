@@ -93,7 +93,7 @@ class FitConfig(Options):
         None,
         gt=0,
         description="Train this long instead; default 60 when no epochs are given. On a CPU a "
-        "short time makes the network narrow; see width.",
+        "short time makes most networks narrow; see width.",
         json_schema_extra=FLAG,
     )
     fold: int | str = Field(
@@ -209,8 +209,8 @@ class FitConfig(Options):
     width: int | None = Field(
         None,
         gt=0,
-        description="Channels of the finest stage; by default 32, or 16 on a CPU whose minutes "
-        "are too few for 32 (pipelines/recipe.md).",
+        description="Channels of the finest stage; by default 32, or 16 for volumes on a CPU whose "
+        "minutes are too few for 32 (pipelines/recipe.md).",
     )
     memory_gb: float | None = Field(
         None, gt=0, description="Memory that training may take; default from the machine."

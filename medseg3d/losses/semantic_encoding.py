@@ -81,18 +81,26 @@ class SemanticEncoding(nn.Module):
 
     @staticmethod
     def _of_voxels(logits: Tensor, first: int, known: Tensor | None) -> Tensor:
-        """Largest log-odds of each label from ``first`` on, ``(B, L - first)``.
-
-        They are largest where the probability is, which is found without a copy of all logits
-        for each label.
-        """
-        sure = logits.detach().log_softmax(dim=1)
+        """Largest log-odds of each label from ``first`` on, ``(B, L - first)``."""
+        odds = _log_odds(logits.detach())
         if known is not None:
-            sure = sure.masked_fill(~known, -torch.inf)
-        surest = sure.flatten(2).argmax(dim=2)
+            odds = odds.masked_fill(~known, -torch.inf)
+        surest = odds.flatten(2).argmax(dim=2)
         found = logits.flatten(2).gather(2, surest[:, None].expand(-1, logits.shape[1], -1))
         own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
-        odds = found[:, own] - found.masked_fill(own, -torch.inf).logsumexp(dim=1)
+        shown = found[:, own] - found.masked_fill(own, -torch.inf).logsumexp(dim=1)
         if known is not None:
-            odds = odds.masked_fill(~known.flatten(1).any(1, keepdim=True), -UNSEEN)
-        return odds[:, first:]
+            shown = shown.masked_fill(~known.flatten(1).any(1, keepdim=True), -UNSEEN)
+        return shown[:, first:]
+
+
+def _log_odds(logits: Tensor) -> Tensor:
+    """Log-odds of every label ``(B, L, *spatial)``, without a copy of all logits for each.
+
+    Those of the likeliest label, whose probability may round to 1, are taken from the others.
+    """
+    log_p = logits.log_softmax(dim=1)
+    likeliest = logits.argmax(dim=1, keepdim=True)
+    others = logits.scatter(1, likeliest, -torch.inf).logsumexp(dim=1, keepdim=True)
+    odds = log_p - torch.log1p(-log_p.exp())
+    return odds.scatter(1, likeliest, logits.gather(1, likeliest) - others)

@@ -18,6 +18,7 @@ from medseg3d import api, cli
 from medseg3d.api.contest import contestant
 from medseg3d.api.contest import run as contest
 from medseg3d.api.contest.contestant import FACTS, FAULT, Facts, gflop_per_patch
+from medseg3d.api.contest.options import own_options, shared_options
 from medseg3d.api.fitting.run import _save_again
 from medseg3d.bundle import FILE_NAME, read_bundle
 from medseg3d.config import BakeoffConfig, FitConfig, read_yaml, validated
@@ -127,6 +128,18 @@ def test_each_network_is_a_run_by_one_plan_split_and_seed(
         assert config.network.options == ({"width": 3} if name == "unet" else {})
         assert config.batch_size == (2 if name == "vnet" else 1)
     assert not list(folder.rglob(LOCK))
+
+
+def test_all_are_wide_however_short_the_time_unless_a_plan_says_otherwise(tmp_path: Path) -> None:
+    def shared(**fit: Any) -> FitConfig:
+        config = BakeoffConfig(data=tmp_path, networks=("unet3d",), max_minutes=1, fit=fit)
+        return shared_options(config, tmp_path / "runs")
+
+    assert [shared().width, shared(width=8).width] == [32, 8]
+    assert shared(plan=str(tmp_path / "plan.yaml")).width is None
+    own = own_options(shared(), {"plan": str(tmp_path / "plan.yaml")}, "vnet")
+    assert own.width is None
+    assert own_options(shared(), {"batch_size": 2}, "vnet").width == 32
 
 
 def test_the_table_holds_what_the_runs_found(

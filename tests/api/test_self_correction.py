@@ -37,7 +37,12 @@ def test_it_goes_with_deep_supervision_and_what_nobody_annotated(
 
 
 @pytest.mark.parametrize(
-    "more", [{"network": "ynet_3d"}, {"loss": "dice_ce+0.1*boundary"}, {"accumulate": 2}]
+    "more",
+    [
+        {"loss": "dice_ce+0.1*boundary"},
+        {"loss": "dice_ce+0.1*boundary", "network": "ynet_3d"},
+        {"accumulate": 2},
+    ],
 )
 def test_it_goes_with_objectives_distances_and_accumulation(
     more: dict[str, Any], data: Path, tmp_path: Path

@@ -233,7 +233,7 @@ def test_semantic_encoding_of_voxels_is_blind_where_nobody_annotated() -> None:
     assert not logits.grad[0, :, 1:].any()
 
 
-def test_semantic_encoding_beside_another_loss_learns() -> None:
+def test_semantic_encoding_beside_another_loss_adds_its_gradient() -> None:
     logits = torch.zeros(2, 3, 4, 4, 4, requires_grad=True)
     target = torch.randint(0, 2, (2, 1, 4, 4, 4), generator=torch.Generator().manual_seed(1))
     losses = [
@@ -250,7 +250,7 @@ def test_semantic_encoding_beside_another_loss_learns() -> None:
 
 def test_semantic_encoding_of_voxels_is_that_of_the_largest_log_odds() -> None:
     generator = torch.Generator().manual_seed(3)
-    logits = 4 * torch.randn(2, 4, 5, 6, 7, generator=generator)
+    logits = 40 * torch.randn(2, 4, 5, 6, 7, generator=generator)  # of which many round to 1
     target = torch.randint(0, 4, (2, 1, 5, 6, 7), generator=generator)
     target[:, :, :3] = 255
     odds = torch.stack(

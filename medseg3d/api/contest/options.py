@@ -8,6 +8,7 @@ from medseg3d.api.contest.contestant import stored_options
 from medseg3d.api.fitting.planning import refuse_what_cannot_be_built
 from medseg3d.config import BakeoffConfig, FitConfig, validated
 from medseg3d.config.bakeoff import ALL_NETWORKS
+from medseg3d.data.sizes import WIDE
 from medseg3d.errors import ConfigError
 from medseg3d.networks import NETWORKS
 from medseg3d.runs import MAY_CHANGE, interrupted_run
@@ -34,6 +35,9 @@ def network_names(config: BakeoffConfig) -> list[str]:
 def shared_options(config: BakeoffConfig, folder: Path) -> FitConfig:
     """Options of fit that all networks share, stored ones where the bake-off was begun.
 
+    Unless they say otherwise, all networks are wide: some have a width of their own, beside which
+    those that a short time makes narrow could not be compared.
+
     Raises:
         ConfigError: If one is wrong, or differs from the stored one.
     """
@@ -45,6 +49,8 @@ def shared_options(config: BakeoffConfig, folder: Path) -> FitConfig:
         return interrupted_run(resumed)[1]
     if given.get("epochs") is None:
         given = {"max_minutes": DEFAULT_MINUTES} | given
+    if given.get("plan") is None:
+        given = {"width": WIDE} | given
     recipe = validated(FitConfig, given, source="fit")
     refuse_what_cannot_be_built(recipe)
     return recipe
@@ -65,6 +71,8 @@ def own_options(recipe: FitConfig, own: Mapping[str, Any], name: str) -> FitConf
     part = {"name": name} | dict(own.get("network", {}))
     place = recipe.out / name.replace(":", "_")  # which not all file systems allow
     values = recipe.model_dump() | dict(own) | {"network": part, "out": place, "resume": False}
+    if own.get("plan") is not None:
+        values["width"] = own.get("width")  # not that of all, beside a plan that has one
     return validated(FitConfig, values, source=f"own.{name}")
 
 

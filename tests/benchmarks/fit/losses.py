@@ -25,7 +25,7 @@ from tests.benchmarks.predict.compare import MEDSEG3D
 from tests.benchmarks.predict.measure import run
 from tests.benchmarks.predict.results import Record, Results, say, table
 
-PART, MINUTES = "losses", 5.0
+PART, MINUTES, WIDTH = "losses", 5.0, 32
 ADDED = {
     "boundary": "dice_ce+0.1*boundary",
     "cldice": "dice_ce+0.3*cldice",
@@ -55,7 +55,7 @@ def measure(loss: str, minutes: float, folder: Path) -> Record:
     place, log = folder / "runs" / f"loss_{loss}", folder / "logs" / f"loss_{loss}.log"
     shutil.rmtree(place, ignore_errors=True)
     words: list[str | Path] = [MEDSEG3D, "fit", data, "-o", place, "--device", "cpu"]
-    words += ["--max-minutes", str(minutes), "--fold", "0"]
+    words += ["--max-minutes", str(minutes), "--fold", "0", "--set", f"width={WIDTH}"]
     network = OF_NETWORKS.get(loss)
     words += ["--network", network] if network else ["--loss", ADDED.get(loss, loss)]
     words += ["--set", f"splits={splits}", "--set", f"cache={folder / 'cache'}"]
