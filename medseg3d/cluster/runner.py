@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 from medseg3d.cluster.connection import connected, threads_each
 from medseg3d.cluster.place import Here, parse_address
 from medseg3d.cluster.versions import SCHEDULER, differences
-from medseg3d.cluster.work import SECONDS_TO_ANSWER, SchedulerLostError, Work
+from medseg3d.cluster.work import SchedulerLostError, Work
 from medseg3d.errors import RunError
 
 J = TypeVar("J")
@@ -20,7 +20,7 @@ log = logging.getLogger("medseg3d")
 
 SECONDS_BETWEEN_LOOKS = 0.3
 PATIENCE = 60.0
-"""Seconds without any worker after which the work is given up."""
+"""Seconds without any worker, or answer of the scheduler, after which the work is given up."""
 
 
 class Cluster:
@@ -111,9 +111,7 @@ class Cluster:
         if client.status != "running":  # it tries to reach it again, but has forgotten its jobs
             raise SchedulerLostError
         try:
-            info = client.sync(
-                client.scheduler.identity, n_workers=-1, callback_timeout=SECONDS_TO_ANSWER
-            )
+            info = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=PATIENCE)
         except (OSError, TimeoutError):
             raise SchedulerLostError from None
         workers = info["workers"]

@@ -25,6 +25,7 @@ MOST_DEATHS = 3
 """Workers that one job may cost."""
 
 SECONDS_TO_ANSWER = 10.0
+"""For a worker to send a result, before it counts as dead."""
 
 
 class SchedulerLostError(RunError):
@@ -125,16 +126,19 @@ class Work(Generic[J, R]):
 
     def _end(self, task: _Task[J], future: "Future[Any]") -> bool:
         """Take what came back; whether its worker is still there."""
-        from distributed import KilledWorker
+        from distributed import CancelledError, KilledWorker
 
         task.future = None
-        if future.status not in ("finished", "error"):
-            raise SchedulerLostError
-        try:
-            outcome: Outcome = future.result(timeout=SECONDS_TO_ANSWER)
-        except (KilledWorker, OSError, TimeoutError):  # it may die with the result
+        if future.status in ("lost", "pending"):  # its worker died with the result
             self._bury(task)
             return False
+        try:
+            outcome: Outcome = future.result(timeout=SECONDS_TO_ANSWER)
+        except (KilledWorker, OSError, TimeoutError):  # or dies while it sends it
+            self._bury(task)
+            return False
+        except CancelledError:  # as all are when the connection breaks
+            raise SchedulerLostError from None
         except Exception as error:  # the result could not be sent
             outcome = Outcome(error=sentence(error))
         for level, text in outcome.messages:

@@ -318,8 +318,8 @@ def test_the_command_ends_in_order(cases: Path, places: dict[str, Path]) -> None
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
     told = process.stderr.read()
-    assert process.wait(15) == 143, told
-    assert time.monotonic() - begun < 10
+    assert process.wait(30) == 143, told
+    assert time.monotonic() - begun < 25
     assert "Traceback" not in told
     assert "--resume" in told
     process.stderr.close()

@@ -97,7 +97,7 @@ def test_an_error_that_is_not_kept_ends_everything(step: str) -> None:
         def work(job: int, *_: object) -> int:
             if name == step and job == 1:
                 raise OSError("the disk is full")
-            for _step in range(500 if job > 2 else 1):
+            for _step in range(6000 if job > 2 else 1):
                 time.sleep(0.01)
             return job
 
@@ -115,7 +115,7 @@ def test_an_error_that_is_not_kept_ends_everything(step: str) -> None:
                 fit_together=lambda *_: step != "compute",
             )
         )
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 30
     assert threading.active_count() == before
 
 

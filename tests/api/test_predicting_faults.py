@@ -602,7 +602,7 @@ def test_a_signal_ends_the_batch_at_once_and_keeps_what_is_finished(
     begun = time.monotonic()
     process.send_signal(getattr(signal, name))
     _, errors = process.communicate(timeout=30)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 25
     assert process.returncode == code
     assert errors.splitlines()[-1] == f"medseg3d predict: {word}"
     assert "Traceback" not in errors

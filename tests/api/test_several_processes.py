@@ -120,7 +120,7 @@ def one_leaves_in_a_step() -> None:
     begun = time.monotonic()
     with pytest.raises(RunError, match="another of the 2 processes of this run has ended"):
         steps()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 60
     time.sleep(0.5)  # as if it wrote a checkpoint
     team.leave()
     return None
@@ -140,7 +140,7 @@ def first_one_goes_without_a_word() -> None:
         os._exit(0)
     begun = time.monotonic()
     team.outlast()
-    assert 0.5 < time.monotonic() - begun < 5
+    assert 0.5 < time.monotonic() - begun < 60
 
 
 def test_one_that_waits_says_nothing_when_the_first_one_is_gone(tmp_path: Path) -> None:

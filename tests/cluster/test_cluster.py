@@ -107,6 +107,35 @@ def test_a_killed_workers_job_is_tried_again_and_fails_with_the_third(
     assert len(results) == 2, "the workers are back"
 
 
+def test_a_worker_that_is_killed_between_its_job_and_the_taking_of_it_costs_nothing(
+    cluster: Cluster, workers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "SECONDS_BETWEEN_LOOKS", 60)  # it learns of the death by the job
+    futures = cluster._connection.client.futures
+    earlier = set(futures)
+    results: dict[int, int] = {}
+
+    def wait_for(*statuses: str) -> None:
+        until = time.monotonic() + 60
+        while sorted(futures[key].status for key in futures.keys() - earlier) != [*statuses]:
+            assert time.monotonic() < until, statuses
+            time.sleep(0.01)
+
+    def on_result(job: int, done: cluster_jobs.Done) -> None:
+        if not results:
+            wait_for("finished", "finished")
+            [other] = set(workers) - {done.process}
+            os.kill(other, signal.SIGKILL)
+            wait_for("finished", "lost")
+        results[job] = done.process
+
+    def on_failure(job: int, error: Exception) -> None:
+        raise AssertionError(f"{job}: {error}")
+
+    cluster.run(cluster_jobs.remember, [0, 1], on_result=on_result, on_failure=on_failure)
+    assert sorted(results) == [0, 1]
+
+
 def test_workers_do_not_hear_ctrl_c(cluster: Cluster, workers: list[int]) -> None:
     assert len(workers) == 2
     for process in workers:
@@ -205,7 +234,7 @@ def test_a_scheduler_that_is_not_there_is_told_soon(
     begun = time.monotonic()
     with stranger(answer) as address, pytest.raises(RunError, match=told), Cluster(address):
         pass
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 20
 
 
 @pytest.fixture
@@ -292,10 +321,10 @@ def test_however_it_ends_no_process_is_left(tmp_path: Path) -> None:
         send(process.pid, number)
     begun = time.monotonic()
     for name, (_, _, _, told) in ways.items():
-        _, errors = processes[name].communicate(timeout=10)
+        _, errors = processes[name].communicate(timeout=30)
         assert errors == told or (told is None and "Traceback" not in errors), name
     while any(_session(process.pid) for process in processes.values()):
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 30
         time.sleep(0.02)
     left = {path.parent.stem for path in tmp_path.glob("*.scratch/*")}
     assert left <= {"killed"}

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from typer.testing import CliRunner, Result
 
 from medseg3d import cli
 from medseg3d.data.files import case_stem
+from tests.limits import limited
 
 TOOL = Path(__file__).parents[2].parent / "shared" / "tools" / "bad_inputs.py"
 SECONDS, BYTES = 10.0, 2 << 30
@@ -310,9 +310,8 @@ def expect_from_data(entry: Entry, data: Path, names: tuple[str, ...], work: Pat
     """``check`` reports what is to be said, and ``fit`` refuses the same."""
     says = WARNINGS[entry.kind] if entry.warns else ""
     before = snapshot(work)
-    begun = time.monotonic()
-    result = run("check", data, "--json")
-    assert time.monotonic() - begun < SECONDS
+    with limited(SECONDS):
+        result = run("check", data, "--json")
     assert result.exception is None or isinstance(result.exception, SystemExit), result.output
     assert result.exit_code == int(entry.is_error), result.output
     assert snapshot(work) == before
@@ -351,11 +350,9 @@ def expect(
         watch: Folder in which nothing may change on failure.
     """
     before = snapshot(watch)
-    begun = time.monotonic()
-    result = run(verb, *arguments)
-    seconds = time.monotonic() - begun
+    with limited(SECONDS):
+        result = run(verb, *arguments)
     told = f"{verb}: {result.output}"
-    assert seconds < SECONDS, told
     assert "Traceback" not in result.output, told
     assert result.exception is None or isinstance(result.exception, SystemExit), told
     assert result.exit_code == int(fails), told

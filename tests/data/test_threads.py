@@ -37,7 +37,7 @@ def test_a_call_that_is_running_is_stopped() -> None:
 
     def long(n: int) -> int:
         try:
-            for _ in range(1000 if n else 0):
+            for _ in range(6000 if n else 0):
                 time.sleep(0.01)
         except SystemExit:
             ended.set()
@@ -48,7 +48,7 @@ def test_a_call_that_is_running_is_stopped() -> None:
     assert next(results) == 0
     begun = time.monotonic()
     results.close()  # type: ignore[attr-defined]
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     assert ended.is_set()
 
 
@@ -57,9 +57,9 @@ def test_nobody_waits_long_for_a_call_that_cannot_be_stopped(
 ) -> None:
     monkeypatch.setattr(threads, "PATIENCE", 0.1)
     release = threading.Event()
-    results = in_threads(lambda n: release.wait(10) if n else n, [0, 1, 2])
+    results = in_threads(lambda n: release.wait(60) if n else n, [0, 1, 2])
     assert next(results) == 0
     begun = time.monotonic()
     results.close()  # type: ignore[attr-defined]
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     release.set()

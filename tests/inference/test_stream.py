@@ -344,7 +344,7 @@ class Failing:
     def take(self, axis: int, index: int, *_: Any) -> None:
         if axis == 0 and index == 5:
             self.fail()
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def full() -> None:
@@ -365,5 +365,5 @@ def test_an_end_too_early_comes_soon_and_leaves_no_thread_behind(
     with pytest.raises(error):
         stream(Network(noisy(2)), image, maps, np.empty((600, 9, 9), np.uint8), np.arange(2),  # type: ignore[arg-type]
                window=(500, 9, 9), threads=2, planes=[Failing(fail)])  # fmt: skip
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 15
     assert threading.active_count() == before
