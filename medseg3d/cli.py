@@ -5,12 +5,9 @@ Everything heavy is imported inside the commands, so that help and typing errors
 
 import json
 import logging
-import re
 import shlex
 import subprocess
 import sys
-import traceback
-from collections.abc import Sequence
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -18,18 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel
-from typer.core import TyperGroup
 
 import medseg3d
 from medseg3d.cli_options import (
     FLAGS,
     Quiet,
-    UsageError,
     Verbose,
     command,
     merged,
     option_rows,
 )
+from medseg3d.cli_program import Program, told
+from medseg3d.cli_tables import show, show_rows, show_summary
 from medseg3d.config import (
     BakeoffConfig,
     CheckConfig,
@@ -42,26 +39,19 @@ from medseg3d.config import (
     ScoreConfig,
     read_yaml,
 )
-from medseg3d.errors import RunError, Terminated, TimeIsUp, UnknownNameError
+from medseg3d.errors import RunError
 from medseg3d.process import (
     FAILED,
-    MISUSED,
     PIPE_CLOSED,
-    drop_output,
-    exit_code,
     flush_output,
     forgive_characters,
     handle_signals,
-    sentence,
 )
 from medseg3d.progress import LOGGER, StderrHandler
 from medseg3d.ranks import own_rank
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from medseg3d.registry import Registry
-    from medseg3d.scoring import Summary
 
 COMMANDS: dict[str, type[BaseModel]] = {
     "fit": FitConfig,
@@ -74,64 +64,6 @@ COMMANDS: dict[str, type[BaseModel]] = {
     "download": DownloadConfig,
     "bakeoff": BakeoffConfig,
 }
-WIDTH_OF_FILES = 120
-TYPED = "medseg3d.typed"
-"""The words of the command line, in the context of the group."""
-
-
-class Program(TyperGroup):
-    """The group of commands; an error becomes one line on stderr and an exit code."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Remember what was typed."""
-        ctx.meta[TYPED] = tuple(args)
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            drop_output()
-            raise typer.Exit(PIPE_CLOSED) from None
-        except (Exception, KeyboardInterrupt) as error:
-            if isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
-                raise  # typer's own: help, misuse, a wanted end
-            code, message = _told(error, ctx.meta[TYPED])
-            if code == FAILED and LOGGER.isEnabledFor(logging.DEBUG):
-                traceback.print_exc()
-            typer.echo(f"medseg3d {ctx.invoked_subcommand}: {message}", err=True)
-            raise typer.Exit(code) from None
-
-
-def _told(error: BaseException, typed: Sequence[str] = ()) -> tuple[int, str]:
-    """Exit code and sentence of an error, given the words of the command line."""
-    if isinstance(error, KeyboardInterrupt):
-        return exit_code(type(error)), _ended_by(error)
-    is_typed = isinstance(error, UnknownNameError) and _is_among(error.name, typed)
-    return MISUSED if is_typed or isinstance(error, UsageError) else FAILED, sentence(error)
-
-
-def _is_among(name: str, words: Sequence[str]) -> bool:
-    """Whether a name is one of the words, or a whole part of one, but not of a file's name.
-
-    Examples:
-        >>> _is_among("vne", ["--networks", "unet3d,vne"]), _is_among("vne", ["vnet.yaml"])
-        (True, False)
-        >>> _is_among("dic", ["loss=dic+0.5*focal"]), _is_among("unet4", ["runs/unet4.yaml"])
-        (True, False)
-        >>> _is_among("vne", ["own.vne.batch_size=2"])
-        True
-    """
-    part = re.compile(rf"(?<![\w./-]){re.escape(name)}(?![\w./-])")
-    keys = [word.partition("=")[0].split(".") for word in words if "=" in word]
-    return bool(name) and (any(map(part.search, words)) or any(name in key for key in keys))
-
-
-def _ended_by(error: KeyboardInterrupt) -> str:
-    if isinstance(error, TimeIsUp):
-        return "stopped, because the time of this job is nearly up"
-    return "terminated" if isinstance(error, Terminated) else "interrupted"
 
 
 app = typer.Typer(
@@ -182,12 +114,12 @@ def fit(config: FitConfig) -> None:
     from medseg3d import api
 
     if config.dry_run:
-        _show_rows(api.rehearse(config).rows())
+        show_rows(api.rehearse(config).rows())
         return
     run = api.fit(config)
     if own_rank().number:  # the first of several processes tells of all
         return
-    _show(run.scores.summary)
+    show_summary(run.scores.summary)
     folder = shlex.quote(str(run.folder))
     LOGGER.info("look at the held-out cases: medseg3d review %s", folder)
     LOGGER.info("label new images: medseg3d predict IMAGE -m %s", folder)
@@ -222,7 +154,7 @@ def score(config: ScoreConfig) -> None:
     from medseg3d import api
 
     result = api.score(config)
-    _show(result.summary)
+    show_summary(result.summary)
     typer.echo(result.csv)
 
 
@@ -275,7 +207,7 @@ def compare(config: CompareConfig) -> None:
     from medseg3d.scoring.comparison_text import comparison_text
 
     result = api.compare(config)
-    _print(comparison_text(result.comparison))
+    show(comparison_text(result.comparison))
     typer.echo(result.csv)
 
 
@@ -328,7 +260,7 @@ def check(config: CheckConfig) -> None:
         from medseg3d.report.terminal import report_text
 
         copied = report.copy.examination if report.copy else None
-        _print(report_text(report.examination, report.changes, copied, folder=config.fix))
+        show(report_text(report.examination, report.changes, copied, folder=config.fix))
     if not report.is_sound:
         raise typer.Exit(1)
 
@@ -397,7 +329,7 @@ def bakeoff(config: BakeoffConfig) -> None:
     from medseg3d import api
 
     result = api.bakeoff(config)
-    _show_rows([one.in_words() for one in result.contestants])
+    show_rows([one.in_words() for one in result.contestants])
     typer.echo(result.csv)
     if result.failed:
         raise typer.Exit(FAILED)
@@ -436,7 +368,7 @@ def info(
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
-        _show_rows(api.info_rows(facts))
+        show_rows(api.info_rows(facts))
 
 
 class Kind(StrEnum):
@@ -467,7 +399,7 @@ def list_parts(
     if as_json:
         typer.echo(json.dumps(rows, indent=2, default=str))
     else:
-        _show_rows(rows)
+        show_rows(rows)
 
 
 def _rows(kind: Kind) -> list[dict[str, Any]]:
@@ -484,45 +416,6 @@ def _rows(kind: Kind) -> list[dict[str, Any]]:
     module = "inference.backends" if kind is Kind.BACKENDS else kind
     registry: Registry[Any] = getattr(import_module(f"medseg3d.{module}"), kind.upper())
     return [{"name": name, **registry.facts(name)} for name in registry]
-
-
-def _show_rows(rows: Sequence[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
-    console = Console()
-    if not console.is_terminal:
-        typer.echo("\n".join("\t".join(line) for line in [columns, *cells]))
-        return
-    table = Table(*columns, box=box.SIMPLE)
-    for line in cells:
-        table.add_row(*map(Text, line))
-    console.print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return ", ".join(map(str, value))
-    return "" if value is None else str(value)
-
-
-def _show(summary: "Summary") -> None:
-    from medseg3d.scoring import summary_table
-
-    _print(summary_table(summary))
-
-
-def _print(what: "RenderableType") -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDTH_OF_FILES
-    console.print(what)
 
 
 @app.command("demo", epilog=_examples("medseg3d demo", "medseg3d demo -o runs/first"))
@@ -562,7 +455,7 @@ def demo(
             out=run.folder / "review",
         )
     ).page
-    _show(result.summary)
+    show_summary(result.summary)
     places = {
         "cases": sample,
         "run": run.folder,
@@ -597,6 +490,6 @@ def main() -> None:
         forgive_characters()
         app(prog_name="medseg3d")
     except (BrokenPipeError, KeyboardInterrupt) as error:
-        sys.exit(PIPE_CLOSED if isinstance(error, BrokenPipeError) else _told(error)[0])
+        sys.exit(PIPE_CLOSED if isinstance(error, BrokenPipeError) else told(error)[0])
     finally:
         flush_output()
