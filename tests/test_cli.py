@@ -73,7 +73,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder(tmp_path / "run")
     monkeypatch.setitem(sys.modules, "medseg3d.api", recorder)
     monkeypatch.setattr(medseg3d, "api", recorder, raising=False)
-    monkeypatch.setattr(cli, "_show", lambda summary: typer.echo(summary))
+    monkeypatch.setattr(cli, "show_summary", lambda summary: typer.echo(summary))
     return recorder
 
 
