@@ -245,6 +245,9 @@ def run_out() -> None:
     raise MemoryError("Unable to allocate 9 GiB")
 
 
+@pytest.mark.filterwarnings(  # torch opens files to see whether it can; the signal may come there
+    "ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize(
     ("act", "error", "message"),
     [
