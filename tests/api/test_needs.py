@@ -1,6 +1,9 @@
 """How much memory and disk a case takes."""
 
+import json
 import os
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
@@ -15,7 +18,8 @@ import medseg3d
 from medseg3d.api import outputs
 from medseg3d.api.outputs import Target
 from medseg3d.api.predicting.needs import Needs, disk_of, estimate, needs_of
-from medseg3d.bundle import read_bundle
+from medseg3d.api.predicting.worker import window_bytes_for
+from medseg3d.bundle import read_bundle, save_bundle
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.cases import find_inputs
 from medseg3d.data.plan import Plan
@@ -24,6 +28,7 @@ from medseg3d.geometry.grid import Grid
 from medseg3d.inference.planes import Entropy, PlaneFile, Probabilities
 from medseg3d.inference.restoration import Restoration
 from medseg3d.inference.stream import stream
+from medseg3d.networks import build_network
 from tests.inference.reference import Network
 from tests.inference.test_planes import placement_of
 
@@ -49,7 +54,8 @@ def _image(path: Path, shape: tuple[int, int, int]) -> Path:
 
 def _needs(image: Path, model: Path, **options: object) -> Needs:
     [case] = find_inputs([image])
-    return needs_of(case, read_bundle(model).plan, _config(**options), model=model)
+    plan, config = read_bundle(model).plan, _config(**options)
+    return needs_of(case, plan, config, model=model, window_bytes=window_bytes_for(config))
 
 
 @pytest.mark.parametrize(
@@ -130,6 +136,28 @@ def test_a_part_takes_less_memory_than_the_whole(tmp_path: Path, tiny_model: Pat
         _needs(image, tiny_model, roi="10:201,:,:")
 
 
+@pytest.mark.parametrize(("backend", "precision"), [("eager", "fp32"), ("eager", "bf16")])
+def test_the_peak_is_no_more_than_what_is_told(
+    tmp_path: Path, tiny_model: Path, backend: str, precision: str
+) -> None:
+    """In a process of its own, since the peak is that of the process."""
+    old = read_bundle(tiny_model)
+    options = {"width": 16, "max_width": 32, "strides": ((2, 2, 2),), "kernels": old.plan.kernels}
+    sizes = {"patch_size": (96, 96, 96), "width": 16, "max_width": 32, "spacing": (1.0, 1.0, 1.0)}
+    changes = {"options": options, "plan": old.plan.model_copy(update=sizes)}
+    bundle = old.model_copy(update=changes)
+    model = tmp_path / "wide.medseg3d"
+    save_bundle(model, bundle, build_network("unet3d", 1, 3, options=options))
+    image = _image(tmp_path / "a.nii", (96, 96, 96))
+    given = {"backend": backend, "precision": precision, "device": "cpu", "threads": 1}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "medseg3d", "predict", str(image), "-m", str(model), *words]
+    subprocess.run([*command, "-o", str(tmp_path / "out")], check=True, capture_output=True)
+    [record] = json.loads((tmp_path / "out" / "predictions.json").read_text())["cases"].values()
+    told = _needs(image, model, **given).memory
+    assert told / 3 < record["peak_memory_bytes"] < told
+
+
 def test_many_cases_fit_where_they_do(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +185,8 @@ def test_planes_of_logits_count_for_the_memory(
 
     def computing(**options: object) -> int:
         config = _config(threads=threads, **options)
-        return estimate(grid, plan, config, working=shape, part=shape).computing
+        needs = estimate(grid, plan, config, working=shape, part=shape, window_bytes=16)
+        return needs.computing
 
     chosen = ["probabilities", "uncertainty"] if kind == "both" else [kind]
     told = computing(**dict.fromkeys(chosen, True)) - computing()

@@ -218,7 +218,8 @@ def needs_of_file(path: Path, model: Path) -> Needs:
     plan = read_bundle(find_bundle(model)).plan
     [case] = find_inputs([path])
     config = validated(PredictConfig, {"inputs": [path]})
-    return needs_of(case, plan, config, model=model)
+    window_bytes = worker.window_bytes_for(config)
+    return needs_of(case, plan, config, model=model, window_bytes=window_bytes)
 
 
 def test_less_memory_gives_the_same_labels(tmp_path: Path, tiny_model: Path) -> None:

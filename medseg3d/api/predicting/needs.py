@@ -14,19 +14,18 @@ from medseg3d.config import PredictConfig
 from medseg3d.data.cases import Case
 from medseg3d.data.plan import Plan
 from medseg3d.data.preprocess import working_shape
+from medseg3d.data.stages import size3
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.inference.course import Course
 from medseg3d.inference.slab import least_slab_bytes, slab_bytes
+from medseg3d.inference.windows import fit_window
 from medseg3d.io import read_grid
 from medseg3d.machine import in_words, memory_in_reach, num_processors
 from medseg3d.types import Size3
 
 PROGRAM = 500 << 20
 """Bytes of the libraries and a small network."""
-
-WINDOW_BYTES = 16
-"""Bytes per voxel of a window and channel of the finest stage while it is predicted, measured."""
 
 FLOAT, SHORT = 4, 2
 PACKED_LABELS = 0.005
@@ -106,7 +105,9 @@ def disk_of(jobs: Sequence[tuple[Needs, Target]]) -> Iterator[tuple[Path, int]]:
         yield target.labels.parent, most
 
 
-def needs_of(case: Case, plan: Plan, config: PredictConfig, *, model: Path) -> Needs:
+def needs_of(
+    case: Case, plan: Plan, config: PredictConfig, *, model: Path, window_bytes: int
+) -> Needs:
     """Read the headers of a case, and refuse it if it does not fit the model.
 
     Args:
@@ -114,6 +115,7 @@ def needs_of(case: Case, plan: Plan, config: PredictConfig, *, model: Path) -> N
         plan: Plan of the model.
         config: What is asked for.
         model: File of the model, to name it.
+        window_bytes: Memory per voxel of a window and channel of the finest stage.
 
     Raises:
         ConfigError: If ``--roi`` does not fit the image.
@@ -134,11 +136,18 @@ def needs_of(case: Case, plan: Plan, config: PredictConfig, *, model: Path) -> N
     part = part_shape(config, grid, plan)
     touched = zip(shape, part, canonical.shape, strict=True)
     i, j, k = (min(after, -(-after * n // before) + 1) for after, n, before in touched)
-    return estimate(grid, plan, config, working=(i, j, k), part=part)
+    working = (i, j, k)
+    return estimate(grid, plan, config, working=working, part=part, window_bytes=window_bytes)
 
 
 def estimate(
-    grid: Grid, plan: Plan, config: PredictConfig, *, working: Size3, part: Size3
+    grid: Grid,
+    plan: Plan,
+    config: PredictConfig,
+    *,
+    working: Size3,
+    part: Size3,
+    window_bytes: int,
 ) -> Needs:
     """What predicting an image on ``grid`` takes.
 
@@ -148,12 +157,15 @@ def estimate(
         config: What is asked for.
         working: Voxels of the working grid, or of the part of it that is looked at.
         part: Voxels of the image that are looked at, along the RAS+ axes.
+        window_bytes: Memory per voxel of a window and channel of the finest stage.
     """
     voxels, channels = prod(grid.shape), len(plan.channels)
     image, prepared = FLOAT * channels * voxels, FLOAT * channels * prod(working)
     labels = np.min_scalar_type(max(plan.labels)).itemsize * voxels
     held = labels * (1 + config.samples) + (SHORT * voxels if config.samples else 0)
-    network = WINDOW_BYTES * plan.width * prod(plan.window)
+    divisor = size3(prod(axis) for axis in zip((1, 1, 1), *plan.strides, strict=True))
+    window = fit_window(working, plan.window, divisor, plan.single_slices)
+    network = window_bytes * plan.width * prod(window)
     network += _planes_at_work(plan, config, working, part)
     slab = (plan.num_labels, working, plan.window, config.overlap)
     axis = plan.single_slices

@@ -22,6 +22,7 @@ from medseg3d.api.predicting.worker import (
     models_of,
     open_predictor,
     rules_for,
+    window_bytes_for,
 )
 from medseg3d.bundle import inspect_bundle, read_bundle
 from medseg3d.cluster.shard import Shard, parse_shard
@@ -146,10 +147,11 @@ class Batch:
         model = models_of(config)[0]
         plan = read_bundle(model).plan
         rules = rules_for(config)
+        window_bytes = window_bytes_for(config)
         jobs = []
         for case, target in todo:
             with self.failures.of(case.id, case.images[0]):
-                jobs.append(self._job(case, target, plan, model))
+                jobs.append(self._job(case, target, plan, model, window_bytes))
         expect_disk(disk_of([(job.needs, job.target) for job in jobs]))
         if self.records is not None:
             self.records.begin(file for job in jobs for file in job.target.files)
@@ -160,9 +162,9 @@ class Batch:
                 log.info("post-processing: %s", rules_in_words(rules, plan.labels))
         return jobs
 
-    def _job(self, case: Case, target: Target, plan: Plan, model: Path) -> Job:
+    def _job(self, case: Case, target: Target, plan: Plan, model: Path, window_bytes: int) -> Job:
         config = self.config
-        needs = needs_of(case, plan, config, model=model)
+        needs = needs_of(case, plan, config, model=model, window_bytes=window_bytes)
         expect_memory(needs.reading, config.memory_limit, told=needs.least)
         if is_dicom(target.labels):
             expect_identified(case.images[0])

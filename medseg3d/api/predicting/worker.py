@@ -26,6 +26,7 @@ from medseg3d.data.familiar import case_warnings
 from medseg3d.data.preprocess import WorkingCase
 from medseg3d.device import find_device
 from medseg3d.errors import DataError, MedSeg3DError
+from medseg3d.inference.backends import window_bytes
 from medseg3d.inference.cleaning import Change, clean
 from medseg3d.inference.planes import Entropy, PlaneFile, PlaneSink, Probabilities
 from medseg3d.inference.predictor import Predictor, Segmentation
@@ -135,6 +136,15 @@ def models_of(config: PredictConfig) -> list[Path]:
     return [found for path in config.model or (None,) for found in find_bundles(path)[:most]]
 
 
+def window_bytes_for(config: PredictConfig) -> int:
+    """Memory per voxel of a window and channel of the finest stage, by what the options name.
+
+    Raises:
+        ConfigError: If there is no such backend, precision or device.
+    """
+    return window_bytes(config.backend, config.precision, find_device(config.device))
+
+
 def rules_for(config: PredictConfig) -> Rules:
     """What is done to the labels after the network.
 
@@ -156,6 +166,7 @@ class Worker:
         self.predictor = predictor
         self.config = config
         self.rules = rules_for(config)
+        self._window_bytes = window_bytes_for(config)
         self._cpu: Predictor | None = None
         self._samples: Samples | None = None
         self._diagnoses: Diagnoses | None = None
@@ -303,7 +314,14 @@ class Worker:
         _, i, j, k = working.image.shape
         config, plan = self.config, self.predictor.bundle.plan
         part = lengths(working.placement.part)
-        needs = estimate(case.grid, plan, config, working=(i, j, k), part=part)
+        needs = estimate(
+            case.grid,
+            plan,
+            config,
+            working=(i, j, k),
+            part=part,
+            window_bytes=self._window_bytes,
+        )
         allowed = expect_memory(needs.computing + needs.least_slab, config.memory_limit)
         return min(needs.slab, allowed - needs.computing)
 

@@ -28,6 +28,7 @@ log = logging.getLogger("medseg3d")
     devices=("cpu", "cuda"),
     precisions=("fp32", "bf16", "fp16"),
     speed={"fp32": 1.8, "bf16": 3.7},
+    window_bytes={"fp32": 32, "bf16": 18},
     auto=False,
     needs=(),
     extra="",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     devices=("cpu", "cuda"),
     precisions=("fp32", "bf16", "fp16"),
     speed={"fp32": 1.0, "bf16": 2.2},
+    window_bytes={"fp32": 52, "bf16": 18},
     auto=True,
     needs=(),
     extra="",

@@ -92,6 +92,7 @@ class Exchange:
     devices=("cpu",),
     precisions=("fp32",),
     speed={"fp32": 1.2},
+    window_bytes={"fp32": 32},
     auto=True,
     needs=("onnx", "onnxruntime"),
     extra="onnx",

@@ -20,6 +20,9 @@ TRIALS = "trials.json"
 SURE = "eager"
 """The backend that computes every network everywhere."""
 
+BESIDE_GPU = 16
+"""Bytes per voxel of a window and channel that are allowed for in the memory beside a GPU."""
+
 
 def open_network(
     path: Path,
@@ -85,6 +88,26 @@ def _tried(exact: Backend, precision: Precision, source: Source) -> WindowNetwor
     if passed is None:
         return Trial(exact, exact.twin(precision), lambda passed: memory.keep(what, passed))
     return exact.twin(precision) if passed else exact
+
+
+def window_bytes(backend: str, precision: str, device: Device) -> int:
+    """Memory per voxel of a window and channel of the finest stage, of what is likely opened.
+
+    Args:
+        backend: Registered name or ``auto``.
+        precision: As it is asked for; ``auto`` may also come to fp32.
+        device: Where it computes; a GPU has memory of its own.
+
+    Raises:
+        ConfigError: If the backend or the precision is unknown.
+    """
+    wanted = resolve_precision(precision, device)
+    likely = _ranked(wanted, device)[0] if backend == "auto" else backend
+    bytes_of: dict[str, int] = BACKENDS.facts(likely)["window_bytes"]
+    if device.type != "cpu":
+        return BESIDE_GPU
+    possible = {wanted, "fp32"} if precision == "auto" else {wanted}
+    return max(bytes_of.get(name, bytes_of["fp32"]) for name in possible)
 
 
 def missing(name: str) -> list[str]:

@@ -78,6 +78,7 @@ class Intermediate:
     devices=("cpu",),
     precisions=("fp32", "bf16"),
     speed={"fp32": 2.1, "bf16": 4.0},
+    window_bytes={"fp32": 26, "bf16": 26},
     auto=True,
     needs=("openvino",),
     extra="openvino",

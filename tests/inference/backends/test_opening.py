@@ -9,7 +9,7 @@ import torch
 
 from medseg3d.device import Precision
 from medseg3d.errors import ConfigError, RunError
-from medseg3d.inference.backends import BACKENDS, compiled, open_network, opening
+from medseg3d.inference.backends import BACKENDS, compiled, open_network, opening, window_bytes
 from medseg3d.inference.backends.compiled import Compiled
 from medseg3d.inference.backends.openvino import OpenVINO
 from medseg3d.inference.backends.registered import UnfitBackendError
@@ -88,6 +88,39 @@ def test_auto_takes_the_fastest_that_is_installed(
     found = ready(make_source(dice_changes={"bf16": 0.0}))
     assert (found.backend, found.precision) == expected
     assert opens == [expected]
+
+
+@pytest.mark.parametrize(
+    ("fast", "backend", "precision", "absent", "expected"),
+    [
+        ("bf16", "auto", "auto", (), 26),
+        ("bf16", "auto", "auto", ("openvino",), 52),  # it may come to fp32
+        ("bf16", "auto", "bf16", ("openvino",), 18),
+        ("fp32", "auto", "auto", ("openvino",), 32),
+        ("fp32", "eager", "bf16", (), 18),
+        ("bf16", "onnx", "auto", (), 32),
+    ],
+)
+def test_the_memory_of_windows_is_that_of_what_is_likely_opened(
+    fast: Precision,
+    backend: str,
+    precision: str,
+    absent: tuple[str, ...],
+    expected: int,
+    processor: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    processor(fast)
+    without(monkeypatch, *absent)
+    assert window_bytes(backend, precision, CPU) == expected
+    assert window_bytes(backend, precision, torch.device("cuda")) == opening.BESIDE_GPU
+
+
+def test_every_backend_has_the_memory_of_its_exact_arithmetic() -> None:
+    for name in BACKENDS:
+        facts = BACKENDS.facts(name)
+        assert facts["window_bytes"].keys() <= {*facts["precisions"]}
+        assert facts["window_bytes"]["fp32"] >= max(facts["window_bytes"].values())
 
 
 @pytest.mark.parametrize(
