@@ -97,10 +97,8 @@ def test_a_second_signal_ends_at_once() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "cleaning\n"
         time.sleep(0.6)
-        begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 143
-    assert time.monotonic() - begun < 20
+        assert process.wait(20) == 143  # the grace is 30 s
 
 
 @pytest.mark.parametrize(

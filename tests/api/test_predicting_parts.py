@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -238,6 +239,16 @@ def test_workers_make_the_same_files_and_a_killed_one_costs_nothing(
         name = f"c{number}.nii.gz"
         assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
     assert medseg3d.predict(tmp_path / "in" / "c1.nii", out=tmp_path / "x.nii", **options)
+
+
+def test_only_the_workers_need_the_gpu(tmp_path: Path, tiny_model: Path) -> None:
+    write_image(tmp_path / "a.nii")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    options = {"model": tiny_model, "out": tmp_path / "out", "cluster": address}
+    for there in ({"device": "cuda"}, {"precision": "fp16"}):
+        with pytest.raises(RunError, match="no Dask scheduler answers at"):
+            medseg3d.predict(tmp_path / "a.nii", **options, **there)
 
 
 def test_what_workers_get_holds_absolute_paths(

@@ -26,7 +26,7 @@ from medseg3d.data.familiar import case_warnings
 from medseg3d.data.preprocess import WorkingCase
 from medseg3d.device import find_device
 from medseg3d.errors import DataError, MedSeg3DError
-from medseg3d.inference.backends import window_bytes
+from medseg3d.inference.backends import BESIDE_GPU, window_bytes
 from medseg3d.inference.cleaning import Change, clean
 from medseg3d.inference.planes import Entropy, PlaneFile, PlaneSink, Probabilities
 from medseg3d.inference.predictor import Predictor, Segmentation
@@ -139,9 +139,13 @@ def models_of(config: PredictConfig) -> list[Path]:
 def window_bytes_for(config: PredictConfig) -> int:
     """Memory per voxel of a window and channel of the finest stage, by what the options name.
 
+    A GPU that is named need not be in this machine, but in those of the workers.
+
     Raises:
-        ConfigError: If there is no such backend, precision or device.
+        ConfigError: If the backend is unknown.
     """
+    if config.device not in ("auto", "cpu"):
+        return BESIDE_GPU
     return window_bytes(config.backend, config.precision, find_device(config.device))
 
 

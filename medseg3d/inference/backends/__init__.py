@@ -11,7 +11,7 @@
 """
 
 from medseg3d.inference.backends.eager import Eager
-from medseg3d.inference.backends.opening import open_network, window_bytes
+from medseg3d.inference.backends.opening import BESIDE_GPU, open_network, window_bytes
 from medseg3d.inference.backends.registered import BACKENDS
 
-__all__ = ["BACKENDS", "Eager", "open_network", "window_bytes"]
+__all__ = ["BACKENDS", "BESIDE_GPU", "Eager", "open_network", "window_bytes"]

@@ -99,9 +99,9 @@ def window_bytes(backend: str, precision: str, device: Device) -> int:
         device: Where it computes; a GPU has memory of its own.
 
     Raises:
-        ConfigError: If the backend or the precision is unknown.
+        ConfigError: If the backend is unknown.
     """
-    wanted = resolve_precision(precision, device)
+    wanted = resolve_precision("auto", device) if precision == "auto" else precision
     likely = _ranked(wanted, device)[0] if backend == "auto" else backend
     bytes_of: dict[str, int] = BACKENDS.facts(likely)["window_bytes"]
     if device.type != "cpu":
@@ -115,7 +115,7 @@ def missing(name: str) -> list[str]:
     return [module for module in BACKENDS.facts(name)["needs"] if find_spec(module) is None]
 
 
-def _ranked(precision: Precision, device: Device) -> list[str]:
+def _ranked(precision: str, device: Device) -> list[str]:
     """Backends that can be used, the fastest first; the sure one is always among them."""
     speeds = {
         name: BACKENDS.facts(name)["speed"].get(precision, 0.0)
