@@ -26,7 +26,7 @@ from medseg3d.cli_options import (
     option_rows,
 )
 from medseg3d.cli_program import Program, told
-from medseg3d.cli_tables import show, show_rows, show_summary
+from medseg3d.cli_tables import show, show_predictions, show_rows, show_summary
 from medseg3d.config import (
     BakeoffConfig,
     CheckConfig,
@@ -39,7 +39,7 @@ from medseg3d.config import (
     ScoreConfig,
     read_yaml,
 )
-from medseg3d.errors import RunError
+from medseg3d.errors import IncompleteError, RunError
 from medseg3d.process import (
     FAILED,
     PIPE_CLOSED,
@@ -133,10 +133,12 @@ def predict(config: PredictConfig) -> None:
     """
     from medseg3d import api
 
-    predictions = api.predict(config)
-    for prediction in predictions:
-        volumes = (f"{name} {volume:.4g} mL" for name, volume in prediction.volumes_ml.items())
-        typer.echo(f"{prediction.path}\t{', '.join(volumes)}")
+    try:
+        predictions = api.predict(config)
+    except IncompleteError as error:
+        show_predictions(error.done)
+        raise
+    show_predictions(predictions)
     folders = {prediction.path.parent for prediction in predictions}
     if len(folders) == 1:
         written = predictions[0].path if len(predictions) == 1 else folders.pop()

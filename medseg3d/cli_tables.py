@@ -1,6 +1,6 @@
 """Tables on stdout: drawn on a terminal, plain where another program reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -8,6 +8,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from medseg3d.api import Prediction
     from medseg3d.scoring import Summary
 
 WIDTH_OF_FILES = 120
@@ -36,6 +37,13 @@ def _cell(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return ", ".join(map(str, value))
     return "" if value is None else str(value)
+
+
+def show_predictions(predictions: "Iterable[Prediction]") -> None:
+    """Print each label map with the volume of every label."""
+    for prediction in predictions:
+        volumes = (f"{name} {volume:.4g} mL" for name, volume in prediction.volumes_ml.items())
+        typer.echo(f"{prediction.path}\t{', '.join(volumes)}")
 
 
 def show_summary(summary: "Summary") -> None:

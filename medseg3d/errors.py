@@ -6,13 +6,14 @@
       ConfigError   an option, a plan or a name is wrong (UnknownNameError)
       DataError     a file, volume or folder breaks the data contract
       ModelError    a bundle or checkpoint cannot be used
-      RunError      a run cannot start or go on (resources, state, interrupted)
+      RunError      a run cannot start or go on (resources, state, interrupted; IncompleteError)
 
 A message is one sentence that says what was found, what was expected and what to do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 
 class MedSeg3DError(Exception):
@@ -50,6 +51,19 @@ class ModelError(MedSeg3DError, ValueError):
 
 class RunError(MedSeg3DError, RuntimeError):
     """A run cannot start or cannot go on."""
+
+
+class IncompleteError(RunError):
+    """Some of the work is done.
+
+    Args:
+        message: What was not.
+        done: What was, in its own order.
+    """
+
+    def __init__(self, message: str, done: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.done = tuple(done)
 
 
 class Terminated(KeyboardInterrupt):

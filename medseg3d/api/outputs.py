@@ -1,10 +1,11 @@
 """Where predictions go, and everything about that which can be refused before the work."""
 
 import os
+import re
 import stat
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg3d.config import PredictConfig
@@ -20,6 +21,11 @@ DEFAULT = "nii.gz"
 DICOM = "dicom-seg"
 PROBABILITIES, UNCERTAINTY = "_probabilities.nii.gz", "_uncertainty.nii.gz"
 SAMPLE, ENTROPY = "_sample_{:02d}.nii.gz", "_samples_entropy.nii.gz"
+SIDE = re.compile(
+    r"(.+)_(?:probabilities|uncertainty|samples_entropy|sample_\d{2,})\.nii\.gz", re.DOTALL
+)
+"""Names of what is written beside a label map."""
+
 MOST_NAMED = 3
 RESERVE = 1 << 20
 """Bytes beside the outputs: tables, folders."""
@@ -35,6 +41,7 @@ class Target:
         uncertainty: Their entropy, likewise.
         samples: Label maps that are drawn.
         entropy: That of their labels, None without any.
+        stale: Files of the case that an earlier prediction left and that are not asked for now.
     """
 
     labels: Path
@@ -42,6 +49,7 @@ class Target:
     uncertainty: Path | None = None
     samples: tuple[Path, ...] = ()
     entropy: Path | None = None
+    stale: tuple[Path, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -57,6 +65,7 @@ class Target:
             self.uncertainty and self.uncertainty.absolute(),
             tuple(file.absolute() for file in self.samples),
             self.entropy and self.entropy.absolute(),
+            tuple(file.absolute() for file in self.stale),
         )
 
     @property
@@ -89,7 +98,7 @@ def find_targets(cases: Sequence[Case], config: PredictConfig) -> list[Target]:
     _expect_short_names(targets)
     _expect_apart(cases, targets, config)
     expect_writable(file.parent for target in targets for file in target.files)
-    return targets
+    return _with_stale(cases, targets)
 
 
 def is_dicom(path: Path) -> bool:
@@ -161,6 +170,22 @@ class _Tried(Exception):  # noqa: N818 - it is no error
 
 def _not_writable(folder: Path, error: OSError) -> RunError:
     return RunError(f"{folder} cannot be written: {reason_of(error)}")
+
+
+def _with_stale(cases: Sequence[Case], targets: Sequence[Target]) -> list[Target]:
+    """The same, with what lies beside the label maps as if it had been made with them."""
+    taken = {_place(file) for target in targets for file in target.files}
+    taken |= {_place(image) for case in cases for image in case.images}
+    beside: dict[Path, list[Path]] = {}
+    for folder in {target.labels.parent for target in targets}:
+        with suppress(OSError):  # there is none yet
+            for entry in sorted(folder.iterdir()):
+                if (match := SIDE.fullmatch(entry.name)) and _place(entry) not in taken:
+                    beside.setdefault(folder / match[1], []).append(entry)
+    return [
+        replace(target, stale=tuple(beside.get(_beside(target.labels, ""), ())))
+        for target in targets
+    ]
 
 
 def _suffix(config: PredictConfig) -> str:
@@ -296,20 +321,35 @@ def expect_new(
     Raises:
         RunError: Naming some of them.
     """
-    existing = [file for target in targets for file in target.files if os.path.lexists(file)]
-    in_the_way = [
+    existing = [
         file
-        for file in existing
-        if not file.is_file() or not (skip_existing or str(file.absolute()) in ours)
+        for target in targets
+        for file in in_the_way(target, skip_existing=skip_existing, ours=ours)
     ]
-    if not in_the_way:
+    if not existing:
         return
-    named = ", ".join(map(str, in_the_way[:MOST_NAMED]))
-    more = ", ..." if len(in_the_way) > MOST_NAMED else ""
+    named = ", ".join(map(str, existing[:MOST_NAMED]))
+    more = ", ..." if len(existing) > MOST_NAMED else ""
     raise RunError(
-        f"{len(in_the_way)} outputs exist already ({named}{more}); give --overwrite to replace "
+        f"{len(existing)} outputs exist already ({named}{more}); give --overwrite to replace "
         "them, or --skip-existing to make only those that lack"
     )
+
+
+def in_the_way(target: Target, *, skip_existing: bool, ours: Collection[str] = ()) -> list[Path]:
+    """Files of a case that are there already and may not be replaced or removed unasked.
+
+    Args:
+        target: Where the outputs of the case go.
+        skip_existing: Whether those of a case that has not all of them are replaced.
+        ours: Paths of outputs that may be replaced without asking.
+    """
+    return [
+        file
+        for file in (*target.files, *target.stale)
+        if os.path.lexists(file)
+        and (not file.is_file() or not (skip_existing or str(file.absolute()) in ours))
+    ]
 
 
 def _real(path: Path) -> Path:

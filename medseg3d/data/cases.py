@@ -106,7 +106,10 @@ def find_inputs(paths: Sequence[Path | str], *, unusable: list[Fault] | None = N
         of_path: list[str] = []
         for file, stem in input_files(path, of_path, to_predict=True).items():
             stems[files.setdefault(file.absolute(), file)] = stem
-        faults += [Fault(fault, [path.name], path) for fault in of_path]
+        faults += [
+            fault if isinstance(fault, Fault) else Fault(fault, [path.name], path)
+            for fault in of_path
+        ]
     by_folder: dict[Path, list[Path]] = {}
     for file in files.values():
         by_folder.setdefault(file.parent, []).append(file)

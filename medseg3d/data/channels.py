@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.data.dataset_json import FILE_NAME
-from medseg3d.data.partners import Fault, count, expect_distinct, some
+from medseg3d.data.partners import Fault, expect_distinct, some
 from medseg3d.io import case_stem
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -25,10 +25,11 @@ def group(
     bare = sum(match[1] in label_ids for match in matches.values() if match)
     numbered = any(match and match[2] == "0000" for match in matches.values()) and bare >= plain
     groups: dict[str, dict[int, Path]] = {}
-    unnumbered = []
+    several = any(match and int(match[2]) for match in matches.values())
     for file, match in matches.items():
-        if numbered and match is None:
-            unnumbered.append(file.name)
+        if numbered and several and match is None:
+            told = f"{file} lacks the channel number that others have; name it like case_0000"
+            faults.append(Fault(told, [stems[file]], file))
             continue
         case_id, channel = (match[1], int(match[2])) if numbered and match else (stems[file], 0)
         channels = groups.setdefault(case_id, {})
@@ -36,11 +37,6 @@ def group(
             told = f"{case_id} is there twice ({channels[channel]} and {file}), keep one"
             faults.append(Fault(told, [case_id], file))
         channels[channel] = file
-    if unnumbered:
-        faults.append(
-            f"{count(unnumbered, 'file')} lack the channel number that others have; "
-            "name them like case_0000"
-        )
     expect_distinct(firsts(groups), faults)
     return groups
 

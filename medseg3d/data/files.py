@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from medseg3d.data.partners import count
+from medseg3d.data.partners import Fault, count
 from medseg3d.errors import DataError
 from medseg3d.io import OUTPUTS, SUFFIXES, case_stem
 from medseg3d.io.dicom import chosen_in
@@ -190,7 +190,7 @@ def _inside(folder: Path, faults: list[str], *, to_predict: bool) -> dict[Path, 
                 f"({others[0].name}); put them into folders of their own"
             )
         if to_predict and not is_segmentation(folder):
-            warn_of(folder, [path for path in series_below(folder) if path != folder])
+            faults += _hidden(folder, [path for path in series_below(folder) if path != folder])
         return {folder: _stem(folder)}
     if found and not to_predict:
         return {path: case_stem(path) for path in found}
@@ -258,6 +258,20 @@ def warn_of(folder: Path, deeper: Sequence[Path]) -> None:
             count([path.relative_to(folder).as_posix() for path in deeper], "folder"),
             folder,
         )
+
+
+def _hidden(folder: Path, below: Sequence[Path]) -> list[Fault]:
+    """What is wrong with series below a folder that holds the slices of one itself."""
+    names = {path: path.relative_to(folder).as_posix() for path in below}
+    return [
+        Fault(
+            f"{path} is not looked at, since the slices of another series lie in {folder} itself; "
+            f"move those into a folder of their own, or name {path}",
+            [name.replace("/", "_")],
+            path,
+        )
+        for path, name in names.items()
+    ]
 
 
 def series_below(root: Path) -> list[Path]:

@@ -18,6 +18,9 @@ from medseg3d.types import LabelMap
 TOGETHER = 16
 """Planes written at once where voxels of neighboring planes are neighbors in memory."""
 
+LARGEST = np.iinfo(np.uint16).max
+"""The largest value of a label that is written without a detour."""
+
 ROWS = 32
 """Rows written at once, few enough to stay in a processor's cache."""
 
@@ -89,8 +92,10 @@ class Restoration:
         self._planes, self._rows, self._columns = (lines[n] for n in slab.course.axes)
         parts = [slice(line.first, line.first + line.before.size) for line in lines]
         self._out = out[tuple(parts)].transpose(slab.course.axes)
-        numbers = np.arange(slab.num_labels) if values is None else values
-        self._values = numbers.astype(np.uint16)
+        numbers = np.arange(slab.num_labels)
+        wanted = numbers if values is None else values
+        self._large = wanted if wanted.max() > LARGEST else None  # the kernel writes 16 bits
+        self._values = (wanted if self._large is None else numbers).astype(np.uint16)
         self._same_columns = self._columns.same_as(slab.ring.shape[3])
         # a plane can be told once that plane of the slab is finished
         self._needs = self._planes.before + (self._planes.parts > 0)
@@ -123,7 +128,8 @@ class Restoration:
                 sink.take(self.slab.course.axis, self._planes.first + plane, corner, logits)
         target = self._out[block.start : block.stop]
         for row in range(0, labels.shape[1], ROWS):
-            target[:, row : row + ROWS] = labels[:, row : row + ROWS]
+            found = labels[:, row : row + ROWS]
+            target[:, row : row + ROWS] = found if self._large is None else self._large[found]
 
     def _restore(self, plane: int, into: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
         shape = (self.num_labels, *into.shape) if self._sinks else (1, 1, into.shape[1])

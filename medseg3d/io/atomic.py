@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from medseg3d.errors import RunError
+from medseg3d.errors import DataError, RunError
 from medseg3d.machine import free_disk
 
 _REASONS = {
@@ -98,11 +98,13 @@ def reason_of(error: OSError) -> str:
 def stops_all(error: BaseException | None) -> bool:
     """Whether an error comes from a disk that will take no other file either.
 
+    A file that cannot be read, whatever its disk says, is a case of its own.
+
     Examples:
         >>> stops_all(OSError(errno.ENOSPC, "full")), stops_all(OSError(errno.ENOENT, "absent"))
         (True, False)
     """
-    while error is not None:
+    while error is not None and not isinstance(error, DataError):  # an input's own disk
         if isinstance(error, OSError) and error.errno in _STOPS_ALL:
             return True
         error = error.__cause__

@@ -626,8 +626,9 @@ def test_a_worker_process_gets_the_rules(
         },
     )
     assert hash(config) != hash(config.model_copy(update={"cleaning": {}}))
-    [job] = Batch.found(config).jobs()
-    record = predict_job(pickle.loads(pickle.dumps(config)), job)
+    batch = Batch.found(config)
+    [job] = batch.jobs()
+    record = predict_job(pickle.loads(pickle.dumps(config)), batch.digests, job)
     assert set(record.cleaning) == {"core", "shell"}
     expected = cleaned(raw, core=RULE, shell=LARGEST)
     np.testing.assert_array_equal(labels_of(tmp_path / "p.nii"), expected)

@@ -13,6 +13,7 @@ from medseg3d.api.outputs import find_targets
 from medseg3d.config import PredictConfig
 from medseg3d.data.cases import find_inputs, pair_by_id
 from medseg3d.data.layouts import find_cases
+from medseg3d.data.partners import Fault
 from medseg3d.errors import DataError
 from medseg3d.io import read_image, write_labels
 
@@ -153,15 +154,21 @@ def test_segmentations_are_scored_beside_other_label_maps(
     ]
 
 
-def test_series_further_below_count_beside_others(
-    tmp_path: Path, dicom_series: Series, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_series_further_below_count_beside_others(tmp_path: Path, dicom_series: Series) -> None:
     dicom_series(tmp_path / "A")
     dicom_series(tmp_path / "B" / "ct")
     assert ids(tmp_path) == {"A": ["A"], "B_ct": ["ct"]}
-    dicom_series(tmp_path / "A" / "more" / "mr")
-    assert ids(tmp_path / "A") == {"A": ["A"]}
-    assert f"1 folder (more/mr) left out of {tmp_path / 'A'}" in caplog.text
+
+
+def test_series_below_loose_slices_are_missed_aloud(tmp_path: Path, dicom_series: Series) -> None:
+    dicom_series(tmp_path / "P1")
+    dicom_series(tmp_path / "P2" / "ct")
+    dicom_series(tmp_path)
+    unusable: list[Fault] = []
+    (case,) = find_inputs([tmp_path], unusable=unusable)
+    assert case.images == (tmp_path,)
+    assert [fault.cases for fault in unusable] == [("P1",), ("P2_ct",)]
+    assert "move those into a folder of their own, or name" in unusable[0]
 
 
 def test_several_files_of_frames_below_are_a_case_each(

@@ -154,6 +154,16 @@ def test_any_strides_of_the_label_map(axis: int, flips: Any, turn: Any) -> None:
     np.testing.assert_array_equal(out, np.array([0, 400, 7])[expected])
 
 
+@pytest.mark.parametrize("high", [2**16 - 1, 2**16, 70_000, 2**31 - 1])
+def test_no_label_is_too_large(high: int) -> None:
+    image = image_of((20, 9, 10))
+    maps = tuple(zoom_map(n, 2 * n) for n in image.shape[1:])
+    out = np.empty((40, 18, 20), np.uint32)
+    values = np.array([0, 5, high])
+    stream(Network(noisy(3)), image, maps, out, values, window=(8, 8, 8))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(out, values[expected_labels(3, image, maps, (8, 8, 8), 0.5)])
+
+
 def test_only_voxels_that_are_named_are_written() -> None:
     image = image_of((20, 9, 10))
     whole = tuple(zoom_map(n, 2 * n) for n in image.shape[1:])

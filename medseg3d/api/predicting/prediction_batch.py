@@ -1,18 +1,26 @@
 """Many cases to predict: which are left, one after the other, and what becomes of each."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 from medseg3d.api.batch import FAILED_CSV, Failures
-from medseg3d.api.outputs import Target, expect_disk, expect_new, find_targets, is_dicom
+from medseg3d.api.outputs import (
+    Target,
+    expect_disk,
+    expect_new,
+    find_targets,
+    in_the_way,
+    is_dicom,
+)
 from medseg3d.api.predicting.cleaning_rules import rules_in_words
 from medseg3d.api.predicting.needs import disk_of, expect_memory, needs_of
 from medseg3d.api.predicting.pipeline import in_line
 from medseg3d.api.predicting.records import NAME, Record, Records
+from medseg3d.api.predicting.region import masks_of
 from medseg3d.api.predicting.sampling import refuse_samples
 from medseg3d.api.predicting.worker import (
     Job,
@@ -76,6 +84,7 @@ class Batch:
         targets: Where their outputs go.
         failures: Cases that could not be done.
         records: Cases that are finished, None if no folder keeps them.
+        digests: SHA-256 of each model.
     """
 
     def __init__(
@@ -85,12 +94,14 @@ class Batch:
         targets: Sequence[Target],
         failures: Failures,
         records: Records | None,
+        digests: tuple[str, ...],
     ) -> None:
         self.config = config
         self.cases = cases
         self.targets = targets
         self.failures = failures
         self.records = records
+        self.digests = digests
 
     @classmethod
     def found(cls, config: PredictConfig) -> "Batch":
@@ -122,7 +133,8 @@ class Batch:
             unusable = shard.of(unusable, key=str)
         for fault in unusable:
             failures.add(", ".join(fault.cases), fault.file, fault)
-        return cls(config, [c for c, _ in mine], [t for _, t in mine], failures, records)
+        shas = tuple(digests[str(path)] for path in models_of(config))
+        return cls(config, [c for c, _ in mine], [t for _, t in mine], failures, records, shas)
 
     def jobs(self) -> list[Job]:
         """What is left to do, told from the headers; there is room on the disk for all of it.
@@ -141,9 +153,7 @@ class Batch:
         if left_out := len(self.cases) - len(todo):
             log.info("%d of %d cases are there already", left_out, len(self.cases))
         if not config.overwrite:
-            ours = self.records.ours if self.records is not None else ()
-            new = [target for _, target in todo]
-            expect_new(new, skip_existing=config.skip_existing, ours=ours)
+            todo = self._free(todo)
         model = models_of(config)[0]
         plan = read_bundle(model).plan
         rules = rules_for(config)
@@ -162,6 +172,35 @@ class Batch:
                 log.info("post-processing: %s", rules_in_words(rules, plan.labels))
         return jobs
 
+    def _free(self, todo: Sequence[tuple[Case, Target]]) -> list[tuple[Case, Target]]:
+        """Those whose outputs are not in the way; the others fail, or all if there are no others.
+
+        Raises:
+            RunError: If the outputs of every case are in the way.
+        """
+        skip_existing, ours = self.config.skip_existing, self._ours
+        blocked = {
+            case.id: files[0]
+            for case, target in todo
+            if (files := in_the_way(target, skip_existing=skip_existing, ours=ours))
+        }
+        if len(blocked) == len(self.cases):
+            expect_new([target for _, target in todo], skip_existing=skip_existing, ours=ours)
+        for case, _ in todo:
+            if case.id in blocked:
+                self.failures.add(
+                    case.id,
+                    case.images[0],
+                    f"{blocked[case.id]} exists already and is not what this command made of that "
+                    "image; remove it to have it made, or give --overwrite to replace all",
+                )
+        return [(case, target) for case, target in todo if case.id not in blocked]
+
+    @cached_property
+    def _ours(self) -> Collection[str]:
+        """Outputs that may be replaced, since earlier calls of this work were to make them."""
+        return self.records.ours if self.records is not None else ()
+
     def _job(self, case: Case, target: Target, plan: Plan, model: Path, window_bytes: int) -> Job:
         config = self.config
         needs = needs_of(case, plan, config, model=model, window_bytes=window_bytes)
@@ -174,19 +213,23 @@ class Batch:
         if self.config.overwrite:
             return False
         if self.config.skip_existing and target.is_there:
-            return True
+            return str(target.labels.absolute()) not in self._ours  # of an interrupted --overwrite
         with suppress(DataError, OSError):  # told of when it is read
-            return self.records is not None and self.records.is_finished(case, target.files)
+            masks = masks_of(self.config, case.id)
+            return self.records is not None and self.records.is_finished(case, target.files, masks)
         return False
 
-    def here(self, jobs: Sequence[Job]) -> list[Prediction]:
+    def here(self, jobs: Sequence[Job], results: list[Prediction]) -> None:
         """Predict in this process, reading ahead and writing behind.
+
+        Args:
+            jobs: What to do.
+            results: Takes up what is written.
 
         Raises:
             RunError: If no further case can be written.
         """
-        worker = Worker(open_predictor(self.config), self.config)
-        results: list[Prediction] = []
+        worker = opened(self.config, self.digests)
         with Progress("Predicting", total=_shown(jobs), unit="case") as bar:
             place = {job.case.id: number for number, job in enumerate(jobs)}
 
@@ -211,17 +254,20 @@ class Batch:
             with self._keeping(results, len(jobs)):
                 for job, record in line:
                     results.append(self._done(job, record))
-        return results
 
-    def in_cluster(self, jobs: Sequence[Job], address: str) -> list[Prediction]:
+    def in_cluster(self, jobs: Sequence[Job], address: str, results: list[Prediction]) -> None:
         """Predict in the workers of a cluster, to which paths are sent and nothing else.
+
+        Args:
+            jobs: What to do.
+            address: Of the cluster.
+            results: Takes up what is written.
 
         Raises:
             RunError: If there is no cluster at that address.
         """
         from medseg3d.cluster.runner import Cluster
 
-        results: list[Prediction] = []
         with (
             Progress("Predicting", total=_shown(jobs), unit="case") as bar,
             Cluster(address, at_most=len(jobs)) as cluster,
@@ -238,12 +284,11 @@ class Batch:
                 bar.advance()
 
             cluster.run(
-                partial(predict_job, config),
+                partial(predict_job, config, self.digests),
                 [job.anywhere() for job in jobs],
                 on_result=on_result,
                 on_failure=on_failure,
             )
-        return results
 
     def _kept(self, record: Record) -> Record:
         if self.records is not None:
@@ -273,9 +318,10 @@ class Batch:
             with suppress(RunError):  # such as a full disk, which is the reason already
                 self._save()
             if isinstance(error, MedSeg3DError | OSError) and num_jobs > 1:
+                how = " without --overwrite" if self.config.overwrite else ""
                 raise RunError(
                     f"{sentence(error)}; {len(results)} of {num_jobs} cases were written before, "
-                    "repeat the command to go on from there"
+                    f"repeat the command{how} to go on from there"
                 ) from error
             raise
 
@@ -284,9 +330,18 @@ class Batch:
             self.records.end()
 
 
-def predict_job(config: PredictConfig, job: Job) -> Record:
-    """Predict one case in a worker process, which keeps the model for the next one."""
-    worker = _worker(config)
+def predict_job(config: PredictConfig, digests: tuple[str, ...], job: Job) -> Record:
+    """Predict one case in a worker process, which keeps the model for the next one.
+
+    Args:
+        config: The options.
+        digests: SHA-256 of each model, which the files in the place of the worker must have.
+        job: The case.
+
+    Raises:
+        RunError: If a model is another one.
+    """
+    worker = _worker(config, digests)
     return worker.write(job, worker.compute(job, worker.read(job)))
 
 
@@ -322,9 +377,22 @@ def _allowed(config: PredictConfig) -> int:
     return min(memory_in_reach(), config.memory_limit or memory_in_reach())
 
 
-@lru_cache(maxsize=1)
-def _worker(config: PredictConfig) -> Worker:
-    return Worker(open_predictor(config), config)
+def opened(config: PredictConfig, digests: tuple[str, ...]) -> Worker:
+    """Load the models that have these digests.
+
+    Raises:
+        RunError: If the file of one holds another.
+    """
+    worker = Worker(open_predictor(config), config)
+    for path, digest in zip(models_of(config), digests, strict=True):
+        if inspect_bundle(path).sha256 != digest:
+            raise RunError(
+                f"{path} is another model than when the command began; repeat the command"
+            )
+    return worker
+
+
+_worker = lru_cache(maxsize=1)(opened)
 
 
 def _shown(jobs: Sequence[Job]) -> int | None:

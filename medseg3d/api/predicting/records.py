@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from medseg3d import __version__
 from medseg3d.config import PredictConfig
@@ -16,6 +16,9 @@ from medseg3d.data.cases import Case
 from medseg3d.io import atomic, sources
 
 log = logging.getLogger("medseg3d")
+
+Stamps: TypeAlias = dict[str, tuple[int, int]]
+"""Size in bytes and time of the last change in ns of files, by path."""
 
 NAME = "predictions.json"
 OF_ANY = re.compile(r"predictions(-\d+of\d+)?\.json")
@@ -40,7 +43,8 @@ class Record:
 
     Attributes:
         case: Name of the case.
-        inputs: Size in bytes and time of the last change in ns of each of its files, by path.
+        inputs: Size in bytes and time of the last change in ns of each of its files, by path,
+            and of the mask of its region.
         outputs: Size in bytes of each file written, by path.
         seconds: Time of each stage: ``read``, ``prepare``, ``network``, ``stitch``, ``restore``,
             ``clean``, ``samples``, ``classify``, ``compute`` (all from ``network`` on), ``write``
@@ -58,7 +62,7 @@ class Record:
     """
 
     case: str
-    inputs: dict[str, tuple[int, int]]
+    inputs: Stamps
     outputs: dict[str, int]
     seconds: dict[str, float]
     volumes_ml: dict[str, float]
@@ -132,16 +136,21 @@ class Records:
         """Outputs that this work, or that on another part of the folder, was to make."""
         return self.planned.union(*(other.planned for other in self.elsewhere))
 
-    def is_finished(self, case: Case, files: Sequence[Path]) -> bool:
+    def is_finished(self, case: Case, files: Sequence[Path], beside: Sequence[Path] = ()) -> bool:
         """Whether the case was predicted before, from the same files, and all of it is there.
 
         What a part of the folder has done goes on the record of the whole.
+
+        Args:
+            case: The case.
+            files: Its outputs.
+            beside: What decides them beside its images.
         """
         place = str(files[0].absolute())
         known = [each.cases[place] for each in (self, *self.elsewhere) if place in each.cases]
         if not known:
             return False
-        expected = stamps(case), sizes(files)
+        expected = stamps(case, beside), sizes(files)
         record = next((each for each in known if (each.inputs, each.outputs) == expected), None)
         if record is None or len(record.outputs) != len(files):
             return False
@@ -166,8 +175,12 @@ class Records:
             self.save()
 
     def end(self) -> None:
-        """Write the file at the end of the work; if nothing was made, there is none."""
-        if self.cases or any(Path(file).exists() for file in self.planned):
+        """Write the file at the end of the work; if nothing was made, there is none.
+
+        What is not there by now is not planned any more: who makes it later keeps it.
+        """
+        self.planned = {file for file in self.planned if Path(file).exists()}
+        if self.cases or self.planned:
             self.save()
             return
         self.path.unlink(missing_ok=True)
@@ -190,11 +203,11 @@ class Records:
         self._next = now + PAUSE * (now - begun)
 
 
-def stamps(case: Case) -> dict[str, tuple[int, int]]:
-    """Size and time of the last change of every file of a case's images."""
+def stamps(case: Case, beside: Sequence[Path] = ()) -> Stamps:
+    """Size and time of the last change of every file of a case's images, and of others."""
     found = {}
-    for image in case.images:
-        for file in sources(image):
+    for path in (*case.images, *beside):
+        for file in sources(path):
             status = file.stat()
             found[str(file.absolute())] = (status.st_size, status.st_mtime_ns)
     return found

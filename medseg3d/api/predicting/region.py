@@ -64,13 +64,22 @@ def region_of(config: PredictConfig, case_id: str, grid: Grid) -> Region | None:
         return Region(_box(config.roi, grid.shape))
     if config.roi_mask is None:
         return None
-    path = _mask_file(config.roi_mask, case_id)
+    (path,) = masks_of(config, case_id)
     mask = labels_on(read_labels(path), grid) != 0
     found = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
     if found[0].size == 0:
         raise DataError(f"the region in {path} is empty; mark something, or leave out --roi-mask")
     i, j, k = (slice(int(places[0]), int(places[-1]) + 1) for places in found)
     return Region((i, j, k), mask)
+
+
+def masks_of(config: PredictConfig, case_id: str) -> tuple[Path, ...]:
+    """The file of ``--roi-mask`` for a case, none where there is no such option.
+
+    Raises:
+        DataError: If there is no mask for the case, or more than one.
+    """
+    return () if config.roi_mask is None else (_mask_file(config.roi_mask, case_id),)
 
 
 def surroundings(spacing: Spacing, plan: Plan) -> Size3:

@@ -11,11 +11,17 @@ from medseg3d.api.predicting.prediction_batch import Batch, Prediction
 from medseg3d.api.predicting.worker import open_predictor, rules_for
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.canonical import canonical
-from medseg3d.errors import ConfigError, DataError
+from medseg3d.errors import ConfigError, DataError, IncompleteError, RunError
 from medseg3d.geometry.grid import Grid
 from medseg3d.inference.cleaning import clean
 from medseg3d.io import Volume
 from medseg3d.types import Affine, LabelMap
+
+FOR_FILES = (
+    *("out", "format", "probabilities", "uncertainty", "samples", "roi", "roi_mask"),
+    *("replace_nonfinite", "max_memory", "shard", "cluster", "overwrite", "skip_existing"),
+)
+"""Options that an array has no use for."""
 
 
 @overload
@@ -47,7 +53,8 @@ def predict(
     Raises:
         DataError: If no image is found, or an array has a wrong shape.
         ModelError: If there is no usable model.
-        RunError: If some cases failed; the others are written.
+        IncompleteError: If some cases failed; the others are written, and in its ``done``.
+        RunError: If nothing can be written.
     """
     if isinstance(inputs, np.ndarray):
         return _predict_array(inputs, affine, options)
@@ -61,11 +68,14 @@ def _predict_files(config: PredictConfig) -> list[Prediction]:
     batch = Batch.found(config)
     jobs = batch.jobs()
     results: list[Prediction] = []
-    if jobs and config.cluster is not None:
-        results = batch.in_cluster(jobs, config.cluster)
-    elif jobs:
-        results = batch.here(jobs)
-    batch.failures.end(f"cases failed, {len(results)} were written")
+    try:
+        if jobs and config.cluster is not None:
+            batch.in_cluster(jobs, config.cluster, results)
+        elif jobs:
+            batch.here(jobs, results)
+        batch.failures.end(f"cases failed, {len(results)} were written")
+    except RunError as error:
+        raise IncompleteError(str(error), results) from error
     return results
 
 
@@ -83,8 +93,11 @@ def _predict_array(
     matrix: Affine = np.asarray(affine, dtype=np.float64)
     grid = Grid((image.shape[1], image.shape[2], image.shape[3]), matrix)
     config = validated(PredictConfig, {"inputs": ["array"]} | options)
-    if config.samples:
-        raise ConfigError("samples are drawn for files only; save the array, or leave them out")
+    usual = {name: PredictConfig.model_fields[name].default for name in FOR_FILES}
+    if given := [name for name in FOR_FILES if getattr(config, name) != usual[name]]:
+        raise ConfigError(
+            f"{', '.join(given)}: for files only; save the array as one, or leave them out"
+        )
     rules = rules_for(config)
     labels = open_predictor(config).segment(canonical(Volume.from_array(image, grid)))
     clean(labels, rules, voxel_mm3=grid.voxel_volume_ml * 1000)

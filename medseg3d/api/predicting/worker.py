@@ -2,8 +2,9 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from medseg3d.api.predicting.cleaning_rules import Rules, changes_in_words, clea
 from medseg3d.api.predicting.diagnosing import Diagnoses
 from medseg3d.api.predicting.diagnosing import in_words as class_in_words
 from medseg3d.api.predicting.needs import Needs, estimate, expect_memory
-from medseg3d.api.predicting.records import Record, sizes, stamps
-from medseg3d.api.predicting.region import Region, lengths, region_of, surroundings
+from medseg3d.api.predicting.records import Record, Stamps, sizes, stamps
+from medseg3d.api.predicting.region import Region, lengths, masks_of, region_of, surroundings
 from medseg3d.api.predicting.sampling import Samples, in_turn, write_samples
 from medseg3d.bundle import read_bundle
 from medseg3d.config import PredictConfig
@@ -71,6 +72,7 @@ class Prepared:
         region: Where labels are wanted; None for everywhere.
         slab: Bytes that half-finished logits may take.
         notes: What is odd about it.
+        inputs: Size and time of the last change of each file it was read from.
         seconds: Time of the stages so far.
     """
 
@@ -79,6 +81,7 @@ class Prepared:
     region: Region | None
     slab: int
     notes: tuple[str, ...]
+    inputs: Stamps
     seconds: dict[str, float]
 
 
@@ -179,11 +182,12 @@ class Worker:
         """Read and preprocess.
 
         Raises:
-            DataError: If the image cannot be trusted, does not fit the model or takes more
-                memory than there is.
+            DataError: If the image cannot be trusted, changes meanwhile, does not fit the model
+                or takes more memory than there is.
         """
         plan = self.predictor.bundle.plan
         begun = time.perf_counter()
+        inputs = self._stamps(job.case)
         expect_memory(job.needs.reading, self.config.memory_limit, told=job.needs.least)
         with _enough_memory(job.needs):
             volume = read_image(job.case.images, replace_nonfinite=self.config.replace_nonfinite)
@@ -194,6 +198,11 @@ class Worker:
             like = replace(volume, array=np.empty(0))
             del volume
             region = region_of(self.config, job.case.id, like.grid)
+            if self._stamps(job.case) != inputs:
+                raise DataError(
+                    f"{job.case.images[0]} changed while it was read; is somebody still writing "
+                    "to it? repeat the command later"
+                )
             seen = time.perf_counter()
             part = None
             if region is not None:
@@ -203,7 +212,7 @@ class Worker:
         done = time.perf_counter()
         slab = self._slab(case, working)
         seconds = {"read": seen - begun, "prepare": done - seen}
-        return Prepared(working, like, region, slab, notes, seconds)
+        return Prepared(working, like, region, slab, notes, inputs, seconds)
 
     def compute(self, job: Job, prepared: Prepared, advance: Advance | None = None) -> Labeled:
         """Label a prepared case.
@@ -226,7 +235,7 @@ class Worker:
         voxel = prepared.like.grid.voxel_volume_ml
         record = Record(
             case=job.case.id,
-            inputs=stamps(job.case),
+            inputs=prepared.inputs,
             outputs={},
             seconds=prepared.seconds
             | {
@@ -260,6 +269,9 @@ class Worker:
         for planes in labeled.planes:
             planes.write(labeled.like)
         names = self.predictor.bundle.plan.labels
+        for file in job.target.stale:
+            log.warning("case %s: %s is removed, since it is of other labels", job.case.id, file)
+            file.unlink(missing_ok=True)
         if labeled.samples:
             write_samples(job.target, labeled.samples, labeled.like, names)
         write_labels(job.target.labels, labeled.labels, labeled.like, names=names)
@@ -272,6 +284,11 @@ class Worker:
             seconds=seconds,
             peak_memory_bytes=peak_memory(),
         )
+
+    def _stamps(self, case: Case) -> Stamps:
+        with suppress(OSError, DataError):  # reading the file says what is wrong
+            return stamps(case, masks_of(self.config, case.id))
+        return {}
 
     def _clean(
         self, case_id: str, labels: LabelMap, prepared: Prepared
@@ -395,7 +412,13 @@ def _enough_memory(needs: Needs) -> Iterator[None]:
 
 def _volumes(labels: LabelMap, names: Mapping[int, str], voxel_ml: float) -> dict[str, float]:
     """Volume of each foreground label, counted plane by plane."""
-    counts = np.zeros(max(names) + 1, np.int64)
+    counts: Counter[int] = Counter()
     for plane in labels.T:
-        counts += np.bincount(plane.ravel(order="K"), minlength=counts.size)
-    return {name: float(counts[value]) * voxel_ml for value, name in names.items() if value != 0}
+        if labels.itemsize > 2:
+            values, found = np.unique(plane, return_counts=True)
+        else:
+            found = np.bincount(plane.ravel(order="K"))
+            values = np.flatnonzero(found)
+            found = found[values]
+        counts.update(dict(zip(values.tolist(), found.tolist(), strict=True)))
+    return {name: counts[value] * voxel_ml for value, name in names.items() if value != 0}

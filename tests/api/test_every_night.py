@@ -1,0 +1,289 @@
+"""The same command on the same folder, again and again: nothing stale, nothing lost, all told."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import medseg3d
+from medseg3d.api.predicting import prediction_batch, worker
+from medseg3d.api.predicting.records import Record
+from medseg3d.api.predicting.worker import Worker
+from medseg3d.bundle import Bundle, inspect_bundle, load_bundle, load_weights, save_bundle
+from medseg3d.cli import app
+from medseg3d.config import PredictConfig, validated
+from medseg3d.errors import ConfigError, IncompleteError, RunError
+from medseg3d.io import read_labels
+from medseg3d.networks import build_network
+from tests.api.test_predicting_faults import failures, in_folder, write_image
+
+
+def loaded(model: Path) -> tuple[Bundle, torch.nn.Module]:
+    bundle, weights = load_bundle(model)
+    sizes = bundle.channels, len(bundle.plan.labels)
+    network = build_network(bundle.network, *sizes, options=bundle.options)
+    load_weights(network, weights, source=str(model))
+    return bundle, network
+
+
+Predict = Callable[..., list[medseg3d.Prediction]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(3):
+        write_image(tmp_path / "in" / f"p{number}.nii", seed=number)
+    return tmp_path
+
+
+@pytest.fixture
+def predict(folder: Path, tiny_model: Path) -> Predict:
+    def again(**options: Any) -> list[medseg3d.Prediction]:
+        given = {"model": tiny_model, "out": folder / "out"} | options
+        return medseg3d.predict(folder / "in", **given)
+
+    return again
+
+
+@pytest.fixture
+def other_model(folder: Path, tiny_model: Path) -> Path:
+    """The same network with other weights."""
+    bundle, network = loaded(tiny_model)
+    with torch.no_grad():
+        for weights in network.parameters():
+            weights.neg_()
+    save_bundle(folder / "other.medseg3d", bundle, network)
+    return folder / "other.medseg3d"
+
+
+def test_an_image_that_is_replaced_while_it_is_computed_is_not_finished(
+    folder: Path, predict: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Worker.compute
+
+    def compute(self: Worker, job: Any, *rest: Any) -> Any:
+        if job.case.id == "p1":
+            write_image(folder / "in" / "p1.nii", seed=77)
+        return real(self, job, *rest)
+
+    monkeypatch.setattr(Worker, "compute", compute)
+    assert len(predict()) == 3
+    monkeypatch.undo()
+    with pytest.raises(IncompleteError, match=r"case p1: .*p1\.nii\.gz exists already"):
+        predict()
+
+
+def test_an_image_that_changes_while_it_is_read_fails(
+    folder: Path, predict: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = worker.read_image
+
+    def read(paths: tuple[Path, ...], **options: Any) -> Any:
+        found = real(paths, **options)
+        if paths[0].stem == "p1":
+            write_image(paths[0], seed=77)
+        return found
+
+    monkeypatch.setattr(worker, "read_image", read)
+    with pytest.raises(IncompleteError, match=r"p1\.nii changed while it was read"):
+        predict()
+    assert in_folder(folder / "out") == ["failed.csv", "p0.nii.gz", "p2.nii.gz"]
+
+
+def test_a_corrected_mask_makes_its_case_unfinished(folder: Path, predict: Predict) -> None:
+    grid = nib.load(folder / "in" / "p0.nii")
+    masks = folder / "masks"
+    masks.mkdir()
+    for number in range(3):
+        mask = np.zeros(grid.shape, np.uint8)
+        mask[2:9] = 1
+        nib.save(nib.Nifti1Image(mask, grid.affine), masks / f"p{number}.nii.gz")
+    assert len(predict(roi_mask=masks)) == 3
+    assert predict(roi_mask=masks) == []
+    mask[:] = 1
+    nib.save(nib.Nifti1Image(mask, grid.affine), masks / "p2.nii.gz")
+    with pytest.raises(IncompleteError, match=r"case p2: .* exists already"):
+        predict(roi_mask=masks)
+    (folder / "out" / "p2.nii.gz").unlink()
+    assert [found.case_id for found in predict(roi_mask=masks)] == ["p2"]
+
+
+def test_one_study_sent_again_does_not_hold_up_the_new_ones(folder: Path, predict: Predict) -> None:
+    predict()
+    write_image(folder / "in" / "p1.nii", seed=77)
+    write_image(folder / "in" / "p3.nii", seed=3)
+    before = (folder / "out" / "p1.nii.gz").read_bytes()
+    with pytest.raises(IncompleteError, match=r"^1 of 4 cases failed, 1 were written") as caught:
+        predict()
+    assert [found.case_id for found in caught.value.done] == ["p3"]
+    assert (folder / "out" / "p1.nii.gz").read_bytes() == before
+    [failure] = failures(folder / "out")
+    assert failure["case"] == "p1"
+    assert failure["error"].endswith(
+        "remove it to have it made, or give --overwrite to replace all"
+    )
+
+
+def test_only_outputs_in_the_way_end_the_work(predict: Predict) -> None:
+    predict()
+    with pytest.raises(RunError, match="3 outputs exist already"):
+        predict(overlap=0.1)
+
+
+def test_what_a_person_made_of_a_case_that_failed_is_kept(folder: Path, predict: Predict) -> None:
+    whole = (folder / "in" / "p1.nii").read_bytes()
+    (folder / "in" / "p1.nii").write_bytes(whole[:-40])
+    with pytest.raises(IncompleteError, match="case p1"):
+        predict()
+    (folder / "out" / "p1.nii.gz").write_bytes(b"drawn by hand")
+    (folder / "in" / "p1.nii").write_bytes(whole)
+    with pytest.raises(IncompleteError, match=r"case p1: .* exists already"):
+        predict()
+    assert (folder / "out" / "p1.nii.gz").read_bytes() == b"drawn by hand"
+
+
+@pytest.mark.parametrize("options", [{}, {"skip_existing": True}])
+def test_an_interrupted_overwrite_goes_on_with_the_other_model(
+    folder: Path,
+    predict: Predict,
+    other_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+) -> None:
+    predict()
+    before = {path.name: path.read_bytes() for path in (folder / "out").glob("p*.nii.gz")}
+    real = Worker.write
+
+    def write(self: Worker, job: Any, labeled: Any) -> Record:
+        if job.case.id == "p1":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, job, labeled)
+
+    monkeypatch.setattr(Worker, "write", write)
+    with pytest.raises(IncompleteError, match="repeat the command without --overwrite to go on"):
+        predict(model=other_model, overwrite=True)
+    monkeypatch.undo()
+    assert [found.case_id for found in predict(model=other_model, **options)] == ["p1", "p2"]
+    after = {path.name: path.read_bytes() for path in (folder / "out").glob("p*.nii.gz")}
+    assert all(after[name] != before[name] for name in before)
+
+
+def test_nothing_of_other_labels_stays_beside_new_ones(
+    folder: Path, predict: Predict, other_model: Path
+) -> None:
+    predict(uncertainty=True)
+    (folder / "out" / "q_uncertainty.nii.gz").write_bytes(b"somebody else's")
+    with pytest.raises(RunError, match="exist already"):
+        predict(model=other_model)
+    assert len(predict(model=other_model, overwrite=True)) == 3
+    assert in_folder(folder / "out") == [
+        *("p0.nii.gz", "p1.nii.gz", "p2.nii.gz", "q_uncertainty.nii.gz")
+    ]
+
+
+def test_an_uncertainty_without_its_labels_is_not_taken_for_that_of_new_ones(
+    folder: Path, predict: Predict
+) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "p1_uncertainty.nii.gz").write_bytes(b"old")
+    with pytest.raises(IncompleteError, match=r"case p1: .*p1_uncertainty.* exists already"):
+        predict()
+
+
+def test_a_file_on_a_bad_disk_fails_alone(
+    folder: Path, predict: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def bad(path: Any, *rest: Any, **options: Any) -> int:
+        if str(path).endswith("p1.nii"):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", bad)
+    with pytest.raises(IncompleteError, match=r"^1 of 3 cases failed, 2 were written"):
+        predict()
+
+
+def test_a_worker_does_not_go_on_with_a_model_that_was_replaced(
+    folder: Path, tiny_model: Path, other_model: Path
+) -> None:
+    model = folder / "model.medseg3d"
+    outputs = []
+    for name, source in (("a", tiny_model), ("b", other_model)):
+        shutil.copyfile(source, model)
+        digests = (inspect_bundle(model).sha256,)
+        given = {"inputs": [folder / "in"], "model": model, "out": folder / name}
+        config = validated(PredictConfig, given | {"threads": 1})
+        job, *_ = prediction_batch.Batch.found(config).jobs()
+        # paths and options are the same for the worker, as with a scheduler that stays
+        config = config.model_copy(update={"out": None})
+        prediction_batch.predict_job(config, digests, job)
+        outputs.append(read_labels(job.target.labels).labels)
+    assert (outputs[0] != outputs[1]).any()
+    with pytest.raises(RunError, match="is another model than when the command began"):
+        prediction_batch.predict_job(config, ("0" * 64,), job)
+
+
+def test_what_was_written_is_printed_though_a_case_failed(
+    folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "in" / "p1.nii").write_bytes(b"junk")
+    words = ["predict", str(folder / "in"), "-m", str(tiny_model), "-o", str(folder / "out")]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 1
+    assert [line.split("\t")[0] for line in found.stdout.splitlines()] == [
+        str(folder / "out" / f"p{number}.nii.gz") for number in (0, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"roi": "0:5,0:5,0:5"}, {"replace_nonfinite": 0.0}, {"uncertainty": True}, {"out": "x"}],
+)
+def test_an_array_refuses_what_is_for_files(tiny_model: Path, options: dict[str, Any]) -> None:
+    array = np.zeros((9, 9, 9), np.float32)
+    with pytest.raises(ConfigError, match=f"^{next(iter(options))}: for files only"):
+        medseg3d.predict(array, affine=np.eye(4), model=tiny_model, **options)
+
+
+def test_labels_beyond_16_bits_are_written_as_they_are(
+    folder: Path, predict: Predict, tiny_model: Path
+) -> None:
+    bundle, network = loaded(tiny_model)
+    plan = bundle.plan.model_copy(update={"labels": {0: "background", 3: "core", 70_000: "shell"}})
+    large = folder / "large.medseg3d"
+    save_bundle(large, bundle.model_copy(update={"plan": plan}), network)
+    usual, found = predict()[0], predict(model=large, out=folder / "large")[0]
+    expected = read_labels(usual.path).labels.astype(np.int64)
+    expected[expected == 7] = 70_000
+    np.testing.assert_array_equal(read_labels(found.path).labels, expected)
+    assert found.volumes_ml == pytest.approx(usual.volumes_ml)
+    assert found.volumes_ml["shell"] > 0
+
+
+def test_one_channel_needs_no_number_though_another_case_has_it(
+    folder: Path, predict: Predict
+) -> None:
+    write_image(folder / "in" / "brain_0000.nii", seed=4)
+    assert [found.case_id for found in predict()] == ["brain", "p0", "p1", "p2"]
+
+
+def test_files_without_the_number_that_others_have_fail_alone(
+    folder: Path, predict: Predict
+) -> None:
+    for channel in range(2):
+        write_image(folder / "in" / f"brain_000{channel}.nii", seed=4)
+    with pytest.raises(IncompleteError):
+        predict()
+    told = {row["case"]: row["error"] for row in failures(folder / "out")}
+    assert told.keys() == {"brain", "p0", "p1", "p2"}
+    assert "lacks the channel number that others have" in told["p0"]
