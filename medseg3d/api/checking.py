@@ -1,7 +1,7 @@
 """``check``: what is wrong with a data set, and a copy in which it is repaired."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from medseg3d.config import CheckConfig, validated
 from medseg3d.data.checks import Examination, examine
 from medseg3d.data.doctor.facts import CaseFacts
 from medseg3d.data.doctor.findings import Finding, Severity
+from medseg3d.data.doctor.reading import begin_with_background
 from medseg3d.data.doctor.salvage import find_whole_cases
 from medseg3d.data.doctor.survey import Draw
 from medseg3d.data.remedies import Change, Remedies
@@ -133,6 +134,8 @@ def _examination(root: Path, *, with_pictures: bool = False) -> Examination:
 def _repaired(config: CheckConfig, examination: Examination) -> Sequence[Change]:
     dataset = examination.survey.dataset
     remedies = Remedies(**{name: getattr(config, name) for name in OPTIONS})
+    if config.onehot:
+        remedies = replace(remedies, background_first=begin_with_background(dataset.cases))
     out = config.fix or Path()
     with Progress("Repairing", total=len(dataset.cases), unit="case") as bar:
         return repair(dataset, out, remedies, dry_run=config.dry_run, advance=bar.advance)

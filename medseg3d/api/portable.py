@@ -105,7 +105,8 @@ def description(bundle: Bundle) -> dict[str, Any]:
                 "Cut to the smallest box in which any channel is not 0.",
                 "Scheme ct: clip to lower .. upper, subtract mean, divide by sd.",
                 "Scheme zscore: subtract the mean and divide by the standard deviation of the "
-                "image's own voxels in the box that are not 0; a constant image becomes 0.",
+                "image's own voxels in the box that are not 0, or of all where those are equal; a "
+                "constant image becomes 0.",
                 "New edges are round(n * spacing / spacing_mm), at least 1; voxel centers lie at "
                 "(index + 0.5) / n of the box in both grids.",
                 "Resample each channel by cubic splines, the border voxels repeated outside, and "
@@ -127,7 +128,13 @@ def description(bundle: Bundle) -> dict[str, Any]:
                 "Per axis of n voxels: ceil((n - window) / (window * (1 - overlap))) + 1 windows, "
                 "evenly spread from 0 to n - window, places rounded.",
                 "Weights exp(-0.5 * ((index - (edge - 1) / 2) / (sigma * edge)) ** 2) per axis, "
-                "multiplied, divided by the largest, at least least_weight; sum weights * logits.",
+                "multiplied, divided by the largest, at least least_weight; sum weights * logits, "
+                "divide by the sum of the weights.",
+                "A window in which every channel is constant is not looked at; voxels that no "
+                "other window covers get the first channel.",
+                "A volume that fits into largest_whole_volume_in_windows times the window's voxels "
+                "is seen whole: each edge of the window that is shorter than the volume's grows "
+                "by multiples_of until it is not.",
                 "Mirrored averaging is optional: flip along every subset of mirror_axes, flip the "
                 "logits back, and with axis 0 in it take mirrored_channels of them.",
             ],
@@ -138,7 +145,7 @@ def description(bundle: Bundle) -> dict[str, Any]:
                 for channel, value in enumerate(sorted(plan.labels))
             ],
             "rules": [
-                "Interpolate the summed logits linearly to the voxels of the box, the border "
+                "Interpolate these means linearly to the voxels of the box, the border "
                 "repeated outside.",
                 "Each voxel takes the value of the channel with the largest logit; outside the "
                 "box it is 0.",

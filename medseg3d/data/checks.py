@@ -12,6 +12,7 @@ from medseg3d.data.doctor.findings import Finding, Severity, condensed, ranked, 
 from medseg3d.data.doctor.survey import Draw, survey
 from medseg3d.data.partners import some
 from medseg3d.errors import DataError
+from medseg3d.types import Spacing
 
 LOGGER = logging.getLogger("medseg3d")
 MOST_CASES_SHOWN = 50
@@ -60,6 +61,7 @@ def examine(
     dataset: Dataset,
     *,
     folds: int = FOLDS,
+    spacing: Spacing | None = None,
     workers: int = 2,
     advance: Callable[[], None] | None = None,
     draw: Draw | None = None,
@@ -70,12 +72,15 @@ def examine(
     Args:
         dataset: The cases.
         folds: Parts that the set is to be split into.
+        spacing: Of the working grid in mm; None for that which fit would choose.
         workers: Threads that read.
         advance: Called after each case.
         draw: Makes a picture of each case.
         known: Findings that are there already.
     """
-    found = survey(dataset, folds=folds, workers=workers, advance=advance, draw=draw)
+    found = survey(
+        dataset, folds=folds, spacing=spacing, workers=workers, advance=advance, draw=draw
+    )
     checked = chain.from_iterable(CHECKS[name](found) for name in CHECKS)
     return Examination(found, ranked(chain(known, found.faults, checked)))
 
@@ -84,6 +89,7 @@ def check_cases(
     dataset: Dataset,
     *,
     folds: int = FOLDS,
+    spacing: Spacing | None = None,
     workers: int = 2,
     advance: Callable[[], None] | None = None,
 ) -> CheckedCases:
@@ -92,6 +98,7 @@ def check_cases(
     Args:
         dataset: Labeled cases.
         folds: Parts that the set is to be split into.
+        spacing: Of the working grid in mm; None for that which fit would choose.
         workers: Threads that read.
         advance: Called after each case.
 
@@ -101,7 +108,7 @@ def check_cases(
     Raises:
         DataError: Listing every error, one line each.
     """
-    examination = examine(dataset, folds=folds, workers=workers, advance=advance)
+    examination = examine(dataset, folds=folds, spacing=spacing, workers=workers, advance=advance)
     errors = examination.of(Severity.ERROR)
     if len(errors) == 1:
         raise DataError(str(errors[0]))

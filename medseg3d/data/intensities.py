@@ -108,10 +108,15 @@ def moments(channel: npt.NDArray[Any], *, threads: int = 1) -> Moments:
 
 
 def scaling_of(channel: npt.NDArray[Any], rule: Normalization, *, threads: int = 1) -> Scaling:
-    """How to scale one channel ``(I, J, K)``; a z-score is that of what is not zero."""
+    """How to scale one channel ``(I, J, K)``; a z-score is that of what is not zero.
+
+    Where that has no spread, as in a mask of 0 and 1, the zeros count too.
+    """
     if rule.scheme == "ct":
         return ClipAndScale(rule)
     found = moments(channel, threads=threads)
+    if found.lowest >= found.highest and found.voxels < channel.size:
+        found += Moments(channel.size - found.voxels, lowest=0.0, highest=0.0)
     if found.lowest >= found.highest:
         return ZScore(0.0, 0.0)
     exponent = int(np.frexp(np.float32(max(-found.lowest, found.highest)))[1])
@@ -121,7 +126,7 @@ def scaling_of(channel: npt.NDArray[Any], rule: Normalization, *, threads: int =
 
 
 def normalize(channel: npt.NDArray[Any], rule: Normalization) -> npt.NDArray[np.float32]:
-    """One channel ``(I, J, K)`` as float32, scaled; a constant image becomes 0.
+    """One channel ``(I, J, K)`` as float32, scaled; an image of one value becomes 0.
 
     Z-scores end at what half precision holds, so that no intensity overflows.
     """

@@ -5,7 +5,7 @@ all at once.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,10 +30,11 @@ from medseg3d.data.partners import (
     expect_distinct,
     expect_partners,
     refuse,
+    some,
     without_role,
 )
 from medseg3d.errors import DataError
-from medseg3d.io import SUFFIXES, case_stem
+from medseg3d.io import SUFFIXES, case_stem, read_grid
 
 IMAGE_FOLDERS = ("imagestr", "images", "image", "imgs", "img")
 LABEL_FOLDERS = (
@@ -41,6 +42,8 @@ LABEL_FOLDERS = (
     *("segmentations", "segmentation"),
 )
 OTHER_FOLDERS = ("imagests", "labelsts")
+SEPARATORS = "_-. "
+"""Characters at the ends of a channel's name that say nothing."""
 LABEL_FILE = re.compile(
     r"(?P<start>(?:.*[_ .-])?)(?:seg|segmentation|labels?|masks?|gt)", re.IGNORECASE
 )
@@ -174,14 +177,53 @@ def _patient_folders(
         skip=skip_unpaired,
     )
     refuse(root, faults)
+    declared = description.channel_names
+    if channels and len(channels) > 1:
+        ordered = as_declared(channels, declared)
+        if ordered is None:
+            raise DataError(
+                f"{root}: {FILE_NAME} names the channels {some(declared or ())}, but the files of "
+                f"each patient are called {some(channels)}; use the same names in both"
+            )
+        channels = ordered
     cases = [
-        Case(name, tuple(files[c] for c in sorted(files)), labels.get(name), patient_of(name))
+        Case(name, tuple(files[c] for c in channels or files), labels.get(name), patient_of(name))
         for name, files in images.items()
         if name in labels or unlabeled
     ]
-    if description.channel_names is None and channels:
+    if declared is None and channels and (len(channels) > 1 or not _holds_channels(cases[0])):
         description = replace(description, channel_names=channels)
     return _dataset(root, "one folder per patient", cases, description)
+
+
+def as_declared(found: Collection[str], declared: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Names that files give to channels, in the order in which they are declared, or sorted.
+
+    Letter case and separators at the ends do not matter.
+
+    Returns:
+        The names as the files have them, None if others are declared.
+
+    Examples:
+        >>> as_declared(["flair", "t1"], ["T1", "FLAIR"]), as_declared(["flair", "t1"], ["T1"])
+        (('t1', 'flair'), None)
+    """
+    if declared is None:
+        return tuple(sorted(found))
+    known = {name.strip(SEPARATORS).casefold(): name for name in found}
+    wanted = [name.strip(SEPARATORS).casefold() for name in declared]
+    if known.keys() != set(wanted) or not len(known) == len(wanted) == len(found):
+        return None
+    return tuple(known[name] for name in wanted)
+
+
+def _holds_channels(case: Case) -> bool:
+    """Whether the file of a case, not a series, holds several channels that nothing names."""
+    file = case.images[0]
+    try:
+        return file.is_file() and read_grid(file)[1] > 1
+    except (DataError, OSError):  # told of when it is read
+        return False
 
 
 def _dataset(root: Path, layout: str, cases: Iterable[Case], description: Description) -> Dataset:

@@ -159,7 +159,7 @@ def preprocessing_key(plan: Plan) -> str:
     ]
     if plan.ignore_label is not None:
         parts["ignore_label"] = plan.ignore_label
-    parts["format"] = 2
+    parts["format"] = 3
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

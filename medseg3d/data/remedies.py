@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from medseg3d.data.canonical import turn_between
 from medseg3d.data.cases import Case
-from medseg3d.data.doctor.onehot import merge_masks
+from medseg3d.data.doctor.onehot import leave_nothing_out, merge_masks
 from medseg3d.data.regrid import image_onto, is_transposed, labels_onto
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
@@ -35,6 +35,8 @@ class Remedies:
         ignore_geometry: Give them the affine of their image instead.
         label_map: New value of label values.
         onehot: Merge label maps with one mask per label.
+        background_first: Whether the first of these masks is the background; by default it is
+            where they leave no voxel out, which one case alone may tell wrongly.
         replace_nonfinite: Number for voxels of images that have none.
         resample_channels: Resample the other channels to the grid of the first.
         rounding_voxels: Label maps whose corners are at most this far off get the affine of
@@ -45,6 +47,7 @@ class Remedies:
     ignore_geometry: bool = False
     label_map: Mapping[int, int] = field(default_factory=dict)
     onehot: bool = False
+    background_first: bool | None = None
     replace_nonfinite: float | None = None
     resample_channels: bool = False
     rounding_voxels: float = 0.05
@@ -131,6 +134,7 @@ class CaseRepair:
                 f"{self.remedies.replace_nonfinite:g}",
             )
         if onto is not None:
+            _expect_finite(path, array)
             array = image_onto(array.astype(np.float32), grid, onto)
             self._note(path, "resample to the first channel", onto.difference(grid), "same grid")
             grid, header = onto, format_of(first).inspect(first).header
@@ -157,8 +161,11 @@ class CaseRepair:
             return np.asarray(stored.array[0])
         if not self.remedies.onehot:
             raise DataError(f"{path} holds {len(stored.array)} volumes (--onehot merges masks)")
-        labels = merge_masks(stored.array)
-        self._note(path, "merge masks", f"{len(stored.array)} masks", f"labels {_values(labels)}")
+        is_first = self.remedies.background_first
+        is_first = leave_nothing_out(stored.array) if is_first is None else is_first
+        labels = merge_masks(stored.array, background_first=is_first)
+        masks = f"{len(stored.array)} masks" + (", the first is background" if is_first else "")
+        self._note(path, "merge masks", masks, f"labels {_values(labels)}")
         return labels
 
     def _whole(self, path: Path, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -254,6 +261,19 @@ class CaseRepair:
     def _target(self, path: Path) -> Path:
         assert self.out is not None
         return self.out / path.relative_to(self.root)
+
+
+def _expect_finite(path: Path, array: npt.NDArray[Any]) -> None:
+    """Refuse to resample what would spread over the voxels around it.
+
+    Raises:
+        DataError: With the number of such voxels.
+    """
+    if bad := array.size - int(np.isfinite(array).sum()):
+        raise DataError(
+            f"{path} has {bad} voxels that are not finite numbers, which resampling would spread; "
+            "add --replace-nonfinite 0, for instance"
+        )
 
 
 def _grid(path: Path) -> Grid:

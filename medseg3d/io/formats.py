@@ -70,7 +70,7 @@ FORMATS = (
         itk.write,
         sources=itk.sources,
     ),
-    Format((".seg.nrrd",), seg_nrrd.inspect, seg_nrrd.read, seg_nrrd.write),
+    Format((".seg.nrrd",), seg_nrrd.inspect, seg_nrrd.read, seg_nrrd.write, sources=itk.sources),
     Format(
         (".dcm",),
         dicom.inspect,

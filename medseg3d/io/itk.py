@@ -92,17 +92,15 @@ def write(
 
 def sources(path: Path) -> tuple[Path, ...]:
     """The file and, where its header points elsewhere, all files that hold its voxels."""
-    suffix = path.suffix.lower()
-    if suffix not in (".mhd", ".nhdr"):
+    if _is_gipl(path):
         return (path,)
-    files = (nrrd if suffix == ".nhdr" else metaimage).files(path)
+    files = (nrrd if _is_nrrd(path) else metaimage).files(path)
     return tuple(dict.fromkeys((path, *files)))
 
 
 def _parse(path: Path) -> tuple[Inspection, Layout, Stamp, tuple[int, ...]]:
     """What the header says, and the stored axes in the order space, then channels."""
-    suffix = path.suffix.lower()
-    if suffix in (".nrrd", ".nhdr"):
+    if _is_nrrd(path):
         return nrrd.parse(path)
     inspection, layout, stamp = (gipl if _is_gipl(path) else metaimage).parse(path)
     axes = tuple(range(len(layout.shape)))
@@ -112,7 +110,8 @@ def _parse(path: Path) -> tuple[Inspection, Layout, Stamp, tuple[int, ...]]:
 def _expect_whole(path: Path, written: Path, array: npt.NDArray[Any]) -> None:
     """Read again what was written, since some of ITK's writers say nothing of a full disk."""
     try:
-        is_whole = np.array_equal(read(written).array, array)
+        stored = read(written).array
+        is_whole = np.array_equal(stored, array, equal_nan=array.dtype.kind == "f")
     except DataError:
         is_whole = False
     if not is_whole:
@@ -126,6 +125,10 @@ def _simpleitk() -> Any:
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # type: ignore[no-untyped-call]
     return SimpleITK
+
+
+def _is_nrrd(path: Path) -> bool:
+    return path.suffix.lower() in (".nrrd", ".nhdr")
 
 
 def _is_gipl(path: Path) -> bool:

@@ -15,7 +15,9 @@ ANATOMY: Code = ("91723000", "Anatomical Structure")
 ABNORMAL: Code = ("49755003", "Morphologically Abnormal Structure")
 TISSUE: Code = ("85756007", "Tissue")
 SIDES: dict[str, Code] = {"left": ("7771000", "Left"), "right": ("24028007", "Right")}
-SIDE_WORDS = {"l": "left", "r": "right", "lt": "left", "rt": "right"}
+SIDE_WORDS = {"lt": "left", "rt": "right"}
+SIDE_LETTERS = {"l": "left", "r": "right"}
+"""Taken for a side only as the first or last word: the L in ``vertebra_L_3`` is none."""
 
 STRUCTURES: dict[str, Code] = {
     "liver": ("10200004", "Liver"),
@@ -120,9 +122,15 @@ def term_for(name: str) -> Term:
         ('108369006', 'Neoplasm')
         >>> term_for("label 3").category
         ('85756007', 'Tissue')
+        >>> term_for("vertebra_L3").kind, term_for("vertebra_L3").side
+        (('51282000', 'Vertebra'), None)
     """
-    spaced = re.sub(r"[^a-z]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-    words = [SIDE_WORDS.get(word, word) for word in spaced.split()]
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    found = re.findall(r"[a-z0-9]+", spaced)
+    words: list[str] = []
+    for place, word in enumerate(found):
+        known = SIDE_WORDS | SIDE_LETTERS if place in (0, len(found) - 1) else SIDE_WORDS
+        words += [known[word]] if word in known else _without_number(word)
     for word in words:
         if finding := FINDINGS.get(_singular(word)):
             return Term(ABNORMAL, finding)
@@ -134,6 +142,12 @@ def term_for(name: str) -> Term:
     if structure is None or len(sides) > 1:
         return Term(TISSUE, TISSUE)
     return Term(ANATOMY, structure, sides[0] if sides else None)
+
+
+def _without_number(word: str) -> list[str]:
+    """A word without the digits at its ends; none of a number or of a level such as ``l3``."""
+    bare = word.strip("0123456789")
+    return [bare] if bare == word or len(bare) > 1 else []
 
 
 def _singular(word: str) -> str:

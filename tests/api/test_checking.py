@@ -14,6 +14,8 @@ from typer.testing import CliRunner, Result
 
 import medseg3d
 from medseg3d import cli
+from medseg3d.api.fitting.planning import PLAN, planned
+from medseg3d.config import FitConfig, validated
 from medseg3d.errors import ConfigError, DataError, RunError
 
 SHAPE = (10, 9, 8)
@@ -116,6 +118,42 @@ def test_a_copy_without_errors_ends_with_0(data: Path, tmp_path: Path) -> None:
     assert run(data).exit_code == 1
     result = run(data, "--fix", tmp_path / "copy", "--map", "-1=1")
     assert result.exit_code == 0, result.output
+
+
+def test_a_voxel_in_no_mask_does_not_shift_the_labels_of_its_case(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    masks = np.stack([labels() == 0, labels() == 1], axis=-1).astype(np.uint8)
+    save(data / "labels" / "p1.nii.gz", masks)
+    masks[0, 0, 0] = 0
+    save(data / "labels" / "p0.nii.gz", masks)
+    report = medseg3d.check(data, fix=tmp_path / "copy", onehot=True)
+    (change,) = report.changes
+    assert (change.file, change.before) == ("labels/p1.nii.gz", "2 masks, the first is background")
+    written = np.asarray(nib.load(tmp_path / "copy" / "labels" / "p1.nii.gz").dataobj)
+    np.testing.assert_array_equal(written, labels())
+    assert "case p0: not repaired: 1 voxels are in none of the masks" in caplog.text
+
+
+def test_fit_is_checked_at_the_spacing_that_it_will_use(tmp_path: Path) -> None:
+    """One case is too coarse for the spacing that would be chosen, but not for a given one."""
+    root, box = tmp_path / "data", np.zeros((40, 40, 40), np.uint8)
+    box[10:30, 10:30, 10:30] = 1
+    for n in range(3):
+        image = np.random.default_rng(n).integers(1, 90, box.shape).astype(np.int16)
+        save(root / "images" / f"p{n}.nii.gz", image, np.diag([0.5, 0.5, 0.5, 1.0]))
+        save(root / "labels" / f"p{n}.nii.gz", box, np.diag([0.5, 0.5, 0.5, 1.0]))
+    coarse = np.diag([60.0, 60.0, 60.0, 1.0])
+    save(root / "images" / "p3.nii.gz", np.arange(720, dtype=np.int16).reshape(SHAPE), coarse)
+    save(root / "labels" / "p3.nii.gz", labels(), coarse)
+    options = {"data": root, "folds": 2, "device": "cpu"}
+    with pytest.raises(DataError, match=r"spacing 60 x 60 x 60 mm with .* check the spacing"):
+        planned(validated(FitConfig, options), tmp_path / "chosen")
+    given = validated(FitConfig, options | {"spacing": (2.0, 2.0, 2.0)})
+    _, plan, _ = planned(given, tmp_path / "given")
+    assert plan.spacing == (2.0, 2.0, 2.0)
+    edited = validated(FitConfig, options | {"plan": tmp_path / "given" / PLAN})
+    assert planned(edited, tmp_path / "edited")[1].spacing == (2.0, 2.0, 2.0)
 
 
 def test_the_page_is_written_beside_and_never_replaced_unasked(data: Path, tmp_path: Path) -> None:

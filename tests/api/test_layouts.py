@@ -89,6 +89,14 @@ def folder_per_patient(root: Path) -> list[Path]:
     return copies
 
 
+def folder_per_patient_in_one_file(root: Path) -> list[Path]:
+    for seed, case in enumerate(CASES):
+        first, second, labels = volumes(seed)
+        save(np.stack([first, second], axis=-1), root / case / "img.nii.gz")
+        save(labels, root / case / "seg.nii.gz")
+    return [root / "case_0" / "img.nii.gz"]
+
+
 @pytest.mark.parametrize(
     ("layout", "names"),
     [
@@ -96,6 +104,7 @@ def folder_per_patient(root: Path) -> list[Path]:
         (nnunet_raw, {"core", "edema"}),
         (msd, {"core", "edema"}),
         (folder_per_patient, {"label 2", "label 300"}),
+        (folder_per_patient_in_one_file, {"label 2", "label 300"}),
     ],
 )
 def test_it_is_learned_from_as_it_is(

@@ -184,6 +184,26 @@ def test_patients_without_a_channel_are_named(tmp_path: Path) -> None:
     assert "P2 lacks t2; every patient needs t1, t2" in refusal(tmp_path)
 
 
+def test_files_of_patients_are_ordered_as_dataset_json_names_them(tmp_path: Path) -> None:
+    for patient in ("P1", "P2"):
+        put(tmp_path, *(f"{patient}/{patient}_{end}.nii.gz" for end in ("flair", "T1", "seg")))
+    describe(tmp_path, {"channel_names": {"0": "t1", "1": "FLAIR"}})
+    dataset = find_cases(tmp_path)
+    assert dataset.channel_names == ("t1", "FLAIR")
+    assert relative(dataset)["P2"][0] == ["P2/P2_T1.nii.gz", "P2/P2_flair.nii.gz"]
+
+
+@pytest.mark.parametrize("names", [["T1", "T2"], ["T1"], ["T1", "T1"], ["T1", "FLAIR", "T2"]])
+def test_other_names_in_dataset_json_than_in_patient_folders_are_refused(
+    tmp_path: Path, names: list[str]
+) -> None:
+    put(tmp_path, *(f"P{n}/{name}.nii.gz" for n in (1, 2) for name in ("flair", "t1", "seg")))
+    describe(tmp_path, {"channel_names": dict(zip("012", names, strict=False))})
+    message = refusal(tmp_path)
+    assert f"names the channels {', '.join(names)}, but" in message
+    assert "are called flair, t1; use the same names in both" in message
+
+
 def test_two_label_maps_of_a_patient_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "P1/ct.nii.gz", "P1/seg.nii.gz", "P1/mask.nii.gz")
     assert "P1 has 2 label maps (mask.nii.gz, seg.nii.gz), expected one" in refusal(tmp_path)
@@ -342,7 +362,7 @@ def test_all_faulty_inputs_are_told_at_once(tmp_path: Path) -> None:
 
 def test_inputs_with_a_channel_too_few_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c.nii.gz")
-    with pytest.raises(DataError, match=r"1 file \(c\.nii\.gz\) lack.* b lacks b_0001"):
+    with pytest.raises(DataError, match=r"c\.nii\.gz lacks the channel number.* b lacks b_0001"):
         find_inputs([tmp_path])
 
 

@@ -40,7 +40,7 @@ def add(
         image = steps.reshape(SHAPE).astype(np.int16)
     labels = blocks() if labels is None else labels
     for folder, array, affine in (("images", image, AFFINE), ("labels", labels, label_affine)):
-        (root / folder).mkdir(exist_ok=True)
+        (root / folder).mkdir(parents=True, exist_ok=True)
         nib.Nifti1Image(array, affine).to_filename(root / folder / f"{case_id}.nii.gz")
     return root
 
@@ -102,6 +102,20 @@ def test_the_channels_that_are_named_must_be_there(tmp_path: Path) -> None:
         check_cases(described(tmp_path, channel_names=("T1", "T2")))
 
 
+@pytest.mark.parametrize(("channels", "names"), [(1, ("img",)), (4, None)])
+def test_one_file_per_patient_may_hold_all_channels(
+    tmp_path: Path, channels: int, names: tuple[str, ...] | None
+) -> None:
+    for patient in ("P1", "P2"):
+        add(tmp_path / patient, "x", image=np.ones((*SHAPE, channels), np.int16))
+        for folder, name in (("images", "img"), ("labels", "seg")):
+            (tmp_path / patient / folder / "x.nii.gz").rename(tmp_path / patient / f"{name}.nii.gz")
+            (tmp_path / patient / folder).rmdir()
+    dataset = find_cases(tmp_path)
+    assert dataset.channel_names == names
+    assert check_cases(dataset).num_channels == channels
+
+
 def test_oddities_are_warned_of_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -127,6 +141,19 @@ def test_a_declared_label_that_no_case_has_is_refused(tmp_path: Path) -> None:
     add(tmp_path, "b", labels=np.minimum(blocks(), 1))
     with pytest.raises(DataError, match=r"label 2 \(tumor\) is declared but in no case; remove"):
         check_cases(described(tmp_path))
+
+
+def test_structures_are_looked_for_at_the_spacing_that_is_given(tmp_path: Path) -> None:
+    speck = blocks()
+    speck[speck == 2] = 0
+    speck[4, 2, 1] = 2
+    add(tmp_path, "a", labels=speck)
+    add(tmp_path, "b")
+    for spacing, warned in ((None, False), ((8.0, 8.0, 9.0), True), ((2.0, 1.0, 3.0), False)):
+        told = check_cases(described(tmp_path), spacing=spacing).warnings
+        assert (
+            any("would vanish at the 8 x 8 x 9 mm that are given" in one for one in told) is warned
+        )
 
 
 def test_a_set_without_any_foreground_is_refused(tmp_path: Path) -> None:

@@ -50,6 +50,18 @@ def test_integers_are_scaled_as_floats_are(rule: Normalization) -> None:
     np.testing.assert_array_equal(normalize(channel, rule), normalize(channel.astype("f4"), rule))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_mask_as_a_channel_is_not_lost(dtype: type[np.generic]) -> None:
+    mask = np.zeros((6, 5, 4), dtype)
+    mask[:3] = 1
+    np.testing.assert_allclose(normalize(mask, MR), np.where(mask, 1, -1), atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_an_image_of_one_value_becomes_zero(value: int) -> None:
+    assert not normalize(np.full((6, 5, 4), value, np.int16), MR).any()
+
+
 def test_scaling_keeps_the_order() -> None:
     values = np.sort(np.random.default_rng(0).normal(0, 400, 4000)).astype(np.float32)
     for rule in (CT, MR):

@@ -249,6 +249,24 @@ def test_channels_are_resampled_to_the_first(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.asarray(written.dataobj), 3)
 
 
+def test_a_channel_without_numbers_is_not_resampled_unless_they_are_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    coarse = np.full((4, 7, 6), 3, np.float32)
+    coarse[2, 3, 3] = np.nan
+    for kind in ("kept", "replaced"):
+        images = tmp_path / kind / "data" / "images"
+        save(images / "a_0000.nii.gz", np.ones(SHAPE, np.int16))
+        save(images / "a_0001.nii.gz", coarse, np.diag([-2.0, 2.0, 3.0, 1.0]))
+        save(tmp_path / kind / "data" / "labels" / "a.nii.gz", blocks())
+    assert repaired(tmp_path / "kept", resample_channels=True) == ()
+    assert "a_0001.nii.gz has 1 voxels that are not finite numbers" in caplog.text
+    assert "add --replace-nonfinite 0" in caplog.text
+    replaced, _ = repaired(tmp_path / "replaced", resample_channels=True, replace_nonfinite=3.0)
+    written = nib.load(tmp_path / "replaced" / "copy" / replaced.file)
+    np.testing.assert_allclose(np.asarray(written.dataobj), 3)
+
+
 def test_a_torn_file_is_copied_and_the_others_repaired(tmp_path: Path) -> None:
     root = make(tmp_path / "data", blocks() * np.float32(0.9999))
     torn = root / "labels" / "b.nii.gz"

@@ -142,6 +142,16 @@ def test_labels_keep_their_place_in_other_formats(tmp_path: Path, suffix: str) -
     assert back.grid.same_as(source.grid)
 
 
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_voxels_without_a_number_are_no_fault_of_the_disk(tmp_path: Path, suffix: str) -> None:
+    array = voxels().astype(np.float32)
+    array[1, 2, 3] = np.nan
+    like = Volume.from_array(array[None], Grid(SHAPE, np.eye(4)))
+    write_image(tmp_path / f"a{suffix}", array, like=like)
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"a{suffix}")))
+    np.testing.assert_array_equal(written.T, array)
+
+
 @pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
 def test_formats_of_two_files_are_not_written(tmp_path: Path, suffix: str) -> None:
     source = read_image(stored(tmp_path / "a.nrrd"))
@@ -194,6 +204,20 @@ def test_a_list_names_its_files_and_no_others(tmp_path: Path, suffix: str) -> No
     image = sitk.ReadImage(str(path))
     np.testing.assert_array_equal(volume.array[0], sitk.GetArrayFromImage(image).T)
     assert sources(path) == (path, *(tmp_path / name for name in names))
+
+
+@pytest.mark.parametrize(
+    ("detached", "suffix"), [(".nhdr", ".nrrd"), (".nhdr", ".seg.nrrd"), (".mhd", ".mha")]
+)
+def test_voxels_beside_any_header_are_among_its_sources(
+    tmp_path: Path, detached: str, suffix: str
+) -> None:
+    header = stored(tmp_path / f"a{detached}")
+    (data,) = (file for file in tmp_path.iterdir() if file != header)
+    path = header.rename(tmp_path / f"a{suffix}")
+    assert sources(path) == (path, data)
+    whole = stored(tmp_path / f"b{suffix}")
+    assert sources(whole) == (whole,)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.structures import Part
 from medseg3d.geometry.grid import Grid
+from medseg3d.types import Spacing
 
 FOLDS: int = FitConfig.model_fields["folds"].default
 """What fit makes if nobody says otherwise."""
@@ -123,6 +124,7 @@ class Survey:
         faults: What is wrong with the files of the others.
         pictures: PNG by case id, of the cases that could be drawn, if pictures were wanted.
         folds: Parts that the set is to be split into.
+        spacing: Of the working grid in mm, in RAS order; None for that which fit would choose.
     """
 
     dataset: Dataset
@@ -130,6 +132,7 @@ class Survey:
     faults: tuple[Finding, ...]
     pictures: dict[str, bytes] = field(default_factory=dict)
     folds: int = FOLDS
+    spacing: Spacing | None = None
 
     @cached_property
     def labeled(self) -> tuple[CaseFacts, ...]:

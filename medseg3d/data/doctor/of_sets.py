@@ -181,10 +181,12 @@ def unused_files(survey: Survey) -> Iterator[Finding]:
 
 @CHECKS.register("structure-erased")
 def erased_structures(survey: Survey) -> Iterator[Finding]:
-    """Structures so small that the spacing which fit would choose leaves nothing of them."""
+    """Structures so small that the spacing of the working grid leaves nothing of them."""
     if not survey.facts:
         return
-    target, _ = target_spacing([facts.grid.canonical().spacing for facts in survey.facts])
+    measured, _ = target_spacing([facts.grid.canonical().spacing for facts in survey.facts])
+    target = survey.spacing or measured
+    chosen = "fit would choose" if survey.spacing is None else "are given"
     if min(target) <= 0:  # rounded away, which another check tells
         return
     for facts in survey.facts:
@@ -209,7 +211,7 @@ def erased_structures(survey: Survey) -> Iterator[Finding]:
                 f"{len(parts)} part{'s' if len(parts) > 1 else ''} of {survey.label(value)} with "
                 f"{voxels} voxel{'s' if voxels > 1 else ''} in all, at voxel "
                 f"{some(places, most=MOST_PARTS_SHOWN)}, would vanish at the "
-                f"{_mm(target)} that fit would choose"
+                f"{_mm(target)} that {chosen}"
                 + (", and with it all of the label in this case" if whole else ""),
                 "remove specks that are not meant, or fit with a finer spacing (--set spacing=...)",
             )

@@ -1,12 +1,13 @@
 """Reading the files of a case; what cannot be used becomes a finding, with its kind and remedy."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from medseg3d.data.cases import Case
 from medseg3d.data.doctor.findings import Finding, Severity
-from medseg3d.data.doctor.onehot import merge_masks
+from medseg3d.data.doctor.onehot import leave_nothing_out, merge_masks
 from medseg3d.errors import DataError
 from medseg3d.io import LabelVolume, Volume, read_image, read_labels
 from medseg3d.io.formats import format_of
@@ -50,6 +51,17 @@ def read_label_map(case: Case) -> tuple[LabelVolume | None, list[Finding]]:
         return read_labels(case.labels), []
     except (DataError, OSError, MemoryError) as error:
         return None, [_label_fault(case, case.labels, error)]
+
+
+def begin_with_background(cases: Iterable[Case]) -> bool:
+    """Whether the first of several masks is the background in the label maps of a set.
+
+    It is if the masks of any case leave no voxel out: one voxel that was forgotten elsewhere must
+    not shift the labels there.
+    """
+    found = (_raw(case.labels) for case in cases if case.labels is not None)
+    arrays = (stored.array for stored in found if stored is not None)
+    return any(len(array) > 1 and leave_nothing_out(array) for array in arrays)
 
 
 def _image_fault(case: Case, path: Path, error: Exception) -> Finding:

@@ -1,7 +1,7 @@
 """The whole cases of a folder that has others without partners."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medseg3d.data.cases import Case, Dataset, patient_of
@@ -9,7 +9,13 @@ from medseg3d.data.channels import CHANNEL
 from medseg3d.data.dataset_json import FILE_NAME, Description, read_description
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.files import expect_folder, subfolders, volumes_in
-from medseg3d.data.layouts import IMAGE_FOLDERS, LABEL_FILE, LABEL_FOLDERS, find_cases
+from medseg3d.data.layouts import (
+    IMAGE_FOLDERS,
+    LABEL_FILE,
+    LABEL_FOLDERS,
+    as_declared,
+    find_cases,
+)
 from medseg3d.data.partners import by_id, common_keys
 from medseg3d.errors import DataError
 from medseg3d.io import case_stem
@@ -39,7 +45,8 @@ def find_whole_cases(root: Path) -> tuple[Dataset, tuple[Finding, ...]]:
     except DataError:
         pass
     try:
-        cases = _listed(description) or _paired(root) or _in_folders(root)
+        in_order = description.channel_names
+        cases = _listed(description) or _paired(root) or _in_folders(root, in_order)
     except DataError:
         cases = []
     whole = sorted(_with_distinct_ids(cases), key=lambda case: case.id)
@@ -80,7 +87,7 @@ def _paired(root: Path) -> list[Case]:
     return list(_with_all_channels(found))
 
 
-def _in_folders(root: Path) -> list[Case]:
+def _in_folders(root: Path, declared: Sequence[str] | None) -> list[Case]:
     """One folder per patient, with one label map and the channels that most have."""
     found = []
     for folder in subfolders(root):
@@ -90,15 +97,18 @@ def _in_folders(root: Path) -> list[Case]:
         if len(labels) == 1 and images:
             by_name = {case_stem(file).removeprefix(folder.name): file for file in images}
             found.append((folder.name, by_name, labels[0]))
-    return list(_with_all_channels(found))
+    return list(_with_all_channels(found, declared))
 
 
-def _with_all_channels(found: list[tuple[str, dict[str, Path], Path]]) -> Iterator[Case]:
+def _with_all_channels(
+    found: list[tuple[str, dict[str, Path], Path]], declared: Sequence[str] | None = None
+) -> Iterator[Case]:
     numbers = Counter(tuple(sorted(images)) for _, images, _ in found)
     usual = numbers.most_common(1)[0][0] if numbers else ()
+    ordered = as_declared(usual, declared) or usual
     for case_id, images, label in found:
         if tuple(sorted(images)) == usual:
-            files = tuple(images[channel] for channel in usual)
+            files = tuple(images[channel] for channel in ordered)
             yield Case(case_id, files, label, patient_of(case_id))
 
 

@@ -17,7 +17,7 @@ from medseg3d.data.regrid import is_transposed
 from medseg3d.data.threads import in_threads
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import LabelVolume, Volume
-from medseg3d.types import LabelMap
+from medseg3d.types import LabelMap, Spacing
 
 SAMPLE = 100_000
 """Voxels per channel that percentiles are taken from."""
@@ -36,6 +36,7 @@ def survey(
     dataset: Dataset,
     *,
     folds: int = FOLDS,
+    spacing: Spacing | None = None,
     workers: int = 2,
     advance: Callable[[], None] | None = None,
     draw: Draw | None = None,
@@ -45,6 +46,7 @@ def survey(
     Args:
         dataset: The cases.
         folds: Parts that the set is to be split into.
+        spacing: Of the working grid in mm, if it is given.
         workers: Threads that read, each one case at a time.
         advance: Called after each case.
         draw: Makes a picture of each case while it is in memory.
@@ -65,6 +67,7 @@ def survey(
             if picture is not None
         },
         folds,
+        spacing,
     )
 
 

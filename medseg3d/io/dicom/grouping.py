@@ -36,7 +36,8 @@ def one_block(
         notes: Collects what was left out.
 
     Raises:
-        DataError: If there are several such blocks, naming what tells them apart.
+        DataError: If there are several such blocks, naming what tells them apart, or a slice of
+            the only one has a fault.
     """
     slices = _chosen(name, _distinct_series(slices), choice)
     slices = _one_series(path, slices, notes)
@@ -72,6 +73,8 @@ def _chosen(name: Path, slices: Sequence[Slice], choice: dict[str, str]) -> list
 
 
 def _one_series(path: Path, slices: Sequence[Slice], notes: list[str]) -> list[Slice]:
+    if all(each.fault for each in slices):
+        raise DataError(slices[0].fault)
     groups = _grouped(slices, lambda each: each.series)
     with_place = {k: g for k, g in groups.items() if any(_is_placed(each) for each in g)}
     if not with_place:
@@ -79,7 +82,7 @@ def _one_series(path: Path, slices: Sequence[Slice], notes: list[str]) -> list[S
     for key, group in groups.items():
         if key not in with_place and "/" in key and not all(s.is_localizer for s in group):
             raise _lost(group[0])  # nothing says that it is of another series
-    bodies = {k: g for k, g in with_place.items() if not all(s.is_localizer for s in g)}
+    bodies = {k: g for k, g in with_place.items() if not all(s.is_localizer or s.fault for s in g)}
     kept = bodies or with_place
     dropped = [each for key, group in groups.items() if key not in kept for each in group]
     if len(kept) > 1:
@@ -87,6 +90,8 @@ def _one_series(path: Path, slices: Sequence[Slice], notes: list[str]) -> list[S
     if dropped:
         notes.append(f"{path}: {_counted(dropped)} of other series, such as scouts, left out")
     only = next(iter(kept.values()))
+    if fault := next((each.fault for each in only if each.fault), ""):
+        raise DataError(fault)
     lost = [each for each in only if not _is_placed(each)]
     if lost:
         raise _lost(lost[0])

@@ -112,6 +112,7 @@ class Slice:
         intercept: Added to them after that.
         bits: Allocated bits of a stored value.
         description: What the scanner calls its series, empty if that may name the patient.
+        fault: Why it can be no part of a volume, empty if it can.
     """
 
     path: Path
@@ -128,6 +129,7 @@ class Slice:
     intercept: float
     bits: int
     description: str
+    fault: str = ""
 
 
 def slices_in(folder: Path) -> tuple[list[Slice], list[str]]:
@@ -166,7 +168,7 @@ def slices_of(file: Path) -> list[Slice]:
     """The slices of one file.
 
     Raises:
-        DataError: If its header breaks off or cannot be understood, or it holds colors.
+        DataError: If its header breaks off or cannot be understood.
     """
     header, reaches_pixels = _header(file, WANTED)
     if not reaches_pixels:
@@ -231,10 +233,10 @@ def _slices(file: Path, header: Any) -> Iterator[Slice]:
         raise DataError(f"{file} declares {count} frames but describes {len(own)}; copy it again")
     description = description_of(header)
     for place, values in enumerate(frames_of(header)):
-        if int(values.get("SamplesPerPixel") or 1) != 1 or "PALETTE" in str(
+        in_colors = int(values.get("SamplesPerPixel") or 1) != 1 or "PALETTE" in str(
             values.get("PhotometricInterpretation")
-        ):
-            raise DataError(f"{file} holds colors, expected one number per voxel")
+        )
+        fault = f"{file} holds colors, expected one number per voxel" if in_colors else ""
         made = _slice(file, place if own is not None else None, values, _b_value(header, values))
         if "ModalityLUTSequence" in header and "RescaleSlope" not in values:
             if made.is_localizer:
@@ -243,7 +245,7 @@ def _slices(file: Path, header: Any) -> Iterator[Slice]:
                 f"{file} maps its values by a table (ModalityLUTSequence), expected a slope and "
                 "an intercept; convert the series"
             )
-        yield replace(made, description=description)
+        yield replace(made, description=description, fault=fault)
 
 
 def _slice(file: Path, frame: int | None, values: Values, b_value: str) -> Slice:

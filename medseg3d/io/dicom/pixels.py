@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pydicom
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from medseg3d.errors import DataError, MedSeg3DError
 from medseg3d.io.dicom.headers import Slice
@@ -107,17 +107,20 @@ def frame_of(path: Path, content: Any, frame: int | None) -> npt.NDArray[Any]:
     Raises:
         DataError: If they cannot be decoded.
     """
+    syntax = content.file_meta.TransferSyntaxUID
     packed = int(content.get("BitsAllocated") or 16) == 1
-    if packed and not content.file_meta.TransferSyntaxUID.is_encapsulated:
+    if packed and not syntax.is_encapsulated:
         return _unpacked(content, frame or 0)
+    is_as_stored = not syntax.is_encapsulated or syntax == RLELossless
+    # pydicom would keep the lowest bits, wherever HighBit says that the value lies
+    options: dict[str, Any] = {"correct_unused_bits": False} if is_as_stored else {}
     try:
-        stored = np.asarray(pixel_array(content, index=0 if frame is None else frame))
+        stored = np.asarray(pixel_array(content, index=frame or 0, **options))
     except Exception as error:  # every codec has its own kinds
-        syntax = content.file_meta.TransferSyntaxUID.name
         raise DataError(
-            f"{path} has pixels ({syntax}) that cannot be decoded; copy it again"
+            f"{path} has pixels ({syntax.name}) that cannot be decoded; copy it again"
         ) from error
-    if content.file_meta.TransferSyntaxUID.is_encapsulated or stored.dtype.kind == "f":
+    if not is_as_stored or stored.dtype.kind == "f":
         return stored
     return _without_overlay(stored, content)
 

@@ -73,6 +73,15 @@ def test_patients_without_label_map_are_left_out(tmp_path: Path) -> None:
     assert "P2" in told
 
 
+def test_channels_of_patients_are_ordered_as_dataset_json_names_them(tmp_path: Path) -> None:
+    files(tmp_path, *(f"P1/P1_{name}.nii.gz" for name in ("flair", "t1", "seg")))
+    files(tmp_path, *(f"P2/P2_{name}.nii.gz" for name in ("flair", "t1")))
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "T1", "1": "FLAIR"}}')
+    dataset, findings = find_whole_cases(tmp_path)
+    assert [finding.code for finding in findings] == ["structure"]
+    assert [path.name for path in dataset.cases[0].images] == ["P1_t1.nii.gz", "P1_flair.nii.gz"]
+
+
 def test_an_id_that_is_there_twice_is_left_out(tmp_path: Path) -> None:
     files(tmp_path, *in_folder("images", ["a", "b", "B"]), *in_folder("labels", ["a", "b", "B"]))
     cases, told = whole(tmp_path)

@@ -120,6 +120,15 @@ def test_graphics_in_left_over_bits_are_no_values(tmp_path: Path, dicom_series: 
     signed = np.int16([[[-2048, 5], [2047, -1]], [[1, 2], [3, 4]]])
     dicom_series(tmp_path / "b", stored=signed & 0x0FFF, BitsStored=12, HighBit=11)
     np.testing.assert_array_equal(read_image(tmp_path / "b").array[0].T, signed)
+    for number, meant in enumerate((values_, signed)):
+        folder = tmp_path / f"high {number}"
+        files = dicom_series(folder, stored=meant << 4 | 0xF, BitsStored=12, HighBit=15)
+        np.testing.assert_array_equal(read_image(folder).array[0].T, meant)
+        for file in files:
+            content = pydicom.dcmread(file)
+            content.compress(RLELossless, generate_instance_uid=False)
+            content.save_as(file)
+        np.testing.assert_array_equal(read_image(folder).array[0].T, meant)
 
 
 def test_inverted_display_leaves_values_alone(tmp_path: Path, dicom_series: Series) -> None:
@@ -422,6 +431,30 @@ def test_frames_without_positions_are_refused(tmp_path: Path, dicom_series: Seri
 def test_colors_are_refused(tmp_path: Path, dicom_series: Series) -> None:
     dicom_series(tmp_path / "a", SamplesPerPixel=3, PhotometricInterpretation="RGB")
     assert "00.dcm holds colors" in refusal(tmp_path / "a")
+    colors = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}
+    dicom_series(tmp_path / "b", per_slice=lambda place: colors if place == 3 else {})
+    assert "03.dcm holds colors" in refusal(tmp_path / "b")
+
+
+@pytest.mark.parametrize("position", [[0, 0, 0], None])
+def test_a_capture_in_colors_beside_a_series_is_left_out_and_told(
+    tmp_path: Path, dicom_series: Series, position: list[int] | None
+) -> None:
+    dicom_series(tmp_path / "a")
+    dicom_series(
+        tmp_path / "a",
+        stored=STORED[:1],
+        name="capture{}.dcm".format,
+        SeriesNumber=9,
+        SamplesPerPixel=3,
+        PhotometricInterpretation="RGB",
+        ImagePositionPatient=position,
+    )
+    volume = read_image(tmp_path / "a")
+    np.testing.assert_array_equal(volume.array[0], STORED.transpose(2, 1, 0))
+    assert "1 image of other series, such as scouts, left out" in volume.notes[0]
+    assert read_image(tmp_path / "a" / "series=3").notes == ()
+    assert "capture0.dcm holds colors" in refusal(tmp_path / "a" / "series=9")
 
 
 @pytest.mark.parametrize(
