@@ -26,8 +26,11 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line; warnings and errors say what they are."""
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        with suppress(OSError, ValueError, AttributeError):  # nobody listens, the work goes on
-            sys.stderr.write(f"{level}{self.format(record)}\n")
+        try:
+            with suppress(OSError, ValueError, AttributeError):  # nobody listens, the work goes on
+                sys.stderr.write(f"{level}{self.format(record)}\n")
+        except Exception:  # a message that does not fit its values
+            self.handleError(record)
 
 
 def track(

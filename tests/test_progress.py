@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from medseg3d import progress as module
-from medseg3d.progress import LOGGER, Progress, duration, track
+from medseg3d.progress import LOGGER, Progress, StderrHandler, duration, track
 
 
 class Clock:
@@ -184,3 +184,13 @@ def test_a_service_without_stderr_needs_no_terminal(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("sys.stderr", None)
     with Progress("Training", total=1) as progress:
         progress.advance()
+
+
+def test_a_message_that_does_not_fit_its_values_ends_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = logging.LogRecord("x", logging.INFO, __file__, 1, "fold %d", ("Oslo",), None)
+    StderrHandler().handle(record)
+    told = capsys.readouterr().err
+    assert "fold %d" in told
+    assert "Oslo" in told

@@ -306,7 +306,7 @@ class FitConfig(Options):
     @classmethod
     def _number_or_name(cls, value: Any) -> Any:
         is_number = isinstance(value, str) and value.removeprefix("-").isdecimal()
-        return int(value) if is_number else value
+        return int(value) if is_number and str(int(value)) == value else value  # 01 is a name
 
     @model_validator(mode="after")
     def _one_budget(self) -> FitConfig:

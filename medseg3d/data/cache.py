@@ -101,16 +101,16 @@ class CachedCase:
 
     Attributes:
         folder: Where the case is stored.
-        case_id: Name of the case.
+        case_id: Name of the case, in the run that opened it.
         shape: Voxels along ``(I, J, K)``.
         num_channels: Image channels ``C``.
         label_counts: Voxels per label, background first; empty if the case has no labels.
             Voxels that nobody annotated belong to none.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, case_id: str, facts: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.case_id: str = facts["case"]
+        self.case_id = case_id
         size_i, size_j, size_k = facts["shape"]
         self.shape: Size3 = (size_i, size_j, size_k)
         self.num_channels: int = facts["num_channels"]
@@ -120,7 +120,7 @@ class CachedCase:
         self._turn = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (CachedCase.open, (self.folder,))
+        return (CachedCase.open, (self.folder, self.case_id))
 
     def __repr__(self) -> str:
         return f"CachedCase({self.case_id!r}, shape={self.shape})"
@@ -153,14 +153,14 @@ class CachedCase:
         """
         folder = Path(folder)
         if is_complete(folder):
-            return cls.open(folder)
+            return cls.open(folder, case_id)
         with about_case(case_id):
             label_counts = checked_label_counts(image, labels, num_labels + may_ignore)
         try:
             cls._write(folder, case_id, image, labels, num_labels, label_counts)
         except OSError as error:
             raise _cannot_write(folder.parent, error) from error
-        return cls.open(folder)
+        return cls.open(folder, case_id)
 
     @staticmethod
     def _write(
@@ -198,8 +198,13 @@ class CachedCase:
             _settle(beside, folder)
 
     @classmethod
-    def open(cls, folder: Path) -> CachedCase:
+    def open(cls, folder: Path, case_id: str | None = None) -> CachedCase:
         """Open a stored case; its arrays are opened when first read.
+
+        Args:
+            folder: Where it is stored.
+            case_id: Name of the case, which may be another than when it was stored, since folders
+                are named by content; by default that one.
 
         Raises:
             DataError: If the folder is missing or incomplete.
@@ -211,7 +216,7 @@ class CachedCase:
                 f"cached case {folder} is missing or incomplete; "
                 "delete that folder to build it anew"
             )
-        return cls(folder, facts)
+        return cls(folder, facts["case"] if case_id is None else case_id, facts)
 
     @property
     def has_labels(self) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,11 +37,15 @@ UNENDING = 2**48
 
 def case_subject(case: CachedCase) -> tio.Subject:
     """A TorchIO subject over a cached case; its volumes load when they are first asked for."""
-    image = tio.ScalarImage(case.folder / "image.b2nd", reader=_whole_image)  # type: ignore[no-untyped-call]
+    image = tio.ScalarImage(  # type: ignore[no-untyped-call]
+        case.folder / "image.b2nd", reader=partial(_whole_image, case_id=case.case_id)
+    )
     subject = {"image": image, "case": case}
     if case.has_labels:
         path = case.folder / "labels.b2nd"
-        subject["labels"] = tio.LabelMap(path, reader=_whole_labels)  # type: ignore[no-untyped-call]
+        subject["labels"] = tio.LabelMap(  # type: ignore[no-untyped-call]
+            path, reader=partial(_whole_labels, case_id=case.case_id)
+        )
     return tio.Subject(subject)
 
 
@@ -332,9 +337,9 @@ def share_of(share: float, count: int) -> int:
     return int(share * count + 1e-6)
 
 
-def _whole_image(path: Path) -> tuple[Image, npt.NDArray[np.float64]]:
-    return CachedCase.open(path.parent).image(), np.eye(4)
+def _whole_image(path: Path, *, case_id: str) -> tuple[Image, npt.NDArray[np.float64]]:
+    return CachedCase.open(path.parent, case_id).image(), np.eye(4)
 
 
-def _whole_labels(path: Path) -> tuple[LabelMap, npt.NDArray[np.float64]]:
-    return CachedCase.open(path.parent).labels(), np.eye(4)
+def _whole_labels(path: Path, *, case_id: str) -> tuple[LabelMap, npt.NDArray[np.float64]]:
+    return CachedCase.open(path.parent, case_id).labels(), np.eye(4)

@@ -170,16 +170,16 @@ def with_unlabeled(folds: Folds, cases: Sequence[Case], *, learn: bool) -> Folds
 
 
 def chosen_fold(folds: Folds, fold: int | str) -> Split:
-    """One fold, by its number or its name.
+    """One fold, by its name or its number; what is both is a name.
 
     Raises:
         ConfigError: If there is no such fold.
     """
     names = list(folds)
+    if str(fold) in folds:
+        return folds[str(fold)]
     if isinstance(fold, int) and 0 <= fold < len(names):
         return folds[names[fold]]
-    if isinstance(fold, str) and fold in folds:
-        return folds[fold]
     named = "" if names == [*map(str, range(len(names)))] else f" ({', '.join(names)})"
     raise ConfigError(f"fold {fold} does not exist; folds are 0 to {len(names) - 1}{named}")
 

@@ -9,7 +9,8 @@ class Budget:
 
     Attributes:
         steps: Optimizer steps in all.
-        seconds: Wall time in all, validation included.
+        seconds: Wall time in all, validation included, but not what it takes to measure beforehand
+            what a validation costs.
     """
 
     steps: int | None = None

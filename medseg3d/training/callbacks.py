@@ -225,10 +225,11 @@ class Recorder(Callback):
             trainer.should_stop = True
         ends = trainer.should_stop
         if self._every is None and (not ends or self._course.losses):
-            self._validate(network, 1)  # the first one also pays for compiling kernels
-            begun = time.monotonic()
-            self._validate(network, 1)
-            self._validated_at = time.monotonic()
+            with self._course.paused():  # one large case could take all of the budget
+                self._validate(network, 1)  # the first one also pays for compiling kernels
+                begun = time.monotonic()
+                self._validate(network, 1)
+                self._validated_at = time.monotonic()
             self._cost = (self._validated_at - begun) * self._num_held_out
         self.pace.begin_stage(network)
         if self._epoch_ends(trainer):
@@ -282,8 +283,8 @@ class Recorder(Callback):
         assert self._keeper.averaging is not None
         with self._keeper.averaging.in_place(), torch.no_grad():
             scores = self._scores(network) if self._is_due(epoch, ends=ends) else None
-            if ends and (math.isinf(course.best) or (scores is None and keeps_last(network))):
-                self._save_best(network, math.nan)  # a validation was not affordable
+            if ends and scores is None:
+                self._save_best(network, math.nan)  # no validation was affordable
         row["minutes"] = course.seconds / 60
         if scores is not None:
             row["dice"] = _mean(scores)
@@ -318,6 +319,8 @@ class Recorder(Callback):
     def _is_due(self, epoch: int, *, ends: bool) -> bool:
         if self._every is not None:
             return ends or epoch % self._every == 0
+        if ends and math.isfinite(self._course.best):
+            return True  # or an earlier validation alone would say which weights are kept
         since = time.monotonic() - self._validated_at
         return (self._course.seconds if ends else since) * VALIDATION_SHARE >= self._cost
 

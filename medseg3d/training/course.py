@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -18,7 +19,7 @@ class Course:
         rows: History, one row per epoch that has ended.
         best: Best mean Dice of the stage.
         stage: Training stage in which it was reached.
-        seconds_before: Training time of earlier parts of a resumed run.
+        seconds_before: Training time until the clock was last started.
 
     Examples:
         >>> course = Course({"step": 3, "losses": [0.5], "seconds": 60.0})
@@ -46,6 +47,15 @@ class Course:
     def start_clock(self) -> None:
         """Count time from now on."""
         self._begun = time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Count no time inside; the clock goes on after it, whatever ends it."""
+        self.seconds_before, self._begun = self.seconds, None
+        try:
+            yield
+        finally:
+            self.start_clock()
 
     def facts(self) -> dict[str, Any]:
         """All of it, for JSON."""

@@ -68,7 +68,8 @@ class Keeper:
                 _restore("correction", correction.tensors, tensors)
                 correction.cycles, correction.counts = facts["cycles"], facts["corrected"]
                 correction.agreement = facts["agreement"]
-            trainer.precision_plugin.load_state_dict(facts["scaler"])
+            if facts["scaler"]:  # that of a run without a loss scaler is empty
+                trainer.precision_plugin.load_state_dict(facts["scaler"])
             _restore_optimizer(trainer, tensors)
             self._found = None
         self.averaging, self._correction = averaging, correction

@@ -1,7 +1,9 @@
 """``fit`` with losses by distance: maps of whole cases, made once and kept in the cache."""
 
+import json
 import logging
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,12 @@ import torch
 
 import medseg3d
 from medseg3d.api.fitting.following import Job
-from medseg3d.api.fitting.preparing import Preparation
+from medseg3d.api.fitting.preparing import Preparation, training_patches
 from medseg3d.api.fitting.run import make_loss
+from medseg3d.api.provenance import Origin
 from medseg3d.config import FitConfig
 from medseg3d.data.cache import CachedCase, is_complete
+from medseg3d.data.layouts import find_cases
 from medseg3d.data.plan import Plan
 from medseg3d.errors import DataError
 from medseg3d.losses import case_maps
@@ -54,6 +58,29 @@ def test_maps_of_learned_cases_are_kept_and_found_again(
     monkeypatch.setattr(case_maps.MappedLoss, "maps_for", lambda *given: given[-1].values)
     monkeypatch.setattr("medseg3d.api.fitting.preparing.make_maps", made_again)
     medseg3d.fit(data, out=tmp_path / "b", cache=cache, loss=LOSS, **OPTIONS)
+
+
+def test_cases_that_were_renamed_are_found_again_under_their_new_names(
+    data: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    run = medseg3d.fit(data, out=tmp_path / "a", cache=cache, loss=LOSS, **OPTIONS)
+    stored = set(cache.iterdir())
+    plan = Plan.load(run.folder / "plan.yaml")
+    config = FitConfig(data=data, cache=cache, loss=LOSS, **OPTIONS)
+    learned = json.loads((run.folder / "split.json").read_text())["training"]
+    cases = [
+        replace(case, id=f"new_{case.id}") for case in find_cases(data).cases if case.id in learned
+    ]
+    preparation = Preparation(config, plan, Origin.of(config, cases, []).digests)
+    found = preparation.prepare(cases)
+    maps = preparation.maps_of(found, torch.nn.Identity(), make_loss(config, plan, found))
+    assert maps is not None
+    patches = training_patches(config, plan, found, maps=maps)
+    names = {case.id for case in cases}
+    assert {patches[number]["case"] for number in range(len(cases))} == names
+    assert {case.case_id for case in maps.cases} == names
+    assert set(cache.iterdir()) == stored
 
 
 def test_maps_depend_on_what_they_are_made_with(data: Path, tmp_path: Path) -> None:

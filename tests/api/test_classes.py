@@ -168,6 +168,11 @@ def test_a_run_goes_on_with_its_classes_and_with_no_others(
     ("options", "kind", "told"),
     [
         ({"network": "unet3d"}, ConfigError, "network 'unet3d' learns no classes; choose one"),
+        (
+            {"dims": 2, "network": "ynet_2d", "patch_size": None},
+            ConfigError,
+            "classes are learned from whole volumes; leave out --dims 2 .* or classes",
+        ),
         ({"classes": "absent.csv"}, DataError, "absent.csv cannot be read as CSV"),
         ({"classes": None}, DataError, r"2 images \(case_4, case_5\) without label map"),
     ],

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -21,6 +22,7 @@ from medseg3d.api.fitting import final_validation, planning, preparing, validati
 from medseg3d.api.fitting import run as fitting
 from medseg3d.bundle import load_bundle, read_bundle
 from medseg3d.data.cache import CachedCase, content_digest
+from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError, MedSeg3DError, RunError
 from medseg3d.training.checkpoint import LAST
 
@@ -281,6 +283,19 @@ def test_a_label_outside_the_training_cases_is_told(
     medseg3d.fit(tmp_path / "data", **(places | {"out": tmp_path / "second"}), **SMALL)
     told = "label 2 (label 2) is in no training case of fold 0 and cannot be learned"
     assert told in caplog.text
+
+
+def test_a_fold_may_have_a_name_in_what_is_told_of_absent_labels(
+    whole: medseg3d.Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = Plan.load(whole.folder / "plan.yaml")
+    having: Any = SimpleNamespace(labels_present=(1,))
+    for training in ([], [having]):
+        preparing.warn_of_absent_labels(plan, training, [], fold="Oslo")
+    assert [text.partition(")")[2].partition(" and")[0] for text in caplog.messages] == [
+        " is in no training case of fold Oslo",
+        " is in no held-out case of fold Oslo, so nothing will tell how well it is found",
+    ]
 
 
 def test_fewer_patients_than_folds(

@@ -69,9 +69,9 @@ def test_a_network_with_an_objective_of_its_own_is_trained_by_it(
     seen: list[tuple[int, ...]] = []
     edges_of = saunet.label_edges
 
-    def told(labels: Any) -> Any:
+    def told(labels: Any, unknown: int) -> Any:
         seen.append(tuple(labels.shape))
-        return edges_of(labels)
+        return edges_of(labels, unknown)
 
     monkeypatch.setattr(saunet, "label_edges", told)
     network = {"name": "saunet", "options": {"stem": 4, "growth": 2, "layers": [1, 1]}}

@@ -11,10 +11,13 @@ import torch
 
 import medseg3d
 from medseg3d.api import rehearse
+from medseg3d.api.fitting.following import refuse_what_needs_one_process
 from medseg3d.bundle import load_bundle, read_bundle
 from medseg3d.config import FitConfig, validated
 from medseg3d.errors import ConfigError, DataError, MedSeg3DError, RunError
 from medseg3d.networks.cascade.unet_gan import UnetGAN
+from medseg3d.ranks import Rank
+from medseg3d.training.team import Team
 
 SHAPE = (16, 14, 12)
 TINY = {"width": 4, "decoded": 4, "strides": [2, 2], "first_kernel": 3, "blocks": 1}
@@ -90,6 +93,12 @@ def test_the_model_translates_what_it_is_to_label(
     )
     assert translated
     assert nib.load(found.path).shape == SHAPE
+
+
+def test_one_process_trains_the_stages_of_the_model_to_begin_with(run: medseg3d.Run) -> None:
+    config = FitConfig(data=Path("cases"), start_from=run.bundle, device="cpu")
+    with pytest.raises(ConfigError, match="stages are trained by one process, here are 2"):
+        refuse_what_needs_one_process(config, Team(Rank(0, 2)))
 
 
 def test_images_of_the_target_are_told_among_what_was_learned_from(run: medseg3d.Run) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import medseg3d
-from medseg3d.api.fitting.planning import own_loss
+from medseg3d.api.fitting.planning import own_loss, planned
 from medseg3d.bundle import load_bundle
 from medseg3d.config import FitConfig, validated
 from medseg3d.errors import ConfigError
@@ -108,6 +108,21 @@ def test_training_cases_need_no_label_map(run: medseg3d.Run, tmp_path: Path) -> 
     assert again.dice == run.dice
     first, second = load_bundle(run.bundle)[1], load_bundle(again.bundle)[1]
     assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_nor_do_they_where_the_network_is_that_of_a_model(
+    run: medseg3d.Run, tmp_path: Path
+) -> None:
+    data, out = write(tmp_path / "boxes"), tmp_path / "run"
+    (data / "labels" / "case_0.nii.gz").unlink()
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps([{"train": ["case_0"], "val": ["case_1"]}]))
+    given = {name: value for name, value in OPTIONS.items() if name not in ("network", "width")}
+    places = {"data": data, "out": out, "splits": splits, "start_from": run.bundle}
+    out.mkdir()
+    _, plan, parts = planned(validated(FitConfig, given | places), out)
+    assert (parts.training, parts.validation) == (("case_0",), ("case_1",))
+    assert plan.num_cases == 1
 
 
 def test_the_loss_of_labels_that_comes_by_default_is_replaced() -> None:

@@ -113,7 +113,7 @@ def test_a_complete_folder_is_kept_and_an_incomplete_one_replaced(tmp_path: Path
     folder = tmp_path / "key"
     stored(folder)
     other = CachedCase.write(folder, case_id="b", image=random_image(1), labels=None, num_labels=2)
-    assert other.case_id == "a"
+    assert other.has_labels
     (folder / "image.b2nd").write_bytes(b"cut short")
     assert not is_complete(folder)
     np.testing.assert_array_equal(stored(folder).labels(), three_labels())
@@ -155,6 +155,16 @@ def test_nothing_stays_behind_when_writing_fails(
     with pytest.raises(RunError, match=r"the disk is full; free some space .* are free"):
         stored(tmp_path / "key")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_case_is_called_what_it_is_opened_as(tmp_path: Path) -> None:
+    folder = stored(tmp_path / "key").folder
+    assert CachedCase.open(folder).case_id == "a"
+    renamed = CachedCase.write(
+        folder, case_id="b", image=random_image(), labels=three_labels(), num_labels=4
+    )
+    for case in (renamed, CachedCase.open(folder, "b")):
+        assert pickle.loads(pickle.dumps(case)).case_id == case.case_id == "b"
 
 
 def test_a_copy_for_another_process_opens_its_own_arrays(tmp_path: Path) -> None:

@@ -180,7 +180,8 @@ def test_few_patients_are_held_out_one_at_a_time() -> None:
 def test_a_fold_has_a_number_or_the_name_of_a_site() -> None:
     north, south = Split(("b",), ("a",)), Split(("a",), ("b",))
     folds = {"1": north, "south": south}
-    assert chosen_fold(folds, 1) == chosen_fold(folds, "south") == south
+    assert chosen_fold(folds, "south") == south
+    assert chosen_fold(folds, 1) == chosen_fold(folds, "1") == north, "a name goes before a number"
     assert chosen_fold(folds, 0) == north
     for wrong in (-1, 2, "west"):
         told = rf"fold {wrong} does not exist; folds are 0 to 1 \(1, south\)"

@@ -118,6 +118,21 @@ def test_an_objective_gets_slices_and_its_loss_gets_volumes() -> None:
     assert sliced().objective is None
 
 
+def test_slices_that_nobody_annotated_stay_in_their_volume() -> None:
+    options = {"width": 2, "features": 2, "depths": (1, 1), "slice_axis": 2, "slab": 3}
+    network = build_network("slices:ynet_2d", 1, 3, options=options).eval()
+    image, labels = torch.randn(2, 1, 16, 16, 3), torch.randint(3, (2, 1, 16, 16, 3))
+    labels[0, ..., 0] = labels[1, ..., 2] = 3
+    seen: list[Tensor] = []
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        seen.extend([logits, target])
+        return functional.cross_entropy(logits, target[:, 0], ignore_index=3)
+
+    network.objective(loss, image, labels)
+    torch.testing.assert_close(seen, [network(image), labels])
+
+
 def test_networks_of_monai_are_built_in_two_dimensions() -> None:
     network = build_network("slices:monai:UNet", 1, 2, topology=IN_PLANE).eval()
     assert network.divisor == (8, 1, 4)

@@ -5,10 +5,12 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
@@ -17,8 +19,10 @@ from medseg3d.training import feed
 from medseg3d.training.averaging import Averaging
 from medseg3d.training.budget import Budget
 from medseg3d.training.checkpoint import LAST, read_checkpoint
+from medseg3d.training.course import Course
 from medseg3d.training.history import History
 from medseg3d.training.interrupts import Interrupts
+from medseg3d.training.keeper import Keeper
 from medseg3d.training.module import OptimizerSettings
 from medseg3d.training.train import TrainingSettings
 from tests.training.small_runs import stored, train_small
@@ -348,6 +352,22 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     last.write_bytes(last.read_bytes()[:-1] + b"!")
     assert_same(run(tmp_path, resume=True), whole)
     assert f"checkpoint {last} is damaged (its SHA-256 differs)" in caplog.text
+
+
+def test_a_run_without_a_loss_scaler_goes_on_with_one(tmp_path: Path) -> None:
+    run(tmp_path)
+    found = stored(tmp_path)
+    network = Net()
+    trainer: Any = SimpleNamespace(
+        precision_plugin=MixedPrecision("16-mixed", "cpu"),
+        optimizers=[torch.optim.AdamW(network.parameters())],
+    )
+    keeper = Keeper(tmp_path, Course(found.facts), found, pause=1.0)
+    keeper.begin(trainer, network, Averaging(network, 0.9, Interrupts()))
+    weights = network.state_dict()
+    assert all(torch.equal(found.tensors[f"network.{name}"], weights[name]) for name in weights)
+    scale = trainer.precision_plugin.state_dict()["scale"]
+    assert scale == torch.amp.GradScaler("cpu").state_dict()["scale"]
 
 
 def test_a_slow_disk_gets_fewer_checkpoints(

@@ -1,6 +1,7 @@
 """A whole run on toy patches: learning, history, best weights, averaging, exact resume."""
 
 import csv
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from medseg3d.training.history import History
 from medseg3d.training.interrupts import Interrupts
 from medseg3d.training.module import OptimizerSettings
 from medseg3d.training.train import TrainingSettings
-from tests.training.small_runs import train_small
+from tests.training.small_runs import stored, train_small
 
 
 class BrightVoxels(Dataset[dict[str, Any]]):
@@ -159,6 +160,61 @@ def test_a_validation_that_is_never_affordable_leaves_the_last_weights(
     assert all("dice" not in row for row in history.rows)
     assert len(kept) == 1
     assert kept[0] != kept[0]
+
+
+def test_the_last_weights_are_validated_whatever_it_costs_if_earlier_ones_were(
+    tmp_path: Path,
+) -> None:
+    kept: list[float] = []
+    scores = iter([0.5, 0.9])
+
+    def dearer_than_measured(_: nn.Module, num_cases: int | None) -> list[float]:
+        if num_cases is not None:
+            return [0.0]
+        time.sleep(0.3)
+        return [next(scores)]
+
+    history = train_small(
+        Dropping(),
+        BrightVoxels(),
+        tmp_path,
+        TrainingSettings(budget=Budget(steps=15), batch_size=2, steps_per_epoch=5),
+        validate=dearer_than_measured,
+        save_best=lambda _, score: kept.append(score),
+    )
+    assert ["dice" in row for row in history.rows] == [True, False, True]
+    assert kept == [0.5, 0.9]
+
+
+def test_measuring_what_a_validation_costs_takes_nothing_of_the_budget(tmp_path: Path) -> None:
+    measured = 0
+
+    def slow(_: nn.Module, num_cases: int | None) -> list[float]:
+        nonlocal measured
+        assert num_cases == 1
+        measured += 1
+        time.sleep(0.6)
+        if measured == 2:
+            raise KeyboardInterrupt
+        return [0.5]
+
+    def train(*, resume: bool) -> History:
+        return train_small(
+            Dropping(),
+            BrightVoxels(),
+            tmp_path,
+            TrainingSettings(budget=Budget(seconds=1.0), batch_size=2, steps_per_epoch=5),
+            validate=slow,
+            resume=resume,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        train(resume=False)
+    assert stored(tmp_path).facts["seconds"] < 0.6
+    history = train(resume=True)
+    assert measured == 4
+    assert history.rows[0]["learning_rate"] > 0
+    assert history.rows[-1]["step"] > 1
 
 
 def test_every_epoch_has_samples_of_its_own(

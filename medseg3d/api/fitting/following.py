@@ -17,6 +17,7 @@ from torch import nn
 from medseg3d.api.fitting.planning import make_network, stages_of
 from medseg3d.api.fitting.preparing import training_patches
 from medseg3d.api.fitting.settings import training_settings
+from medseg3d.api.fitting.starting import started
 from medseg3d.config import FitConfig
 from medseg3d.data.cache import CachedCase
 from medseg3d.data.domains import TwoDomains
@@ -77,7 +78,7 @@ def refuse_what_needs_one_process(config: FitConfig, team: Team) -> None:
     """
     if team.count == 1:
         return
-    if stages_of(config):
+    if stages_of(started(config)):
         raise ConfigError(
             f"stages are trained by one process, here are {team.count}; begin one, or set stages=[]"
         )

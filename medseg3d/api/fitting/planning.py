@@ -71,16 +71,21 @@ def refuse_what_cannot_be_built(config: FitConfig) -> None:
     refuse_other_network(config)
     _refuse_decided_options(config)
     whole = started(config)
-    network = NETWORKS[whole.network.name]
+    network, name = NETWORKS[whole.network.name], whole.network.name.removeprefix(SLICES)
     if config.stages and not hasattr(network, "set_stage"):
         raise ConfigError(
-            f"network {config.network.name!r} has no training stages; leave out stages, or set "
+            f"network {name!r} has no training stages; leave out stages, or set "
             "stages=[] if they come from a file"
+        )
+    if config.classes is not None and slab_of(config) is not None:
+        raise ConfigError(
+            "classes are learned from whole volumes; leave out --dims 2 (or the model of slices "
+            "to begin with), or classes"
         )
     if config.classes is not None and "classes" not in inspect.signature(network).parameters:
         raise ConfigError(
-            f"network {config.network.name!r} learns no classes; choose one that does, such as "
-            "ynet_3d, or leave out classes"
+            f"network {name!r} learns no classes; choose one that does, such as ynet_3d, or leave "
+            "out classes"
         )
     refuse_other_domains(whole)
     _refuse_to_correct(whole)
@@ -151,7 +156,12 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
         given = given_folds(config, dataset.cases)
         with Progress("Checking", total=len(dataset.cases), unit="case") as bar:
             num_folds = max(2, len(given)) if given else config.folds
-            checked = check_cases(dataset, folds=num_folds, advance=bar.advance)
+            fixed: Plan | FitConfig = like_the_model(config)
+            if config.plan is not None:
+                fixed = Plan.load(config.plan)
+            checked = check_cases(
+                dataset, folds=num_folds, spacing=fixed.spacing, advance=bar.advance
+            )
         folds = given or dealt_folds(config, dataset, checked.facts)
         if any(case.labels is None for case in dataset.cases):
             folds = with_unlabeled(folds, dataset.cases, learn=not given)
@@ -190,7 +200,7 @@ def _found(config: FitConfig) -> Dataset:
     dataset = find_cases(
         config.data,
         skip_unpaired=config.skip_unpaired,
-        unlabeled=config.classes is not None or not learns_from_labels(config),
+        unlabeled=config.classes is not None or not learns_from_labels(started(config)),
     )
     return with_classes(dataset, config.classes) if config.classes is not None else dataset
 
@@ -258,7 +268,7 @@ def _to_measure(config: FitConfig, dataset: Dataset, parts: Split) -> list[Case]
     training = set(parts.training)
     labeled = [case for case in dataset.cases if case.labels is not None]
     found = [case for case in labeled if case.id in training]
-    if found or not learns_from_labels(config):
+    if found or not learns_from_labels(started(config)):
         return found or labeled
     raise DataError(
         f"none of the {len(parts.training)} training cases has a label map, so no label can be "

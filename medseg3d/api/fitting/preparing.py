@@ -102,7 +102,7 @@ class Preparation:
     def _prepared(self, case: Case) -> CachedCase:
         folder = self._place_of(case)
         if is_complete(folder):
-            return CachedCase.open(folder)
+            return CachedCase.open(folder, case.id)
         with about_case(case.id), enough_memory(f"preprocessing case {case.id}", LEAVE_OUT):
             working = preprocess(load_case(case), self.plan)
             labels = working.labels
@@ -137,7 +137,7 @@ class Preparation:
         def made(case: CachedCase) -> CachedCase:
             folder = self._maps_place(case.folder, parts)
             if is_complete(folder):
-                return CachedCase.open(folder)
+                return CachedCase.open(folder, case.case_id)
             what = f"measuring distances in case {case.case_id}"
             with about_case(case.case_id), enough_memory(what, LEAVE_OUT):
                 maps = make_maps(loss, case.labels(), self.plan.num_labels)
@@ -173,13 +173,13 @@ def warn_of_absent_labels(
         ]
         if value != 0 and not occurs[0]:
             log.warning(
-                "label %d (%s) is in no training case of fold %d and cannot be learned; add "
+                "label %d (%s) is in no training case of fold %s and cannot be learned; add "
                 "cases that have it, or choose another --fold",
                 *(value, name, fold),
             )
         elif value != 0 and not occurs[1]:
             log.warning(
-                "label %d (%s) is in no held-out case of fold %d, so nothing will tell how "
+                "label %d (%s) is in no held-out case of fold %s, so nothing will tell how "
                 "well it is found",
                 *(value, name, fold),
             )

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 
@@ -65,6 +65,9 @@ def annotated_loss(
 ) -> Tensor:
     """The loss over those images of a batch of which any voxel was annotated.
 
+    One of several processes asks the loss in any case, since it may wait there for the others, to
+    add up sums over the patches of all.
+
     Args:
         loss: ``loss(logits, labels)``.
         logits: ``(B, L, *sp)``.
@@ -74,9 +77,11 @@ def annotated_loss(
         Scalar; 0, with gradients of 0, if nothing was annotated.
     """
     known = (labels.int() < logits.shape[1]).flatten(1).any(1)
-    if not known.any():
-        return (0 * _exact(logits)).sum()
-    return loss(logits[known], labels[known])
+    if known.any():
+        return loss(logits[known], labels[known])
+    if distributed.is_available() and distributed.is_initialized():
+        return loss(logits, labels)
+    return (0 * _exact(logits)).sum()
 
 
 class Diagnosing(nn.Module, ABC):
@@ -114,6 +119,8 @@ class Diagnosing(nn.Module, ABC):
     ) -> Tensor:
         """The loss of the images that are annotated plus the cross-entropy of all classes.
 
+        Images that nobody annotated come with given classes only.
+
         Args:
             loss: ``loss(logits, labels)``.
             image: ``(B, C, *sp)``.
@@ -123,6 +130,8 @@ class Diagnosing(nn.Module, ABC):
         features = self.encode(image)
         logits = self.decode(features, image.shape[2:])
         of_classes = class_loss(self.diagnose(features[-1]), labels, classes)
+        if classes is None:  # the loss may need all images, to put slices together
+            return loss(logits, labels) + of_classes
         return annotated_loss(loss, logits, labels) + of_classes
 
 

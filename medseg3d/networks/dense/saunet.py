@@ -133,10 +133,12 @@ class SAUNet(nn.Module):
         Args:
             loss: ``loss(logits, labels)``.
             image: ``(B, C, *sp)``.
-            labels: ``(B, 1, *sp)`` integers.
+            labels: ``(B, 1, *sp)`` integers; ``L`` stands for voxels that nobody annotated.
         """
         logits, edges = self._both(image)
-        return loss(logits, labels) + edge_loss(edges, label_edges(labels))
+        unknown = logits.shape[1]
+        of_edges = edge_loss(edges, label_edges(labels, unknown), labels != unknown)
+        return loss(logits, labels) + of_edges
 
     def _both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of labels and of edges."""
@@ -309,16 +311,20 @@ def label_edges(labels: Tensor, unknown: int | None = None) -> Tensor:
     return edges
 
 
-def edge_loss(logits: Tensor, edges: Tensor) -> Tensor:
+def edge_loss(logits: Tensor, edges: Tensor, known: Tensor) -> Tensor:
     """Binary cross-entropy in which edges and all else weigh the same, however few they are.
 
     Args:
         logits: ``(B, 1, *sp)``.
         edges: ``(B, 1, *sp)``, true on edges.
+        known: ``(B, 1, *sp)``, true on voxels that count; edges are among them.
+
+    Returns:
+        Scalar, at least float32; 0 if no voxel counts.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    share = edges.to(logits).mean()
-    weight = torch.where(edges, 1 - share, share)
+    share = edges.sum().to(logits) / known.sum().clamp_min(1)
+    weight = torch.where(edges, 1 - share, share) * known
     total = functional.binary_cross_entropy_with_logits(
         logits, edges.to(logits), weight=weight, reduction="sum"
     )

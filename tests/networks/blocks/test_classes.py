@@ -1,5 +1,7 @@
 """What is learned about whole images: known presence, given classes, images without a mask."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from medseg3d.losses.building import build_loss
+from medseg3d.losses.pooling import pool_over_processes
 from medseg3d.networks.blocks.classes import (
     annotated_loss,
     averaged,
@@ -14,6 +18,8 @@ from medseg3d.networks.blocks.classes import (
     presence,
     presence_loss,
 )
+from medseg3d.training.team import Team
+from tests.api.processes import begin
 
 LABELS = 4
 UNKNOWN = LABELS
@@ -89,6 +95,35 @@ def test_a_batch_without_any_mask_costs_nothing_but_reaches_every_logit() -> Non
     loss.backward()
     assert loss == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def half_of_a_batch() -> None:
+    """The first of two processes has images with a mask, the second has none."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, LABELS, 4, 4, requires_grad=True)
+    labels = torch.randint(0, LABELS, (2, 1, 4, 4))
+    loss = build_loss("dice_ce", ignore_index=UNKNOWN)
+    [expected] = torch.autograd.grad(loss(logits, labels), logits)
+    team = Team.join()
+    pool_over_processes(loss)
+    if not team.leads:
+        labels = torch.full_like(labels, UNKNOWN)
+    value = annotated_loss(loss, logits, labels)
+    [gradient] = torch.autograd.grad(value, logits)
+    assert value > 0, "that of all patches"
+    assert team.agreed(7.0 if team.leads else 0.0) == 7, "all are at the same place"
+    if team.leads:
+        of_voxels = loss.cross_entropy_weight * loss.cross_entropy(logits, labels)
+        [once] = torch.autograd.grad(of_voxels, logits)
+        # the gradient of a pooled loss is that of the sum over the processes
+        torch.testing.assert_close(gradient, once + 2 * (expected - once))
+    else:
+        assert not gradient.any()
+
+
+def test_a_process_without_any_mask_pools_with_those_that_have_some(tmp_path: Path) -> None:
+    ranks = begin(2, half_of_a_batch, tmp_path)
+    assert ranks.wait(120) == [0, 0], ranks.texts()
 
 
 @pytest.mark.parametrize("size", [(2, 2), (2, 2, 2)])

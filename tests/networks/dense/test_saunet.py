@@ -37,13 +37,14 @@ def test_edges_and_the_rest_weigh_the_same() -> None:
     edges = torch.tensor([True, False, False, False]).reshape(1, 1, 4)
     of_edge = torch.log(torch.tensor(2.0))
     of_rest = torch.stack([each.exp().log1p() for each in (logits[0, 0, 1:])]).mean()
-    torch.testing.assert_close(edge_loss(logits, edges), (of_edge + of_rest) / 2)
+    found = edge_loss(logits, edges, torch.ones_like(edges))
+    torch.testing.assert_close(found, (of_edge + of_rest) / 2)
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_patch_of_nothing_but_edges_or_none_costs_a_finite_loss(whole: bool) -> None:
+@pytest.mark.parametrize(("edges", "known"), [(True, True), (False, True), (False, False)])
+def test_a_patch_of_nothing_but_edges_or_none_costs_a_finite_loss(edges: bool, known: bool) -> None:
     logits = torch.full((1, 1, 4), 3.0, requires_grad=True)
-    loss = edge_loss(logits, torch.full((1, 1, 4), whole))
+    loss = edge_loss(logits, torch.full((1, 1, 4), edges), torch.full((1, 1, 4), known))
     loss.backward()
     assert loss.isfinite()
     assert logits.grad.isfinite().all()
@@ -61,8 +62,31 @@ def test_the_objective_adds_the_edges_to_the_loss_that_was_chosen() -> None:
     of_labels = loss(network(image), labels)
     whole = network.objective(loss, image, labels)
     edges = network._both(image)[1]
-    torch.testing.assert_close(whole - of_labels, edge_loss(edges, label_edges(labels)))
+    borders, known = label_edges(labels), torch.ones_like(labels, dtype=torch.bool)
+    torch.testing.assert_close(whole - of_labels, edge_loss(edges, borders, known))
     optimizer = torch.optim.SGD(network.shape.parameters(), 0.01)
     (whole - of_labels).backward()
     optimizer.step()
-    assert edge_loss(network._both(image)[1], label_edges(labels)) < whole - of_labels
+    assert edge_loss(network._both(image)[1], borders, known) < whole - of_labels
+
+
+def test_what_nobody_annotated_has_no_edges_and_no_say_in_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = build_network("saunet", 1, 3, options=ROWS["saunet"].options)
+    labels = torch.zeros(1, 1, 8, 8, 8, dtype=torch.uint8)
+    labels[:, :, 2:6, 2:6, 2:6] = 1
+    logits, edges = torch.zeros(1, 3, 8, 8, 8), torch.randn(1, 1, 8, 8, 8, requires_grad=True)
+    monkeypatch.setattr(network, "_both", lambda _: (logits, edges))
+
+    def objective(labels: torch.Tensor) -> torch.Tensor:
+        return network.objective(lambda *_: torch.zeros(()), logits, labels)
+
+    half = labels.clone()
+    half[:, :, 4:] = 3
+    found = objective(half)
+    found.backward()
+    assert not edges.grad[:, :, 4:].any()
+    assert edges.grad[:, :, :4].all()
+    edges = edges.detach()[:, :, :4]
+    torch.testing.assert_close(found, objective(labels[:, :, :4]))
