@@ -57,6 +57,11 @@ class ScoreConfig(Options):
         description="Whether surfaces are voxels that count the same, or a mesh weighted by area.",
         json_schema_extra=FLAG,
     )
+    ignore_label: PositiveInt | None = Field(
+        None,
+        description="Value in references of voxels that nobody annotated, which do not count; "
+        "default the label named ignore in dataset.json, else that of the model.",
+    )
     regions: Path | dict[str, tuple[PositiveInt, ...]] | None = Field(
         None,
         description="Unions of label values to score beside the labels: a run folder, model or "

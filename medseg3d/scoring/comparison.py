@@ -155,7 +155,7 @@ def compare_models(
 def _subjects(paired: Paired) -> Iterator[Subject]:
     """The mean over labels, where there are several, then each label."""
     for measure in paired.measures:
-        if len(paired.labels) > 1:
+        if len(paired.labels) - len(paired.regions & {*paired.labels}) > 1:
             yield Subject(measure, None, MEAN)
         for label in paired.labels:
             yield Subject(measure, label, paired.names[label])

@@ -1,6 +1,6 @@
 """Scores of several models for the same cases and labels, side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,7 @@ class Paired:
         cases: Cases that every model has, sorted.
         patients: Whom each case is of.
         labels: Label values, ascending.
+        regions: Those among them that stand for unions of others.
         names: Name of each label.
         measures: Columns that every table has.
         values: By name of the measure ``(models, cases, labels)``; ``nan`` for all models where
@@ -51,9 +52,10 @@ class Paired:
     values: Mapping[str, Floats]
     unpaired: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...]
+    regions: frozenset[int] = frozenset()
 
     def of(self, measure: Measure, label: int | None) -> Floats:
-        """Values of one label, or their mean over the labels of each case.
+        """Values of one label, or their mean over the labels of each case, without regions.
 
         Args:
             measure: Which column.
@@ -65,6 +67,7 @@ class Paired:
         values = self.values[measure.name]
         if label is not None:
             return values[:, :, self.labels.index(label)]
+        values = values[:, :, [label not in self.regions for label in self.labels]]
         there = ~np.isnan(values)
         count = there.sum(axis=2)
         total = np.where(there, values, 0.0).sum(axis=2)
@@ -73,7 +76,10 @@ class Paired:
 
 
 def pair_models(
-    tables: Mapping[str, Sequence[Row]], *, columns: Sequence[str] | None = None
+    tables: Mapping[str, Sequence[Row]],
+    *,
+    columns: Sequence[str] | None = None,
+    regions: Collection[int] = (),
 ) -> Paired:
     """Bring the scores of several models together, case by case and label by label.
 
@@ -84,6 +90,7 @@ def pair_models(
     Args:
         tables: Rows of each model.
         columns: Columns to compare; by default all that every table has.
+        regions: Labels that stand for unions of others.
 
     Raises:
         ConfigError: If there are fewer than two models, or a column is not in every table.
@@ -129,6 +136,7 @@ def pair_models(
         values=values,
         unpaired={case: models for case, models in lacking.items() if models},
         notes=tuple(notes),
+        regions=frozenset(regions),
     )
 
 

@@ -1,7 +1,7 @@
 """Statistics of scores per model and label, and of the mean over the labels of a case."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,7 @@ class ModelSummary:
     model: str
     labels: tuple[Group, ...]
     mean_over_labels: Group
+    mean_over_regions: Group | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ class Summary:
     columns: tuple[str, ...]
 
 
-def summarize(rows: Iterable[Row], *, columns: Sequence[str] | None = None) -> Summary:
+def summarize(
+    rows: Iterable[Row], *, columns: Sequence[str] | None = None, regions: Collection[int] = ()
+) -> Summary:
     """Describe a table by model and label, and by the mean over labels of each case.
 
     Intervals are over patients, or over cases where rows name no patient.
@@ -84,6 +87,7 @@ def summarize(rows: Iterable[Row], *, columns: Sequence[str] | None = None) -> S
     Args:
         rows: Scores, one per model, case and label.
         columns: Names of the scores to sum up; by default all that any row has.
+        regions: Numbers of rows that are unions of labels; they have a mean of their own.
     """
     rows = list(rows)
     names = (*(score_names(rows) if columns is None else columns), *VOLUMES)
@@ -92,19 +96,24 @@ def summarize(rows: Iterable[Row], *, columns: Sequence[str] | None = None) -> S
         by_model.setdefault(row.model, []).append(row)
     return Summary(
         models=tuple(
-            _of_model(model, of_model, names)
+            _of_model(model, of_model, names, regions)
             for model, of_model in (by_model or {"": list[Row]()}).items()
         ),
         columns=names,
     )
 
 
-def _of_model(model: str, rows: Sequence[Row], names: Sequence[str]) -> ModelSummary:
+def _of_model(
+    model: str, rows: Sequence[Row], names: Sequence[str], regions: Collection[int]
+) -> ModelSummary:
     by_label: dict[int, list[list[Row]]] = {}
     by_case: dict[str, list[Row]] = {}
+    regions_by_case: dict[str, list[Row]] = {}
     for row in rows:
         by_label.setdefault(row.label, []).append([row])
-        by_case.setdefault(row.case, []).append(row)
+        of_kind = regions_by_case if row.label in regions else by_case
+        of_kind.setdefault(row.case, []).append(row)
+    over_regions = list(regions_by_case.values())
     return ModelSummary(
         model=model,
         labels=tuple(
@@ -112,6 +121,9 @@ def _of_model(model: str, rows: Sequence[Row], names: Sequence[str]) -> ModelSum
             for label, cases in sorted(by_label.items())
         ),
         mean_over_labels=_group(None, "mean over labels", list(by_case.values()), names),
+        mean_over_regions=(
+            _group(None, "mean over regions", over_regions, names) if over_regions else None
+        ),
     )
 
 

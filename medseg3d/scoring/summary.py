@@ -63,6 +63,11 @@ def as_dict(summary: Summary) -> dict[str, Any]:
                 "labels": [_group_as_dict(group) for group in one.labels],
                 "mean_over_labels": _group_as_dict(one.mean_over_labels),
             }
+            | (
+                {"mean_over_regions": _group_as_dict(one.mean_over_regions)}
+                if one.mean_over_regions
+                else {}
+            )
             for one in summary.models
         ],
     }
@@ -117,7 +122,9 @@ def summary_table(summary: Summary) -> Table:
             table.add_row(*first, *_cells(group, shown))
         if not has_models:
             table.add_section()
-        table.add_row(*first, *_cells(one.mean_over_labels, shown), style="bold")
+        for mean in (one.mean_over_labels, one.mean_over_regions):
+            if mean is not None:
+                table.add_row(*first, *_cells(mean, shown), style="bold")
         table.add_section()
     return table
 

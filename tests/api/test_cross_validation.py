@@ -310,6 +310,14 @@ def test_one_site_is_left_out_by_its_name_or_number(tumors: Path, tmp_path: Path
     assert not list((tmp_path / "c").iterdir())
 
 
+def test_sites_that_are_named_by_numbers_are_meant_by_them(tumors: Path, tmp_path: Path) -> None:
+    sites = tmp_path / "sites.csv"
+    sites.write_text("case,site\nt0,1\nt1,1\nt2,1\nt3,2\nt4,2\nt5,2\nt6,07\nt7,30\nt8,30\n")
+    for fold, site in (("1", ("t0", "t1", "t2")), (2, ("t3", "t4", "t5")), ("07", ("t6",))):
+        _, _, parts = planned(of(tumors, sites=sites, fold=fold), tmp_path / f"fold {fold}")
+        assert parts.validation == site
+
+
 def test_splits_of_nnunet_are_taken(
     tumors: Path,
     tmp_path: Path,

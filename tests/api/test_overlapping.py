@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import medseg3d
+from medseg3d.api import compare
 from medseg3d.bundle import read_bundle
 from medseg3d.config import FitConfig, read_yaml
 from medseg3d.data.plan import Plan
@@ -87,6 +88,45 @@ def scored(run: medseg3d.Run, data: Path, tmp_path: Path) -> Score:
 
 def test_score_finds_the_regions_of_the_run(run: medseg3d.Run, scored: Score) -> None:
     assert scored() == list(run.scores.rows)
+
+
+def test_regions_have_a_mean_of_their_own(run: medseg3d.Run) -> None:
+    [model] = run.scores.summary.models
+    assert model.mean_over_regions is not None
+    assert model.mean_over_regions.scores["dice"].mean == pytest.approx(
+        np.mean([*run.dice.values()])
+    )
+    over_labels = [row.scores["dice"] for row in run.scores.rows if row.name in ("shell", "core")]
+    assert model.mean_over_labels.scores["dice"].mean == pytest.approx(np.mean(over_labels))
+
+
+def test_models_are_compared_without_regions_in_the_mean(
+    run: medseg3d.Run, data: Path, tmp_path: Path
+) -> None:
+    folders = [run.folder / "validation", tmp_path / "other"]
+    shutil.copytree(*folders)
+    stray = min(folders[1].glob("*.nii.gz"))
+    volume = nib.load(stray)
+    array = np.asarray(volume.dataobj).copy()
+    array[0, 0, 0] = 3  # the number of a region in the other table
+    nib.save(nib.Nifti1Image(array, volume.affine), stray)
+    tables = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for folder, table in zip(folders, tables, strict=True):
+        regions = {name: tuple(values) for name, values in REGIONS.items()}
+        options = {"regions": regions, "skip_unpaired": True, "out": table}
+        medseg3d.score(folder, data / "labelsTr", **options)
+    found = compare(tables, out=tmp_path / "comparison.csv", figure="none")
+    paired = found.comparison.paired
+    assert {paired.names[label] for label in paired.regions} == {*REGIONS}
+    [dice] = [each for each in paired.measures if each.name == "dice"]
+    both = [label for label in paired.labels if paired.names[label] == "both"]
+    assert len(both) == 1, "a region is paired by its name"
+    assert not np.isnan(paired.of(dice, both[0])).any()
+    labels = [label for label in paired.labels if paired.names[label] in ("shell", "core")]
+    expected = np.nanmean([paired.of(dice, label)[0] for label in labels], axis=0)
+    whole = paired.cases.index(stray.name.removesuffix(".nii.gz"))
+    rest = np.arange(len(paired.cases)) != whole
+    np.testing.assert_allclose(paired.of(dice, None)[0][rest], expected[rest])
 
 
 def test_score_finds_the_regions_of_the_model(

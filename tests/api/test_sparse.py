@@ -77,6 +77,12 @@ def test_the_value_may_be_declared_or_given_and_be_any(
     again = medseg3d.fit(
         other, out=tmp_path / "run", cache=tmp_path / "cache", ignore_label=77, **OPTIONS
     )
+    scored = medseg3d.score(
+        *(again.folder / "validation", other / "labelsTr"),
+        out=tmp_path / "scores.csv",
+        skip_unpaired=True,
+    )
+    assert scored.rows == again.scores.rows, "score knows the value from the run"
     first, second = load_bundle(run.bundle)[1], load_bundle(again.bundle)[1]
     assert all(np.array_equal(first[name], second[name]) for name in first)
     assert again.dice == pytest.approx(run.dice)

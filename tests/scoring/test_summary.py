@@ -69,6 +69,19 @@ def test_a_label_in_neither_map_is_counted_and_left_out() -> None:
     assert spleen.scores["reference_ml"].n == 3
 
 
+def test_regions_have_a_mean_of_their_own() -> None:
+    whole = [Row(case, 3, "whole", {"dice": 0.25}, 1.0, 2.0, "ok") for case in "ab"]
+    [plain] = summarize(ROWS).models
+    [model] = summarize([*ROWS, *whole], columns=["dice", "hausdorff_95_mm"], regions=[3]).models
+    assert plain.mean_over_regions is None
+    assert [group.name for group in model.labels] == ["liver", "[spleen]", "whole"]
+    assert vars(model.mean_over_labels.scores["dice"]) == vars(
+        plain.mean_over_labels.scores["dice"]
+    )
+    assert model.mean_over_regions is not None
+    assert (model.mean_over_regions.n, model.mean_over_regions.scores["dice"].mean) == (2, 0.25)
+
+
 def test_the_mean_over_labels_is_taken_per_case_first() -> None:
     _, overall = only(summarize(ROWS))
     assert (overall.label, overall.n) == (None, 3)

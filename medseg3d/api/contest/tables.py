@@ -9,6 +9,7 @@ from medseg3d.api.contest.contestant import FAULT, Facts, is_trained
 from medseg3d.api.fitting.cross_validation import HELD_OUT, TABLE
 from medseg3d.api.provenance import write_text
 from medseg3d.bundle import FILE_NAME, read_bundle
+from medseg3d.data.regions import numbered
 from medseg3d.io import atomic
 from medseg3d.report.bakeoff_figure import draw_bakeoff
 from medseg3d.report.bakeoff_table import Contestant, as_csv, as_markdown
@@ -79,6 +80,8 @@ def _found(name: str, place: Path) -> Contestant:
     """What the run folder of a finished network tells."""
     bundle, facts = read_bundle(place / FILE_NAME), Facts.of(place)
     rows = [row for row in read_table(place / HELD_OUT / TABLE) if row.name in bundle.scores]
+    if regions := numbered(bundle.plan.regions, bundle.plan.labels):  # named as a label, perhaps
+        rows = [row for row in rows if row.label in regions]
     columns = ["dice", "hausdorff_95_mm"]
     scores = summarize(rows, columns=columns).models[0].mean_over_labels.scores
     low, high = scores["dice"].interval

@@ -7,7 +7,7 @@ the folds say together: every case labeled by the model that has not seen it.
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from medseg3d.api.scoring.run import ScoreResult, write_scores
 from medseg3d.bundle import FILE_NAME
 from medseg3d.config import FitConfig, to_yaml
 from medseg3d.data.plan import Plan
+from medseg3d.data.regions import numbered
 from medseg3d.data.split import Folds, Split
 from medseg3d.data.split_files import read_splits
 from medseg3d.errors import RunError
@@ -62,11 +63,17 @@ def cross_validate(config: FitConfig, plan: Plan, folder: Path, fit_fold: FitFol
             *(called, len(part.training), len(part.validation)),
         )
         fit_fold(_begun(config, plan, place, number, folds), part, place)
-    return _together(folder, folds)
+    return _together(folder, folds, plan)
 
 
-def mean_dice(rows: Sequence[Row]) -> dict[str, float]:
-    """Mean Dice of each label, by its name; nan where it is nowhere."""
+def mean_dice(rows: Iterable[Row], plan: Plan) -> dict[str, float]:
+    """Mean Dice of each label, by its name, or of each region of a plan that has some.
+
+    It is nan where a label is nowhere.
+    """
+    if plan.regions:
+        regions = numbered(plan.regions, plan.labels)
+        rows = [row for row in rows if row.label in regions]
     of_labels = groupby(sorted(rows, key=lambda row: row.label), key=lambda row: row.name)
     return {name: mean([row.scores["dice"] for row in found]) for name, found in of_labels}
 
@@ -88,7 +95,7 @@ def _begun(config: FitConfig, plan: Plan, place: Path, number: int, folds: Folds
     return config
 
 
-def _together(folder: Path, folds: Folds) -> ScoreResult:
+def _together(folder: Path, folds: Folds, plan: Plan) -> ScoreResult:
     """Label maps and scores of all cases, each by the model that has not seen it."""
     rows: list[Row] = []
     found = {}
@@ -97,13 +104,18 @@ def _together(folder: Path, folds: Folds) -> ScoreResult:
         for case_id in part.validation:
             _copy(place / f"{case_id}.nii.gz", folder / HELD_OUT)
         of_fold = read_table(place / TABLE)
-        found[name] = mean(list(mean_dice(of_fold).values()))
+        found[name] = mean(list(mean_dice(of_fold, plan).values()))
         rows += of_fold
     rows.sort(key=lambda row: row.case)
-    result = write_scores(rows, folder / HELD_OUT / TABLE, about={"dice_of_folds": known(found)})
+    result = write_scores(
+        rows,
+        folder / HELD_OUT / TABLE,
+        regions=numbered(plan.regions, plan.labels),
+        about={"dice_of_folds": known(found)},
+    )
     log.info(
         "out of fold, Dice %.4f on %d cases; of the folds %s",
-        mean(list(mean_dice(rows).values())),
+        mean(list(mean_dice(rows, plan).values())),
         len({row.case for row in rows}),
         ", ".join(f"{dice:.4f}" for dice in found.values()),
     )

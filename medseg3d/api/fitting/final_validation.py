@@ -154,7 +154,8 @@ class FinalValidation:
         scored = in_threads(score, self.cases, threads=1)
         found = track(scored, "Validating", total=len(self.cases), unit="case")
         rows = [row for rows in found for row in rows]
-        result = write_scores(rows, self.folder / "scores.csv")
+        regions = numbered(self.plan.regions, self.plan.labels)
+        result = write_scores(rows, self.folder / "scores.csv", regions=regions)
         self._forget_compared()
         return result
 

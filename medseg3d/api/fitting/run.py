@@ -127,7 +127,7 @@ def _fit(config: FitConfig, team: Team) -> Run:
         dataset, plan, parts = planned(config, folder)
         if config.fold == ALL_FOLDS:
             scores = cross_validate(config, plan, folder, partial(_fit_fold, dataset, plan, team))
-            return Run(folder, folder, mean_dice(scores.rows), scores)
+            return Run(folder, folder, mean_dice(scores.rows, plan), scores)
         return _Fit(config, dataset, plan, parts, folder, team).run()
 
 

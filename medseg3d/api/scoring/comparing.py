@@ -6,7 +6,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from medseg3d import __version__
 from medseg3d.api.outputs import expect_writable
 from medseg3d.api.scoring.comparison_panels import draw
+from medseg3d.api.scoring.origin import region_rows
 from medseg3d.config import CompareConfig, validated
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.io.atomic import atomic, sweep
@@ -76,8 +77,8 @@ def compare(
     table, facts = config.out, config.out.with_suffix(".json")
     figure = None if config.figure == "none" else config.out.with_suffix(f".{config.figure}")
     _expect_free([table, facts, *([figure] if figure else [])], config)
-    models, sources = _read(config.tables)
-    paired = pair_models(models, columns=config.columns)
+    models, regions, sources = _read(config.tables)
+    paired = pair_models(models, columns=config.columns, regions=regions)
     subgroups, notes = (
         read_subgroups(config.attributes, paired.cases, paired.patients)
         if config.attributes is not None
@@ -127,17 +128,26 @@ def _expect_free(files: Sequence[Path], config: CompareConfig) -> None:
     sweep(config.out.parent)
 
 
-def _read(tables: Sequence[Path]) -> tuple[dict[str, list[Row]], list[dict[str, Any]]]:
-    """The rows of each model, and what each table is."""
+def _read(
+    tables: Sequence[Path],
+) -> tuple[dict[str, list[Row]], set[int], list[dict[str, Any]]]:
+    """The rows of each model, which labels are regions, and what each table is."""
     if len({table.resolve() for table in tables}) < len(tables):
         raise ConfigError(
             "a table is named twice, and there is nothing to compare it with; name others"
         )
     found: list[tuple[Path, str, list[Row]]] = []
+    regions: dict[str, int] = {}
+    read = {table: read_table(table) for table in tables}
+    free = 1 + max((row.label for rows in read.values() for row in rows), default=0)
     sources: list[dict[str, Any]] = []
     for table in tables:
         by_model: dict[str, list[Row]] = {}
-        for row in read_table(table):
+        their_regions = region_rows(table)
+        for row in read[table]:
+            if their_regions.get(row.label) == row.name:  # numbered anew, the same in all tables
+                number = regions.setdefault(row.name, free + len(regions))
+                row = replace(row, label=number)
             by_model.setdefault(row.model, []).append(row)
         if not by_model:
             raise DataError(f"{table} holds no scores; write it again with medseg3d score")
@@ -146,7 +156,8 @@ def _read(tables: Sequence[Path]) -> tuple[dict[str, list[Row]], list[dict[str, 
     names = model_names([(table, model) for table, model, _ in found])
     for (table, _, _), name in zip(found, names, strict=True):
         sources[list(tables).index(table)]["models"].append(name)
-    return dict(zip(names, (rows for _, _, rows in found), strict=True)), sources
+    by_name = dict(zip(names, (rows for _, _, rows in found), strict=True))
+    return by_name, {*regions.values()}, sources
 
 
 def model_names(origins: Sequence[tuple[Path, str]]) -> list[str]:

@@ -2,8 +2,10 @@
 
 import hashlib
 import importlib.metadata
+import json
 import platform
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from medseg3d.config import ScoreConfig
 from medseg3d.scoring import Column, column_facts
 
 PACKAGES = ("numpy", "scipy", "numba", "connected-components-3d", "nibabel", "SimpleITK")
+
+REGION_ROWS = "region_rows"
+"""Where the file beside a table names the rows that are unions of labels."""
 
 NOT_OF_THE_SCORES = {"out", "overwrite", "cluster", "threads", "layout"}
 """Options on which no number depends."""
@@ -29,6 +34,14 @@ def origin(table: Path, columns: Iterable[Column]) -> dict[str, Any]:
         },
         "columns": column_facts(columns),
     }
+
+
+def region_rows(table: Path) -> dict[int, str]:
+    """Names of regions by their number in a table, as far as the file beside it tells."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        told = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
+        return {int(number): name for number, name in told[REGION_ROWS].items()}
+    return {}
 
 
 def options_scored(config: ScoreConfig) -> dict[str, Any]:

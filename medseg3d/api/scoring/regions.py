@@ -1,4 +1,4 @@
-"""Unions of labels that ``score`` scores beside the labels: named, or those of a model."""
+"""What counts beside the labels: regions, and voxels that nobody annotated."""
 
 import json
 import logging
@@ -12,6 +12,8 @@ from medseg3d.api.predicting.records import OF_ANY
 from medseg3d.api.scoring.pairs import Pair, Scored
 from medseg3d.bundle import SUFFIX, inspect_bundle, read_bundle
 from medseg3d.config import ScoreConfig
+from medseg3d.data.cases import Dataset
+from medseg3d.data.dataset_json import Description
 from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError, MedSeg3DError
 from medseg3d.runs import find_bundle
@@ -27,15 +29,19 @@ Regions = Mapping[str, Sequence[int]]
 """Label values by name of the region."""
 
 
-def regions_to_score(config: ScoreConfig) -> Regions:
+def regions_to_score(config: ScoreConfig, plan: Plan | None) -> Regions:
     """The regions that the options name, else those of the model behind the predictions.
+
+    Args:
+        config: The options.
+        plan: That of the model, if it is known.
 
     Raises:
         ConfigError: If those named cannot be scored, or the file named has none.
         ModelError: If it is a model that cannot be read.
     """
     if config.regions is None:
-        found = _regions_near(config.predictions)
+        found = {} if plan is None else plan.regions
         if found:
             log.info("regions of the model are scored too: %s", ", ".join(found))
         return found
@@ -91,17 +97,29 @@ def _regions_of(path: Path) -> Regions:
     return Plan.load(plan).regions
 
 
-def _regions_near(predictions: Path) -> Regions:
-    """Those of the run or of the first model that made the predictions, if they can be told."""
+def ignored_label(known: Description | Dataset, plan: Plan | None) -> int | None:
+    """Value in references of voxels that nobody annotated: as they say, else as the model does.
+
+    Args:
+        known: What is said about the references.
+        plan: That of the model behind the predictions, if it is known.
+    """
+    if known.ignore_label is not None or plan is None:
+        return known.ignore_label
+    return None if plan.ignore_label in (known.label_names or {}) else plan.ignore_label
+
+
+def plan_near(predictions: Path) -> Plan | None:
+    """That of the run or of the first model that made the predictions, if it can be told."""
     folder = predictions if predictions.is_dir() else predictions.parent
     with suppress(MedSeg3DError, OSError, ValueError, KeyError, AttributeError):
         if folder.absolute().name == HELD_OUT and (folder.parent / PLAN).is_file():
-            return Plan.load(folder.parent / PLAN).regions
+            return Plan.load(folder.parent / PLAN)
         for record in sorted(folder.iterdir()):
             if OF_ANY.fullmatch(record.name):
                 models = json.loads(record.read_text(encoding="utf-8"))["models"]
                 model, digest = next(iter(models.items()))
                 contents = inspect_bundle(Path(model))
                 if contents.sha256 == digest:
-                    return contents.bundle.plan.regions
-    return {}
+                    return contents.bundle.plan
+    return None

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,9 +12,14 @@ from typing import Any, TypeAlias
 from medseg3d.api.batch import FAILED_CSV, Failures
 from medseg3d.api.outputs import expect_writable
 from medseg3d.api.scoring.inputs import find_pairs
-from medseg3d.api.scoring.origin import files_scored, options_scored, origin
+from medseg3d.api.scoring.origin import REGION_ROWS, files_scored, options_scored, origin
 from medseg3d.api.scoring.pairs import Pair, Rules, Scored, score_pair
-from medseg3d.api.scoring.regions import regions_to_score, with_regions
+from medseg3d.api.scoring.regions import (
+    ignored_label,
+    plan_near,
+    regions_to_score,
+    with_regions,
+)
 from medseg3d.api.scoring.rows import completed, warn_of_other_values
 from medseg3d.cluster.runner import Cluster
 from medseg3d.cluster.shard import Shard, parse_shard
@@ -93,6 +98,7 @@ def score(
     table = config.out.with_name(shard.name(config.out.name))
     _expect_free(table, overwrite=config.overwrite)
     failures = Failures(len(pairs), table.parent, name=shard.name(FAILED_CSV))
+    plan = plan_near(config.predictions)
     rules = Rules(
         names=config.labels or _known_names(config.references),
         all_named=bool(config.labels),
@@ -100,8 +106,9 @@ def score(
         surface=config.surface,
         border_is_surface=config.border_is_surface,
         resample=config.resample,
-        ignore_label=description_near(config.references).ignore_label,
-        regions=regions_to_score(config),
+        ignore_label=config.ignore_label
+        or ignored_label(description_near(config.references), plan),
+        regions=regions_to_score(config, plan),
     )
     found = _score(rules, pairs, failures, config)
     kind = "label maps" if config.also else "cases"
@@ -118,8 +125,12 @@ def score(
     about = {"options": options_scored(config), "files": files_scored(done)}
     if rules.regions:
         about["regions"] = rules.regions
-        rows = list(with_regions(rows, done, rules.regions))
-    result = write_scores(rows, table, columns=chosen, layout=config.layout, about=about)
+    labels = {row.label for row in rows}
+    rows = list(with_regions(rows, done, rules.regions))
+    regions = {row.label for row in rows} - labels
+    result = write_scores(
+        rows, table, columns=chosen, layout=config.layout, regions=regions, about=about
+    )
     failures.end(f"{kind} could not be scored, the others are in {table}")
     return result
 
@@ -130,6 +141,7 @@ def write_scores(
     *,
     columns: Sequence[Column] | None = None,
     layout: Layout = "wide",
+    regions: Collection[int] = (),
     about: Mapping[str, Any] | None = None,
 ) -> ScoreResult:
     """Write the table and, beside it, the summary with definitions and versions as JSON.
@@ -142,6 +154,7 @@ def write_scores(
         table: File to write or replace; its suffix is the format.
         columns: Of the scores; by default the usual ones.
         layout: A column for each metric, or a row.
+        regions: Numbers of rows that are unions of labels.
         about: What else the JSON file tells.
 
     Raises:
@@ -149,12 +162,13 @@ def write_scores(
     """
     rows, chosen = tuple(rows), usual_columns() if columns is None else columns
     names = [column.name for column in chosen]
-    summary = summarize(rows, columns=names)
+    summary = summarize(rows, columns=names, regions=regions)
     json = table.with_suffix(".json")
     with suppress(OSError):  # writing it says what is wrong
         json.unlink()
     write_table(rows, table, layout=layout, columns=names)
-    write_json(summary, json, about=origin(table, chosen) | dict(about or {}))
+    named = {REGION_ROWS: {row.label: row.name for row in rows if row.label in regions}}
+    write_json(summary, json, about=origin(table, chosen) | named | dict(about or {}))
     return ScoreResult(rows, summary, table, json)
 
 
