@@ -88,7 +88,8 @@ def locked(folder: Path) -> Iterator[None]:
         raise RunError(f"{folder} cannot be written: {reason_of(error)}") from None
     try:
         for left in folder.rglob(UNFINISHED):
-            left.unlink(missing_ok=True)
+            if not left.is_dir():  # a review that is in the making
+                left.unlink(missing_ok=True)
         yield
     finally:
         with suppress(OSError):

@@ -71,6 +71,13 @@ def test_what_killed_runs_were_writing_is_removed(tmp_path: Path) -> None:
         assert [path.name for path in left.parent.iterdir()] == ["last.safetensors"]
 
 
+def test_a_review_in_the_making_is_in_nobodys_way(tmp_path: Path) -> None:
+    making = tmp_path / "fold_0" / ".medseg3d-0123456789ab-part"
+    (making / "assets").mkdir(parents=True)
+    with locked(tmp_path):
+        assert (making / "assets").is_dir()
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"file/a cannot be written: a part of the path"):

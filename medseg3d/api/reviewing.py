@@ -9,9 +9,10 @@ from typing import Any
 
 from medseg3d.api.batch import FAILED_CSV, Failures
 from medseg3d.api.outputs import expect_writable
+from medseg3d.api.scoring.regions import HELD_OUT, ignored_label, plan_near
 from medseg3d.config import FitConfig, ReviewConfig, read_yaml, validated
-from medseg3d.data.cases import Case, label_names_near, patient_of
-from medseg3d.data.dataset_json import description_in
+from medseg3d.data.cases import Case, Dataset, description_near, label_names_near, patient_of
+from medseg3d.data.dataset_json import Description, description_in
 from medseg3d.data.layouts import find_cases as find_labeled
 from medseg3d.data.partners import Fault, count, without_role
 from medseg3d.errors import ConfigError, DataError
@@ -38,7 +39,6 @@ from medseg3d.scoring import Row, read_table, score_case
 log = logging.getLogger("medseg3d")
 
 DEFAULT = Path("review")
-HELD_OUT = "validation"
 RUN_FILE = "config.yaml"
 CHUNK = 1 << 20
 
@@ -58,7 +58,10 @@ class Review:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What is reviewed, by whatever it was named."""
+    """What is reviewed, by whatever it was named.
+
+    ``ignore_label`` is the value in references of voxels that nobody annotated, if there is one.
+    """
 
     predictions: Path
     images: Sequence[Path] | Mapping[str, Case]
@@ -68,6 +71,7 @@ class _Inputs:
     title: str
     label_names: Mapping[int, str]
     channel_name: str
+    ignore_label: int | None = None
 
 
 @dataclass
@@ -83,6 +87,8 @@ class _Page:
     def add(self, files: CaseFiles, folder: Path) -> None:
         """Write the files of one case and remember its line of the list."""
         case = load(files, channel=self.config.channel)
+        measures = measure(case.prediction, case.grid.voxel_volume_ml, case.uncertainty)
+        case = case.annotated(self.inputs.ignore_label)
         names = self._names_in(case)
         rows = self._rows(files, case, names)
         worst = worst_slices(case.prediction, case.reference, case.grid.spacing)
@@ -93,7 +99,7 @@ class _Page:
             id=files.id,
             patient=next((row.patient for row in rows if row.patient), patient_of(files.id)),
             has_reference=files.reference is not None,
-            measures=measure(case.prediction, case.grid.voxel_volume_ml, case.uncertainty),
+            measures=measures,
             rows=rows,
             digest=_digest(files.prediction),
         )
@@ -190,22 +196,30 @@ def _inputs(config: ReviewConfig) -> _Inputs:
     images: Sequence[Path] | Mapping[str, Case] = config.images or ()
     names = config.labels or _names_near(config.references, run, *(config.images or ()))
     channels = _channels_near(config.images or ())
+    predictions = run / HELD_OUT if is_run else run
+    known: Description | Dataset | None = None
+    if config.references is not None:
+        known = description_near(config.references)
     title = case_stem(run.absolute())
     if is_run and config.images is None:
         trained = validated(FitConfig, read_yaml(run / RUN_FILE), source=str(run / RUN_FILE))
         dataset = find_labeled(trained.data, skip_unpaired=trained.skip_unpaired)
+        dataset = dataset.ignoring(trained.ignore_label)
+        known = known or dataset
         images = {case.id: case for case in dataset.cases}
         names = names or dataset.label_names or {}
         channels = dataset.channel_names or ()
+    ignored = None if known is None else ignored_label(known, plan_near(predictions))
     return _Inputs(
-        predictions=run / HELD_OUT if is_run else run,
+        predictions=predictions,
         images=images,
         references=config.references,
         scores=config.scores,
         out=config.out or (run / DEFAULT if is_run else DEFAULT),
         title=config.title or (f"{title}: held-out cases" if is_run else title),
-        label_names={label: name for label, name in names.items() if label != 0},
+        label_names={value: name for value, name in names.items() if value not in (0, ignored)},
         channel_name=channels[config.channel] if config.channel < len(channels) else "",
+        ignore_label=ignored,
     )
 
 

@@ -49,6 +49,8 @@ def find_cases(
         theirs = {name: case.labels for name, case in cases.items() if case.labels is not None}
     else:
         cases = {case.id: case for case in find_inputs(images, unusable=unusable)}
+    images_given = {image.absolute() for case in cases.values() for image in case.images}
+    ours = {name: file for name, file in ours.items() if file.absolute() not in images_given}
     if references is not None:
         theirs = by_id(input_files(references, faults), faults)
         refuse(None, faults)

@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -18,6 +18,8 @@ from medseg3d.io.atomic import reason_of
 PAGE = "index.html"
 LIST = "cases.js"
 ASSETS = "assets"
+OURS = (PAGE, LIST, ASSETS, "cases", "thumbnails")
+"""All that a review consists of."""
 
 
 def expect_free(out: Path, *, overwrite: bool) -> None:
@@ -45,7 +47,8 @@ def new_folder(out: Path) -> Iterator[Path]:
     After any exception ``out`` is as it was.
 
     Args:
-        out: Where the review shall appear; a review that is there is replaced.
+        out: Where the review shall appear; a review that is there is replaced, and what else
+            lies in its folder is kept.
 
     Yields:
         An empty folder beside it.
@@ -61,11 +64,13 @@ def new_folder(out: Path) -> Iterator[Path]:
         yield beside
         if place.is_dir():
             place.rename(before)
+            _move_others(before, beside)
         beside.rename(place)
     except OSError as error:
         raise RunError(f"{out} cannot be written: {reason_of(error)}") from error
     finally:
         if before.is_dir() and not place.exists():
+            _move_others(beside, before)
             before.rename(place)
         for left in (beside, before):
             shutil.rmtree(left, ignore_errors=True)
@@ -89,10 +94,13 @@ def write_assets(folder: Path) -> None:
 def write_script(path: Path, before: str, value: Any, after: str) -> None:
     """Write a value as JavaScript; a page from ``file://`` may load scripts, but no JSON.
 
+    Bytes of file names that are no UTF-8 are spelled out, because no address, table or key of the
+    page can hold them.
+
     Raises:
         RunError: If it cannot be written.
     """
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII only
+    text = json.dumps(_unicode(value), allow_nan=False, separators=(",", ":"))  # ASCII only
     with atomic(path) as beside:
         beside.write_text(f"{before}{text}{after}\n", encoding="ascii")
 
@@ -111,6 +119,24 @@ def write_picture(folder: Path, name: str, content: bytes) -> None:
     """Write a thumbnail."""
     with atomic(folder / name) as beside:
         beside.write_bytes(content)
+
+
+def _unicode(value: Any) -> Any:
+    """The value with bytes that are no UTF-8 spelled out in all its texts."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, Mapping):
+        return {_unicode(key): _unicode(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_unicode(held) for held in value]
+    return value
+
+
+def _move_others(folder: Path, target: Path) -> None:
+    """Move what is no part of a review, such as exported verdicts, to another folder."""
+    for path in sorted(folder.iterdir()):
+        if path.name not in OURS:
+            path.rename(target / path.name)
 
 
 def _files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg3d.data.annotation import only_annotated
 from medseg3d.data.canonical import labels_on
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
@@ -60,6 +61,13 @@ class CaseVolumes:
     reference: LabelMap | None
     uncertainty: npt.NDArray[np.float32] | None
     grid: Grid
+
+    def annotated(self, ignored: int | None) -> "CaseVolumes":
+        """The case with background wherever its reference has the value ``ignored``."""
+        if self.reference is None:
+            return self
+        prediction, reference = only_annotated(self.prediction, self.reference, ignored)
+        return replace(self, prediction=prediction, reference=reference)
 
 
 @dataclass(frozen=True, eq=False)

@@ -127,7 +127,7 @@ def work_list(
                 "thumbnail": thumbnail_name(number),
                 "has_reference": entry.has_reference,
                 "status": _worst(entry.rows),
-                "mean": {name: _mean(entry.rows, name) for name in known},
+                "mean": {facts["name"]: _mean(entry.rows, facts) for facts in columns},
                 "labels": _labels(entry, names, known),
                 "outlier": found.distance,
                 "reasons": list(found.reasons),
@@ -178,9 +178,12 @@ def _worst(rows: Sequence[Scored]) -> str:
     return min((row.status for row in rows), key=BAD_FIRST.index, default=UNSCORED)
 
 
-def _mean(rows: Sequence[Scored], name: str) -> float | None:
-    """Over the labels where the score is defined."""
-    values = [row.scores[name] for row in rows if not math.isnan(row.scores.get(name, math.nan))]
+def _mean(rows: Sequence[Scored], facts: Mapping[str, Any]) -> float | None:
+    """Over the labels where the score is defined; without sign where 0 is best."""
+    found = (row.scores.get(facts["name"], math.nan) for row in rows)
+    values = [value for value in found if not math.isnan(value)]
+    if facts["better"] == "zero":
+        values = [abs(value) for value in values]
     return _number(math.fsum(values) / len(values)) if values else None
 
 

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+import medseg3d
 from medseg3d import cli
 from medseg3d.api.reviewing import review
 from medseg3d.api.scoring.run import score
 from medseg3d.config import FitConfig, ScoreConfig, to_yaml
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.review import folder as review_folder
+from medseg3d.scoring import read_table
+from tests.api.small_sets import SMALL, write_cases
 
 SHAPE = (16, 14, 12)
 AFFINE = np.diag([-1.0, -1.2, 2.0, 1.0])
@@ -178,8 +182,11 @@ def test_a_review_is_replaced_only_when_asked(data: Path) -> None:
     assert result.exit_code == 1
     assert "review exists already; give --overwrite" in result.stderr
     assert listed(data / "review")["title"] == "first"
+    (data / "review" / "review.csv").write_text("verdicts")
     assert run(*again, "--overwrite").exit_code == 0
     assert listed(data / "review")["title"] == "second"
+    there = {path.name for path in (data / "review").iterdir()}
+    assert there == {*review_folder.OURS, "review.csv"}
     with pytest.raises(RunError, match="holds something else than a review"):
         review("predictions", images="images", out="labels", overwrite=True)
     assert len(list((data / "labels").iterdir())) == 6
@@ -237,6 +244,52 @@ def test_a_run_is_reviewed_with_the_data_that_it_learned_from(data: Path) -> Non
     assert found["title"] == "first: held-out cases"
     assert [case["id"] for case in found["cases"]] == list(CASES[:-1])
     assert all(case["has_reference"] and case["status"] == "ok" for case in found["cases"])
+
+
+def test_what_nobody_annotated_is_neither_scored_nor_wrong(tmp_path: Path) -> None:
+    labels = {"background": 0, "organ": 1, "bone": 2, "ignore": 5}
+    declared = write_cases(tmp_path / "declared", labels)
+    labels["unsure"] = labels.pop("ignore")
+    data = Path(shutil.copytree(declared, tmp_path / "data"))
+    facts = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps(facts | {"labels": labels}))
+    options = SMALL | {"width": 4, "patch_size": (8, 8, 8), "steps_per_epoch": 12, "seed": 3}
+    folder = tmp_path / "run"
+    medseg3d.fit(data, out=folder, cache=tmp_path / "cache", ignore_label=5, **options)
+    expected = read_table(folder / "validation" / "scores.csv")
+    assert max(row.prediction_ml for row in expected) > 0
+    bare = Path(shutil.copytree(data / "labelsTr", tmp_path / "bare" / "labels"))
+    predictions = Path(shutil.copytree(folder / "validation", tmp_path / "predictions"))
+    images = data / "imagesTr"
+    for reviewed, given in (
+        (folder, {}),
+        (folder, {"references": bare}),
+        (folder / "validation", {"references": bare, "images": images}),
+        (predictions, {"references": declared / "labelsTr", "images": images}),
+    ):
+        review(reviewed, out=tmp_path / "page", overwrite=True, **given)
+        found = listed(tmp_path / "page")
+        assert [label["name"] for label in found["labels"]] == ["organ", "bone"]
+        for case in found["cases"]:
+            rows = {str(row.label): row for row in expected if row.case == case["id"]}
+            assert case["labels"].keys() == rows.keys()
+            for label, row in rows.items():
+                told = case["labels"][label]
+                assert told["status"] == row.status
+                assert told["prediction_ml"] == pytest.approx(row.prediction_ml, abs=1e-6)
+                assert told["scores"]["dice"] == pytest.approx(row.scores["dice"], abs=1e-6)
+            maps = case_of(tmp_path / "page", case)
+            assert set(np.unique(unpacked(maps["reference"]))) == {0, 1, 2}
+            assert not unpacked(maps["errors"])[:, :, 5:].any()
+
+
+def test_a_file_name_that_is_no_utf8_is_spelled_out(data: Path) -> None:
+    name = os.fsdecode(b"p\xe9")
+    for folder in ("images", "labels", "predictions"):
+        (data / folder / "p5.nii.gz").rename(data / folder / f"{name}.nii.gz")
+    review("predictions", images="images", references="labels")
+    found = listed(data / "review")["cases"][-1]
+    assert found["id"] == found["patient"] == case_of(data / "review", found)["id"] == "p\\udce9"
 
 
 def test_several_models_in_a_table_are_told_apart(data: Path) -> None:

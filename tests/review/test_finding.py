@@ -53,6 +53,19 @@ def test_endings_that_say_what_a_file_is_do_not_matter(tmp_path: Path) -> None:
     ]
 
 
+def test_an_image_beside_its_prediction_is_not_taken_for_one(tmp_path: Path) -> None:
+    put(tmp_path, "a", "a_seg", "b", "b_seg")
+    unusable: list[Fault] = []
+    images = [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"]
+    for given in (images, [tmp_path]):
+        found = find_cases(tmp_path, given, unusable=unusable)
+        assert [(case.id, case.prediction.name) for case in found] == [
+            ("a", "a_seg.nii.gz"),
+            ("b", "b_seg.nii.gz"),
+        ]
+    assert unusable == []
+
+
 def test_one_of_each_is_a_case_whatever_the_names(tmp_path: Path) -> None:
     put(tmp_path, "ct", "expert", "network")
     [case] = find_cases(

@@ -70,12 +70,30 @@ def test_an_old_review_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"review/index.html": "new", "review/cases.js": "new"}
 
 
+def test_what_else_lies_in_the_folder_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "review"
+    (out / "notes").mkdir(parents=True)
+    fill(out, "old")
+    (out / "review.csv").write_text("verdicts")
+    (out / "notes" / "1.txt").write_text("note")
+    with new_folder(out) as folder:
+        fill(folder)
+    assert contents(tmp_path) == {
+        "review/index.html": "new",
+        "review/cases.js": "new",
+        "review/review.csv": "verdicts",
+        "review/notes/1.txt": "note",
+    }
+
+
 def test_an_old_review_comes_back_when_the_last_step_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "review"
     out.mkdir()
     fill(out, "old")
+    (out / "review.csv").write_text("verdicts")
+    before = contents(tmp_path)
     rename = Path.rename
 
     def fails(self: Path, target: Path) -> Path:
@@ -89,7 +107,7 @@ def test_an_old_review_comes_back_when_the_last_step_fails(
         new_folder(out) as folder,
     ):
         fill(folder)
-    assert contents(tmp_path) == {"review/index.html": "old", "review/cases.js": "old"}
+    assert contents(tmp_path) == before
 
 
 def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
@@ -140,6 +158,17 @@ def test_scripts_are_calls_with_json_in_ascii(tmp_path: Path) -> None:
     assert (tmp_path / "thumbnails" / "0001.png").read_bytes() == b"png"
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_list(tmp_path, {"nan": float("nan")})
+
+
+def test_bytes_of_names_that_are_no_utf8_are_spelled_out(tmp_path: Path) -> None:
+    name = os.fsdecode(b"p\xe9")
+    write_case(tmp_path, "1.js", {"id": name, "shape": [1, 2, 3], "reference": None})
+    told = (tmp_path / "1.js").read_text().removeprefix("window.REVIEW_CASE(").rstrip(");\n")
+    assert json.loads(told) == {"id": "p\\udce9", "shape": [1, 2, 3], "reference": None}
+    write_list(tmp_path, {"cases": [{"id": name, "patient": name, "mean": {name: 0.5}}]})
+    told = (tmp_path / "cases.js").read_text().removeprefix("window.REVIEW = ").rstrip(";\n")
+    [case] = json.loads(told)["cases"]
+    assert case == {"id": "p\\udce9", "patient": "p\\udce9", "mean": {"p\\udce9": 0.5}}
 
 
 def test_the_page_brings_all_that_it_loads(tmp_path: Path) -> None:

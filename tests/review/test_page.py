@@ -19,6 +19,7 @@ from tests.review.small_review import (
     COLORS,
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
+    NAMES,
     RIGHT,
     SHAPE,
     WORST,
@@ -399,6 +400,62 @@ def test_a_case_that_cannot_be_shown_says_so(page: Page, case: str, told: str) -
     page.show("poor")
 
 
+def test_names_of_cases_are_no_formulas_in_the_table(other: Page) -> None:
+    strange = entry("=1+1", (0.5, 0.5), number=6) | {"patient": "-2"}
+    write_list(other.folder, [entry("good", (1.0, 1.0), number=1), strange])
+    other.load("good")
+    other.run("localStorage.clear(); Verdicts.set('=1+1', {verdict: 'edit'})")
+    text = other.run("return Verdicts.csv(window.REVIEW.cases)")
+    [_, row] = csv.DictReader(io.StringIO(text, newline=""))
+    assert (row["case"], row["patient"], row["verdict"]) == ("'=1+1", "'-2", "edit")
+    for table in (text, text.replace("'", "")):  # as earlier versions wrote it
+        other.run("localStorage.clear()")
+        assert other.run("return Verdicts.load(arguments[0], window.REVIEW.cases)", table) == 1
+        assert other.run("return Verdicts.get('=1+1').verdict") == "edit"
+
+
+def test_a_mean_of_differences_says_that_it_has_no_sign(other: Page) -> None:
+    case = entry("good", (1.0, 1.0), number=1)
+    case["mean"] = {"difference_ml": 35.0}
+    for label, value in (("3", 40.0), ("70", -30.0)):
+        case["labels"][label]["scores"] = {"difference_ml": value}
+    column = {"name": "difference_ml", "title": "Difference", "unit": "mL"}
+    columns = [column | {"better": "zero", "decimals": 1}]
+    write_list(other.folder, [case], columns=columns, sort="difference_ml")
+    other.load("good")
+    other.until_shown("good")
+    value = "return document.querySelector('.case .value').textContent"
+    assert other.run(value) == "Difference without sign 35.0 mL"
+    panel = other.text("panel")
+    assert "All, mean without sign" in panel
+    assert "Difference without sign35.0 mL" in panel
+    other.choose("list-label", "70")
+    assert other.run(value) == "Difference \u221230.0 mL"
+
+
+def test_of_hundreds_of_labels_each_has_its_color(other: Page) -> None:
+    others = [{"value": 100 + n, "name": f"n{n}", "color": [255, 0, 0]} for n in range(255)]
+    named = [{"value": label, "name": NAMES[label], "color": COLORS[label]} for label in NAMES]
+    write_list(other.folder, [entry("poor", (0.6, 0.7), number=2)], labels=others + named)
+    other.load("poor")
+    other.until_shown("poor")
+    other.run("Viewer.set({fill: 'prediction', opacity: OPAQUE, outlines: {}, only: false})")
+    other.press("x", "w")
+    assert "prediction: core" in other.text("place")
+    picture = other.axial()
+    core, shell = (mostly(picture, COLORS[label]) for label in (3, 70))
+    assert core.sum() > 1000
+    assert core.sum() / shell.sum() == pytest.approx(8 / 6, rel=0.1)
+    other.press("e")
+    assert mostly(other.picture(), GREEN).sum() > 1000
+    other.press("p")
+    other.choose("list-label", "70")
+    other.press("s")
+    picture = other.picture()
+    assert not mostly(picture, COLORS[3]).any()
+    assert mostly(picture, COLORS[70]).sum() == pytest.approx(shell.sum(), rel=0.01)
+
+
 def test_two_hundred_cases_open_quickly(other: Page) -> None:
     cases = [entry(f"case {n}", (n / 200, 0.5), number=n) for n in range(6, 206)]
     write_list(other.folder, [entry("good", (0.0, 0.0), number=1), *cases])
@@ -413,4 +470,5 @@ def test_two_hundred_cases_open_quickly(other: Page) -> None:
 def test_without_its_list_the_page_says_what_to_do(other: Page) -> None:
     (other.folder / "cases.js").unlink()
     other.driver.get((other.folder / "index.html").as_uri())
-    assert "open index.html in the folder" in other.text("notice")
+    told = "return document.getElementById('notice').textContent.includes(arguments[0])"
+    other.until(told, "open index.html in the folder")

@@ -75,6 +75,13 @@ def test_a_case_is_listed_with_its_means_and_its_worst_state() -> None:
     assert second["labels"]["4"]["scores"] == {"dice": None, "hausdorff_95_mm": None}
 
 
+def test_differences_with_opposite_signs_do_not_cancel_in_the_mean() -> None:
+    rows = [Line(1, {"volume_difference_ml": 40.0}), Line(4, {"volume_difference_ml": -30.0})]
+    [case] = listed(entry("a", *rows))["cases"]
+    assert case["mean"] == {"volume_difference_ml": 35.0}
+    assert case["labels"]["4"]["scores"] == {"volume_difference_ml": -30.0}
+
+
 @pytest.mark.parametrize(
     ("states", "expected"),
     [

@@ -59,7 +59,8 @@ const CasePanel = (() => {
       first.append(make("span", note.split(":")[0], "note"));
     };
     const mean = item.has_reference && column ? [Worklist.number(Worklist.score(item, column.name, 0), column)] : [];
-    if (review.labels.length > 1) add(0, "All, mean", null, [...titles.slice(1, titles.length - mean.length).map(() => ""), ...mean]);
+    const all = Worklist.titled({ title: "All, mean", better: column?.better }, 0);
+    if (review.labels.length > 1) add(0, all, null, [...titles.slice(1, titles.length - mean.length).map(() => ""), ...mean]);
     for (const { value, name, color } of review.labels) {
       const entry = item.labels?.[value];
       if (!entry) continue;
@@ -100,7 +101,7 @@ const CasePanel = (() => {
     if (item.has_reference) {
       for (const column of review.columns) {
         const all = points(review, (other) => Worklist.score(other, column.name, focus) ?? NaN);
-        found.push(quantity(column.title, all, item, (value) => Worklist.number(value, column), column.better, open));
+        found.push(quantity(Worklist.titled(column, focus), all, item, (value) => Worklist.number(value, column), column.better, open));
       }
     }
     if (Number.isFinite(item.outlier)) {

@@ -70,7 +70,7 @@ const Verdicts = (() => {
     return found;
   }
 
-  /* What people typed must not run as a formula in a spreadsheet. */
+  /* What people typed or called a file must not run as a formula in a spreadsheet. */
   function typed(text) {
     return /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
   }
@@ -83,7 +83,7 @@ const Verdicts = (() => {
   function csv(cases) {
     const rows = cases.map((item) => {
       const { verdict, comment, reviewer: who, time } = get(item.id);
-      return [item.id, item.patient, item.status, verdict, typed(comment), typed(who), time];
+      return [typed(item.id), typed(item.patient), item.status, verdict, typed(comment), typed(who), time];
     });
     return [COLUMNS, ...rows].map((row) => `${row.map(quoted).join(",")}\r\n`).join("");
   }
@@ -117,14 +117,15 @@ const Verdicts = (() => {
     if (place.case < 0 || place.verdict < 0) {
       throw new Error("This table has no columns case and verdict; choose a review.csv that this page wrote.");
     }
-    const known = new Set(cases.map(({ id }) => id));
+    const known = new Map(cases.flatMap(({ id }) => [[id, id], [typed(id), id]]));
     let taken = 0;
     for (const row of rows) {
       const at = (name) => (row[place[name]] ?? "").replace(/^'(?=[=+\-@\t\r])/, "");
       const entry = { verdict: at("verdict"), comment: at("comment"), reviewer: at("reviewer"), time: at("time") };
       const useful = entry.comment || CHOICES.includes(entry.verdict);
-      if (!useful || !known.has(row[place.case])) continue;
-      write(prefix + row[place.case], JSON.stringify(entry));
+      const id = known.get(row[place.case]);
+      if (!useful || id === undefined) continue;
+      write(prefix + id, JSON.stringify(entry));
       taken += 1;
     }
     return taken;

@@ -3,7 +3,7 @@
 const Volumes = (() => {
   const { NVImage } = window.niivue ?? {};
   const LABEL_INTENT = 1002; // NIfTI's code for label maps
-  const UINT8 = 2; // NIfTI's code of that type
+  const UINT16 = 512; // NIfTI's code of the type of all maps, whose labels may be many
 
   async function decode(base64, name, num) {
     const volume = await NVImage.loadFromBase64({ base64, name: `${name}.nii.gz`, colormap: "gray" });
@@ -19,7 +19,7 @@ const Volumes = (() => {
     const places = new Uint16Array(highest + 1).fill(labels.length + 1);
     places[0] = 0;
     labels.forEach(({ value }, place) => (places[value] = place + 1));
-    const found = new Uint8Array(values.length);
+    const found = new Uint16Array(values.length);
     for (let i = 0; i < values.length; i += 1) {
       const value = values[i];
       if (value !== 0) found[i] = value <= highest ? places[value] : labels.length + 1;
@@ -36,8 +36,8 @@ const Volumes = (() => {
     const fill = await decode(data.prediction, "prediction", dims.join());
     const maps = { prediction: compact(fill.img, labels) };
     if (data.reference) maps.reference = compact((await decode(data.reference, "reference", dims.join())).img, labels);
-    if (data.errors) maps.errors = (await decode(data.errors, "errors", dims.join())).img;
-    const header = { intent_code: LABEL_INTENT, datatypeCode: UINT8, numBitsPerVoxel: 8, scl_slope: 1, scl_inter: 0 };
+    if (data.errors) maps.errors = Uint16Array.from((await decode(data.errors, "errors", dims.join())).img);
+    const header = { intent_code: LABEL_INTENT, datatypeCode: UINT16, numBitsPerVoxel: 16, scl_slope: 1, scl_inter: 0 };
     Object.assign(fill.hdr, header);
     [image.cal_min, image.cal_max] = data.window;
     return { data, image, fill, maps, dims, labels };
@@ -45,14 +45,14 @@ const Volumes = (() => {
 
   /* The map of one label. */
   function alone(map, label) {
-    const found = new Uint8Array(map.length);
+    const found = new Uint16Array(map.length);
     for (let i = 0; i < found.length; i += 1) if (map[i] === label) found[i] = label;
     return found;
   }
 
   /* Errors of one label alone: labels that differ are then false positive or negative. */
   function errorsOf({ prediction, reference }, label) {
-    const found = new Uint8Array(prediction.length);
+    const found = new Uint16Array(prediction.length);
     for (let i = 0; i < found.length; i += 1) {
       if (prediction[i] === label) found[i] = reference[i] === label ? 1 : 2;
       else if (reference[i] === label) found[i] = 3;

@@ -37,6 +37,11 @@ const Worklist = (() => {
     return column.unit && column.unit !== "1" ? `${text} ${column.unit}` : text;
   }
 
+  /* What a score is called; the mean over the labels, label 0, is of sizes where 0 is best. */
+  function titled({ title, better }, label) {
+    return label || better !== "zero" ? title : `${title} without sign`;
+  }
+
   /* Ways to sort, as [value of the choice, its text]. */
   function orders(review) {
     const WORST = { higher: "lowest first", lower: "highest first", zero: "farthest from 0 first" };
@@ -113,7 +118,7 @@ const Worklist = (() => {
     };
     line("id", item.id).title = item.patient && item.patient !== item.id ? `patient ${item.patient}` : item.id;
     const column = review.columns.find(({ name }) => name === order);
-    if (column) line("value", `${column.title} ${number(score(item, order, label), column)}`);
+    if (column) line("value", `${titled(column, label)} ${number(score(item, order, label), column)}`);
     else if (Number.isFinite(item.outlier)) line("value", `outlier score ${item.outlier.toFixed(1)}`);
     else line("value", "");
     const problem = item.file ? PROBLEMS[item.status] : PROBLEMS.failed;
@@ -142,5 +147,5 @@ const Worklist = (() => {
     }
   }
 
-  return { PROBLEMS, score, badness, number, orders, render, point, refresh };
+  return { PROBLEMS, score, badness, number, titled, orders, render, point, refresh };
 })();
