@@ -65,6 +65,9 @@ class IncompleteError(RunError):
         super().__init__(message)
         self.done = tuple(done)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.done)
+
 
 class Terminated(KeyboardInterrupt):
     """The system asks the process to end (SIGTERM); handled as Ctrl-C, with its own exit code."""

@@ -1,11 +1,10 @@
 """Where predictions go, and everything about that which can be refused before the work."""
 
 import os
-import re
 import stat
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from medseg3d.config import PredictConfig
@@ -21,11 +20,6 @@ DEFAULT = "nii.gz"
 DICOM = "dicom-seg"
 PROBABILITIES, UNCERTAINTY = "_probabilities.nii.gz", "_uncertainty.nii.gz"
 SAMPLE, ENTROPY = "_sample_{:02d}.nii.gz", "_samples_entropy.nii.gz"
-SIDE = re.compile(
-    r"(.+)_(?:probabilities|uncertainty|samples_entropy|sample_\d{2,})\.nii\.gz", re.DOTALL
-)
-"""Names of what is written beside a label map."""
-
 MOST_NAMED = 3
 RESERVE = 1 << 20
 """Bytes beside the outputs: tables, folders."""
@@ -98,7 +92,7 @@ def find_targets(cases: Sequence[Case], config: PredictConfig) -> list[Target]:
     _expect_short_names(targets)
     _expect_apart(cases, targets, config)
     expect_writable(file.parent for target in targets for file in target.files)
-    return _with_stale(cases, targets)
+    return targets
 
 
 def is_dicom(path: Path) -> bool:
@@ -170,22 +164,6 @@ class _Tried(Exception):  # noqa: N818 - it is no error
 
 def _not_writable(folder: Path, error: OSError) -> RunError:
     return RunError(f"{folder} cannot be written: {reason_of(error)}")
-
-
-def _with_stale(cases: Sequence[Case], targets: Sequence[Target]) -> list[Target]:
-    """The same, with what lies beside the label maps as if it had been made with them."""
-    taken = {_place(file) for target in targets for file in target.files}
-    taken |= {_place(image) for case in cases for image in case.images}
-    beside: dict[Path, list[Path]] = {}
-    for folder in {target.labels.parent for target in targets}:
-        with suppress(OSError):  # there is none yet
-            for entry in sorted(folder.iterdir()):
-                if (match := SIDE.fullmatch(entry.name)) and _place(entry) not in taken:
-                    beside.setdefault(folder / match[1], []).append(entry)
-    return [
-        replace(target, stale=tuple(beside.get(_beside(target.labels, ""), ())))
-        for target in targets
-    ]
 
 
 def _suffix(config: PredictConfig) -> str:
@@ -344,11 +322,12 @@ def in_the_way(target: Target, *, skip_existing: bool, ours: Collection[str] = (
         skip_existing: Whether those of a case that has not all of them are replaced.
         ours: Paths of outputs that may be replaced without asking.
     """
+    replaced = [*target.files] if skip_existing else []
     return [
         file
         for file in (*target.files, *target.stale)
         if os.path.lexists(file)
-        and (not file.is_file() or not (skip_existing or str(file.absolute()) in ours))
+        and not (file.is_file() and (file in replaced or str(file.absolute()) in ours))
     ]
 
 

@@ -105,8 +105,8 @@ def description(bundle: Bundle) -> dict[str, Any]:
                 "Cut to the smallest box in which any channel is not 0.",
                 "Scheme ct: clip to lower .. upper, subtract mean, divide by sd.",
                 "Scheme zscore: subtract the mean and divide by the standard deviation of the "
-                "image's own voxels in the box that are not 0, or of all where those are equal; a "
-                "constant image becomes 0.",
+                "image's own voxels in the box that are not 0, or of all where those are equal "
+                "and masks is true; no spread becomes 0.",
                 "New edges are round(n * spacing / spacing_mm), at least 1; voxel centers lie at "
                 "(index + 0.5) / n of the box in both grids.",
                 "Resample each channel by cubic splines, the border voxels repeated outside, and "

@@ -12,7 +12,14 @@ from pathlib import Path
 from medseg3d.data.channels import expect_all_channels, group
 from medseg3d.data.dataset_json import Description, description_in
 from medseg3d.data.files import input_files, label_maps
-from medseg3d.data.partners import Fault, by_id, common_keys, expect_partners, refuse
+from medseg3d.data.partners import (
+    LOGGER,
+    Fault,
+    by_id,
+    common_keys,
+    expect_partners,
+    refuse,
+)
 from medseg3d.errors import DataError
 from medseg3d.io import SUFFIXES, case_stem
 
@@ -100,15 +107,16 @@ def find_inputs(paths: Sequence[Path | str], *, unusable: list[Fault] | None = N
         DataError: Naming everything that is missing, unreadable or there twice.
     """
     faults: list[str] = []
+    hidden: list[Fault] = []
     files: dict[Path, Path] = {}
     stems: dict[Path, str] = {}
     for path in map(Path, paths):
         of_path: list[str] = []
         for file, stem in input_files(path, of_path, to_predict=True).items():
             stems[files.setdefault(file.absolute(), file)] = stem
+        hidden += [fault for fault in of_path if isinstance(fault, Fault)]
         faults += [
-            fault if isinstance(fault, Fault) else Fault(fault, [path.name], path)
-            for fault in of_path
+            Fault(fault, [path.name], path) for fault in of_path if not isinstance(fault, Fault)
         ]
     by_folder: dict[Path, list[Path]] = {}
     for file in files.values():
@@ -130,8 +138,12 @@ def find_inputs(paths: Sequence[Path | str], *, unusable: list[Fault] | None = N
     spoiled = {case_id for fault in alone for case_id in fault.cases}
     found = {case_id: files for case_id, files in found.items() if case_id not in spoiled}
     refuse(None, faults if not found else [fault for fault in faults if fault not in alone])
+    hidden = [fault for fault in hidden if fault.file.absolute() not in files]
     if unusable is not None:
-        unusable += alone
+        unusable += [*alone, *hidden]
+    else:
+        for fault in hidden:
+            LOGGER.warning("%s", fault)
     if not found:
         raise DataError(f"no images given; name files ({', '.join(SUFFIXES)}) or folders of them")
     return [case_of(case_id, channels, None) for case_id, channels in sorted(found.items())]

@@ -262,12 +262,17 @@ def warn_of(folder: Path, deeper: Sequence[Path]) -> None:
 
 def _hidden(folder: Path, below: Sequence[Path]) -> list[Fault]:
     """What is wrong with series below a folder that holds the slices of one itself."""
-    names = {path: path.relative_to(folder).as_posix() for path in below}
+    stem = _stem(folder)
+    names = {
+        path: "_".join((stem, *path.relative_to(folder).parts))
+        for path in below
+        if not is_segmentation(path)
+    }
     return [
         Fault(
             f"{path} is not looked at, since the slices of another series lie in {folder} itself; "
             f"move those into a folder of their own, or name {path}",
-            [name.replace("/", "_")],
+            [name],
             path,
         )
         for path, name in names.items()

@@ -110,12 +110,12 @@ def moments(channel: npt.NDArray[Any], *, threads: int = 1) -> Moments:
 def scaling_of(channel: npt.NDArray[Any], rule: Normalization, *, threads: int = 1) -> Scaling:
     """How to scale one channel ``(I, J, K)``; a z-score is that of what is not zero.
 
-    Where that has no spread, as in a mask of 0 and 1, the zeros count too.
+    Where that has no spread, as in a mask of 0 and 1, the zeros count too if the rule says so.
     """
     if rule.scheme == "ct":
         return ClipAndScale(rule)
     found = moments(channel, threads=threads)
-    if found.lowest >= found.highest and found.voxels < channel.size:
+    if rule.masks and found.lowest >= found.highest and found.voxels < channel.size:
         found += Moments(channel.size - found.voxels, lowest=0.0, highest=0.0)
     if found.lowest >= found.highest:
         return ZScore(0.0, 0.0)

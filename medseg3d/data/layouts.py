@@ -24,6 +24,7 @@ from medseg3d.data.files import (
     without_reports,
 )
 from medseg3d.data.partners import (
+    LOGGER,
     by_id,
     common_keys,
     count,
@@ -42,8 +43,8 @@ LABEL_FOLDERS = (
     *("segmentations", "segmentation"),
 )
 OTHER_FOLDERS = ("imagests", "labelsts")
-SEPARATORS = "_-. "
-"""Characters at the ends of a channel's name that say nothing."""
+SEPARATORS = str.maketrans("", "", "_-. ")
+"""Characters of a channel's name that say nothing."""
 LABEL_FILE = re.compile(
     r"(?P<start>(?:.*[_ .-])?)(?:seg|segmentation|labels?|masks?|gt)", re.IGNORECASE
 )
@@ -180,12 +181,13 @@ def _patient_folders(
     declared = description.channel_names
     if channels and len(channels) > 1:
         ordered = as_declared(channels, declared)
-        if ordered is None:
-            raise DataError(
-                f"{root}: {FILE_NAME} names the channels {some(declared or ())}, but the files of "
-                f"each patient are called {some(channels)}; use the same names in both"
+        if ordered is None:  # how many there must be is told later
+            LOGGER.warning(
+                "%s names the channels %s and the files of each patient are called %s; they are "
+                "paired in this order, so use the same names in both if that is wrong",
+                *(root / FILE_NAME, some(declared or ()), some(channels)),
             )
-        channels = ordered
+        channels = ordered or channels
     cases = [
         Case(name, tuple(files[c] for c in channels or files), labels.get(name), patient_of(name))
         for name, files in images.items()
@@ -199,7 +201,7 @@ def _patient_folders(
 def as_declared(found: Collection[str], declared: Sequence[str] | None) -> tuple[str, ...] | None:
     """Names that files give to channels, in the order in which they are declared, or sorted.
 
-    Letter case and separators at the ends do not matter.
+    Letter case and separators do not matter.
 
     Returns:
         The names as the files have them, None if others are declared.
@@ -210,11 +212,15 @@ def as_declared(found: Collection[str], declared: Sequence[str] | None) -> tuple
     """
     if declared is None:
         return tuple(sorted(found))
-    known = {name.strip(SEPARATORS).casefold(): name for name in found}
-    wanted = [name.strip(SEPARATORS).casefold() for name in declared]
+    known = {_bare(name): name for name in found}
+    wanted = [_bare(name) for name in declared]
     if known.keys() != set(wanted) or not len(known) == len(wanted) == len(found):
         return None
     return tuple(known[name] for name in wanted)
+
+
+def _bare(name: str) -> str:
+    return name.translate(SEPARATORS).casefold()
 
 
 def _holds_channels(case: Case) -> bool:

@@ -42,6 +42,10 @@ class Normalization(Options):
     upper: float = Field(description="99.5th percentile of foreground intensities.")
     mean: float = Field(description="Mean of the clipped foreground intensities of the set.")
     sd: float = Field(gt=0, description="Standard deviation of the same.")
+    masks: bool = Field(
+        False,
+        description="Whether zeros count too in a zscore where all else is equal, as in masks.",
+    )
 
 
 class Plan(Options):
@@ -56,6 +60,10 @@ class Plan(Options):
         None,
         gt=0,
         description="Label value of voxels that nobody annotated; neither learned nor scored.",
+    )
+    ignore_is_free: bool = Field(
+        False,
+        description="Whether ignore_label stands for label maps that lack, and is in none.",
     )
     regions: dict[str, tuple[int, ...]] = Field(
         default_factory=dict,
@@ -380,6 +388,7 @@ def normalizations(
                 upper=round(float(upper), 4),
                 mean=round(float(clipped.mean()), 4),
                 sd=round(max(float(clipped.std()), 1e-4), 4),
+                masks=not is_ct,
             )
         )
     return tuple(rules)

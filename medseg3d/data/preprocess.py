@@ -154,12 +154,14 @@ def preprocessing_key(plan: Plan) -> str:
     parts = plan.model_dump(mode="json", include={"spacing", "coarse_axis"})
     parts["labels"] = sorted(plan.labels)
     parts["channels"] = [
-        rule.model_dump(mode="json", exclude={"name"}) if rule.scheme == "ct" else rule.scheme
+        rule.model_dump(mode="json", exclude={"name", "masks"})
+        if rule.scheme == "ct"
+        else rule.scheme + ("+masks" if rule.masks else "")
         for rule in plan.channels
     ]
     if plan.ignore_label is not None:
         parts["ignore_label"] = plan.ignore_label
-    parts["format"] = 3
+    parts["format"] = 2
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -14,6 +14,8 @@ from medseg3d.training.interrupts import Interrupts
 
 DIE_WITH_PARENT = 1
 GRACE_SECONDS = 5.0
+DYING_SECONDS = 60.0
+"""For one that has closed its connection; the system may write its memory to a disk first."""
 
 
 class WorkerEndedError(RuntimeError):
@@ -74,8 +76,10 @@ class Workers:
             return
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if isinstance(error, (OSError, EOFError)):
-            self._await_one()
+        if isinstance(error, (ConnectionError, EOFError)):
+            self._await_one(DYING_SECONDS)
+        elif isinstance(error, OSError):
+            self._await_one(GRACE_SECONDS)
         with contextlib.suppress(WorkerEndedError):
             self.check()
         processes, self._processes = self._processes, []
@@ -84,11 +88,11 @@ class Workers:
         for process in processes:
             process.join(1)
 
-    def _await_one(self) -> None:
+    def _await_one(self, seconds: float) -> None:
         by_sentinel = {process.sentinel: process for process in self._processes}
-        for sentinel in wait(list(by_sentinel), GRACE_SECONDS):
+        for sentinel in wait(list(by_sentinel), seconds):
             assert isinstance(sentinel, int)
-            by_sentinel[sentinel].join(GRACE_SECONDS)  # it closes its files before it has ended
+            by_sentinel[sentinel].join(seconds)  # it closes its files before it has ended
 
     def _on_end(self, _number: int, _frame: FrameType | None) -> None:
         if self._interrupts.is_whole:

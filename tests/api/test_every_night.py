@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 import medseg3d
 from medseg3d.api.predicting import prediction_batch, worker
-from medseg3d.api.predicting.records import Record
+from medseg3d.api.predicting.records import Record, Records
 from medseg3d.api.predicting.worker import Worker
 from medseg3d.bundle import Bundle, inspect_bundle, load_bundle, load_weights, save_bundle
 from medseg3d.cli import app
@@ -158,8 +159,8 @@ def test_an_interrupted_overwrite_goes_on_with_the_other_model(
     monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],
 ) -> None:
-    predict()
-    before = {path.name: path.read_bytes() for path in (folder / "out").glob("p*.nii.gz")}
+    predict(uncertainty=True)
+    before = {f"p{n}.nii.gz": (folder / "out" / f"p{n}.nii.gz").read_bytes() for n in range(3)}
     real = Worker.write
 
     def write(self: Worker, job: Any, labeled: Any) -> Record:
@@ -173,6 +174,7 @@ def test_an_interrupted_overwrite_goes_on_with_the_other_model(
     monkeypatch.undo()
     assert [found.case_id for found in predict(model=other_model, **options)] == ["p1", "p2"]
     after = {path.name: path.read_bytes() for path in (folder / "out").glob("p*.nii.gz")}
+    assert after.keys() == before.keys(), "no uncertainty of the old model is left"
     assert all(after[name] != before[name] for name in before)
 
 
@@ -189,13 +191,58 @@ def test_nothing_of_other_labels_stays_beside_new_ones(
     ]
 
 
-def test_an_uncertainty_without_its_labels_is_not_taken_for_that_of_new_ones(
+def test_what_belongs_to_a_map_of_another_format_stays_with_it(
     folder: Path, predict: Predict
 ) -> None:
-    (folder / "out").mkdir()
-    (folder / "out" / "p1_uncertainty.nii.gz").write_bytes(b"old")
-    with pytest.raises(IncompleteError, match=r"case p1: .*p1_uncertainty.* exists already"):
+    predict(uncertainty=True)
+    (folder / "out" / "p1_probabilities.nii.gz").write_bytes(b"of another program")
+    assert len(predict(format="nrrd", overwrite=True)) == 3
+    assert {"p1_uncertainty.nii.gz", "p1_probabilities.nii.gz"} <= {*in_folder(folder / "out")}
+
+
+def test_models_are_not_mixed_in_a_folder_because_of_one_new_image(
+    folder: Path, predict: Predict, other_model: Path
+) -> None:
+    predict()
+    told = (folder / "out" / "predictions.json").read_bytes()
+    write_image(folder / "in" / "p3.nii", seed=3)
+    with pytest.raises(RunError, match="3 outputs exist already"):
+        predict(model=other_model)
+    assert (folder / "out" / "predictions.json").read_bytes() == told
+
+
+def test_what_a_killed_part_had_planned_is_forgotten_once_it_is_made(
+    folder: Path, tiny_model: Path, predict: Predict
+) -> None:
+    options = validated(PredictConfig, {"inputs": [folder / "in"], "model": tiny_model})
+    digests = {str(tiny_model): inspect_bundle(tiny_model).sha256}
+    part = Records.open(folder / "out" / "predictions-1of2.json", digests, options)
+    part.begin(folder / "out" / f"p{number}.nii.gz" for number in range(3))  # and is killed
+    assert len(predict()) == 3
+    (folder / "out" / "p1.nii.gz").write_bytes(b"corrected by hand")
+    assert predict(skip_existing=True) == []
+    assert (folder / "out" / "p1.nii.gz").read_bytes() == b"corrected by hand"
+
+
+def test_what_a_person_made_of_a_case_that_overwrite_failed_on_is_kept(
+    folder: Path, predict: Predict
+) -> None:
+    predict()
+    whole = (folder / "in" / "p1.nii").read_bytes()
+    (folder / "in" / "p1.nii").write_bytes(whole[:-40])
+    with pytest.raises(IncompleteError, match="case p1"):
+        predict(overwrite=True)
+    (folder / "out" / "p1.nii.gz").write_bytes(b"drawn by hand")
+    (folder / "in" / "p1.nii").write_bytes(whole)
+    with pytest.raises(IncompleteError, match=r"case p1: .* exists already"):
         predict()
+    assert predict(skip_existing=True) == []
+    assert (folder / "out" / "p1.nii.gz").read_bytes() == b"drawn by hand"
+
+
+def test_the_error_of_a_batch_can_be_sent_between_processes() -> None:
+    sent = pickle.loads(pickle.dumps(IncompleteError("1 of 2 cases failed", ["done"])))
+    assert (str(sent), sent.done) == ("1 of 2 cases failed", ("done",))
 
 
 def test_a_file_on_a_bad_disk_fails_alone(

@@ -118,6 +118,9 @@ def test_models_are_compared_without_regions_in_the_mean(
     found = compare(tables, out=tmp_path / "comparison.csv", figure="none")
     paired = found.comparison.paired
     assert {paired.names[label] for label in paired.regions} == {*REGIONS}
+    tables[0].with_suffix(".json").unlink()  # a table that was mailed alone
+    again = compare(tables, out=tmp_path / "again.csv", figure="none")
+    assert again.comparison.paired.regions == paired.regions
     [dice] = [each for each in paired.measures if each.name == "dice"]
     both = [label for label in paired.labels if paired.names[label] == "both"]
     assert len(both) == 1, "a region is paired by its name"

@@ -120,7 +120,7 @@ def test_the_description_holds_what_surrounds_the_network(run: Path) -> None:
     [channel] = before["channels"]
     assert channel == {
         **{"name": "CT", "scheme": "ct"},
-        **{"lower": -9.5, "upper": 99, "mean": 40, "sd": 20},
+        **{"lower": -9.5, "upper": 99, "mean": 40, "sd": 20, "masks": False},
     }
     assert (windows["window"], windows["overlap"]) == ([16, 12, 8], 0.5)
     assert facts["postprocessing"]["labels"] == [

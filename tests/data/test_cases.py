@@ -186,22 +186,22 @@ def test_patients_without_a_channel_are_named(tmp_path: Path) -> None:
 
 def test_files_of_patients_are_ordered_as_dataset_json_names_them(tmp_path: Path) -> None:
     for patient in ("P1", "P2"):
-        put(tmp_path, *(f"{patient}/{patient}_{end}.nii.gz" for end in ("flair", "T1", "seg")))
-    describe(tmp_path, {"channel_names": {"0": "t1", "1": "FLAIR"}})
+        put(tmp_path, *(f"{patient}/{patient}_{end}.nii.gz" for end in ("flair", "T1_ce", "seg")))
+    describe(tmp_path, {"channel_names": {"0": "t1 CE", "1": "FLAIR"}})
     dataset = find_cases(tmp_path)
-    assert dataset.channel_names == ("t1", "FLAIR")
-    assert relative(dataset)["P2"][0] == ["P2/P2_T1.nii.gz", "P2/P2_flair.nii.gz"]
+    assert dataset.channel_names == ("t1 CE", "FLAIR")
+    assert relative(dataset)["P2"][0] == ["P2/P2_T1_ce.nii.gz", "P2/P2_flair.nii.gz"]
 
 
 @pytest.mark.parametrize("names", [["T1", "T2"], ["T1"], ["T1", "T1"], ["T1", "FLAIR", "T2"]])
-def test_other_names_in_dataset_json_than_in_patient_folders_are_refused(
-    tmp_path: Path, names: list[str]
+def test_other_names_in_dataset_json_than_in_patient_folders_are_told(
+    tmp_path: Path, names: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     put(tmp_path, *(f"P{n}/{name}.nii.gz" for n in (1, 2) for name in ("flair", "t1", "seg")))
     describe(tmp_path, {"channel_names": dict(zip("012", names, strict=False))})
-    message = refusal(tmp_path)
-    assert f"names the channels {', '.join(names)}, but" in message
-    assert "are called flair, t1; use the same names in both" in message
+    assert relative(find_cases(tmp_path))["P2"][0] == ["P2/flair.nii.gz", "P2/t1.nii.gz"]
+    assert f"names the channels {', '.join(names)} and the files" in caplog.text
+    assert "are called flair, t1; they are paired in this order" in caplog.text
 
 
 def test_two_label_maps_of_a_patient_are_refused(tmp_path: Path) -> None:

@@ -167,8 +167,16 @@ def test_series_below_loose_slices_are_missed_aloud(tmp_path: Path, dicom_series
     unusable: list[Fault] = []
     (case,) = find_inputs([tmp_path], unusable=unusable)
     assert case.images == (tmp_path,)
-    assert [fault.cases for fault in unusable] == [("P1",), ("P2_ct",)]
+    stem = tmp_path.name
+    assert [fault.cases for fault in unusable] == [(f"{stem}_P1",), (f"{stem}_P2_ct",)]
     assert "move those into a folder of their own, or name" in unusable[0]
+    label(tmp_path / "seg" / "seg.dcm", tmp_path / "P1")
+    unusable = []
+    named = [tmp_path, tmp_path / "P1", tmp_path / "P2" / "ct"]
+    found = find_inputs(named, unusable=unusable)
+    assert sorted(case.images[0] for case in found) == sorted(named), "what is named is taken"
+    assert unusable == []
+    assert ids(tmp_path) == {stem: [stem]}, "elsewhere it is a warning"
 
 
 def test_several_files_of_frames_below_are_a_case_each(

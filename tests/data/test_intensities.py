@@ -54,7 +54,9 @@ def test_integers_are_scaled_as_floats_are(rule: Normalization) -> None:
 def test_a_mask_as_a_channel_is_not_lost(dtype: type[np.generic]) -> None:
     mask = np.zeros((6, 5, 4), dtype)
     mask[:3] = 1
-    np.testing.assert_allclose(normalize(mask, MR), np.where(mask, 1, -1), atol=1e-6)
+    with_masks = MR.model_copy(update={"masks": True})
+    np.testing.assert_allclose(normalize(mask, with_masks), np.where(mask, 1, -1), atol=1e-6)
+    assert not normalize(mask, MR).any(), "what a model has not learned from it does not get"
 
 
 @pytest.mark.parametrize("value", [0, 7])

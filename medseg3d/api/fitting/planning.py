@@ -163,11 +163,14 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
                 dataset, folds=num_folds, spacing=fixed.spacing, advance=bar.advance
             )
         folds = given or dealt_folds(config, dataset, checked.facts)
+        declared = dataset.ignore_label is not None
         if any(case.labels is None for case in dataset.cases):
             folds = with_unlabeled(folds, dataset.cases, learn=not given)
             dataset = dataset.ignoring_missing(checked.label_values)
         parts = wanted(config, folds)
         plan = _plan(config, dataset, checked.label_values, parts)
+        is_free = not declared and plan.ignore_label is not None
+        plan = plan.model_copy(update={"ignore_is_free": is_free})
         with torch.device("meta"):
             network, options = make_network(config, plan)
         refuse_other_weights(network, options, plan, config)

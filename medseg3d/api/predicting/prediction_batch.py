@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
@@ -146,7 +146,7 @@ class Batch:
         for folder in {file.parent for target in self.targets for file in target.files}:
             sweep(folder)
         todo = [
-            (case, target)
+            (case, self._with_stale(target))
             for case, target in zip(self.cases, self.targets, strict=True)
             if not self._is_done(case, target)
         ]
@@ -164,7 +164,8 @@ class Batch:
                 jobs.append(self._job(case, target, plan, model, window_bytes))
         expect_disk(disk_of([(job.needs, job.target) for job in jobs]))
         if self.records is not None:
-            self.records.begin(file for job in jobs for file in job.target.files)
+            places = (job.target for job in jobs)
+            self.records.begin(file for each in places for file in (*each.files, *each.stale))
         if jobs:
             most = in_words(max(job.needs.memory for job in jobs))
             log.info("memory: up to about %s of %s", most, in_words(memory_in_reach()))
@@ -172,11 +173,17 @@ class Batch:
                 log.info("post-processing: %s", rules_in_words(rules, plan.labels))
         return jobs
 
+    def _with_stale(self, target: Target) -> Target:
+        """The same, with what is left of an earlier prediction of the case."""
+        left = () if self.records is None else self.records.left_of(target.files, self._ours)
+        return replace(target, stale=left)
+
     def _free(self, todo: Sequence[tuple[Case, Target]]) -> list[tuple[Case, Target]]:
-        """Those whose outputs are not in the way; the others fail, or all if there are no others.
+        """Those whose outputs are not in the way; the others fail.
 
         Raises:
-            RunError: If the outputs of every case are in the way.
+            RunError: If the outputs of every case are in the way, or some and the folder holds
+                those of other models or options, so that they would be mixed.
         """
         skip_existing, ours = self.config.skip_existing, self._ours
         blocked = {
@@ -184,7 +191,8 @@ class Batch:
             for case, target in todo
             if (files := in_the_way(target, skip_existing=skip_existing, ours=ours))
         }
-        if len(blocked) == len(self.cases):
+        is_mixed = self.records is not None and self.records.is_mixed
+        if len(blocked) == len(self.cases) or is_mixed:
             expect_new([target for _, target in todo], skip_existing=skip_existing, ours=ours)
         for case, _ in todo:
             if case.id in blocked:
@@ -212,8 +220,9 @@ class Batch:
     def _is_done(self, case: Case, target: Target) -> bool:
         if self.config.overwrite:
             return False
-        if self.config.skip_existing and target.is_there:
-            return str(target.labels.absolute()) not in self._ours  # of an interrupted --overwrite
+        is_ours = str(target.labels.absolute()) in self._ours  # an interrupted --overwrite's
+        if self.config.skip_existing and target.is_there and not is_ours:
+            return True
         with suppress(DataError, OSError):  # told of when it is read
             masks = masks_of(self.config, case.id)
             return self.records is not None and self.records.is_finished(case, target.files, masks)
@@ -313,10 +322,10 @@ class Batch:
         """Keep on record what was done, however the work ends."""
         try:
             yield
-            self._save()
+            self._save(is_whole=True)
         except BaseException as error:
             with suppress(RunError):  # such as a full disk, which is the reason already
-                self._save()
+                self._save(is_whole=False)
             if isinstance(error, MedSeg3DError | OSError) and num_jobs > 1:
                 how = " without --overwrite" if self.config.overwrite else ""
                 raise RunError(
@@ -325,9 +334,9 @@ class Batch:
                 ) from error
             raise
 
-    def _save(self) -> None:
+    def _save(self, *, is_whole: bool) -> None:
         if self.records is not None:
-            self.records.end()
+            self.records.end(is_whole=is_whole)
 
 
 def predict_job(config: PredictConfig, digests: tuple[str, ...], job: Job) -> Record:

@@ -2,9 +2,10 @@
 
 import json
 import logging
+import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias
 from medseg3d import __version__
 from medseg3d.config import PredictConfig
 from medseg3d.data.cases import Case
-from medseg3d.io import atomic, sources
+from medseg3d.io import atomic, case_stem, sources
 
 log = logging.getLogger("medseg3d")
 
@@ -23,6 +24,9 @@ Stamps: TypeAlias = dict[str, tuple[int, int]]
 NAME = "predictions.json"
 OF_ANY = re.compile(r"predictions(-\d+of\d+)?\.json")
 """What the file is called, and those of the parts of a folder that machines do (--shard)."""
+
+BESIDE = r"_(probabilities|uncertainty|samples_entropy|sample_\d+)\.nii\.gz"
+"""How names of what is written beside a label map end."""
 
 PAUSE = 20.0
 """Times as long as the file took to write are others' before it is written again."""
@@ -88,6 +92,8 @@ class Records:
         planned: Outputs that were not there when this work was begun; one that is there now
             without a record was made by it before it was killed.
         elsewhere: What the files of other parts of the folder hold.
+        is_of_other_work: Whether the file was of other models or options, or could not be read.
+        made: Files that any work with this folder has made of each case, by its labels' path.
     """
 
     path: Path
@@ -96,6 +102,8 @@ class Records:
     cases: dict[str, Record] = field(default_factory=dict)
     planned: set[str] = field(default_factory=set)
     elsewhere: "list[Records]" = field(default_factory=list)
+    is_of_other_work: bool = False
+    made: dict[str, set[str]] = field(default_factory=dict)
     _adopted: bool = False
     _next: float = 0.0
 
@@ -122,19 +130,46 @@ class Records:
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             same = list(stored["models"].values()) == list(models.values())
-            if same and stored["options"] == options:
+            records.is_of_other_work = not same or stored["options"] != options
+            records.made = {key: {*facts["outputs"]} for key, facts in stored["cases"].items()}
+            if not records.is_of_other_work:
                 records.cases = {key: _record(facts) for key, facts in stored["cases"].items()}
                 records.planned = set(stored["planned"])
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             log.warning("%s cannot be read, so no case in it counts as finished", path)
+            records.is_of_other_work = True
         return records
 
     @property
     def ours(self) -> set[str]:
-        """Outputs that this work, or that on another part of the folder, was to make."""
-        return self.planned.union(*(other.planned for other in self.elsewhere))
+        """Outputs that this work, or that on another part of the folder, was to make and has not.
+
+        What is on record is finished, or somebody has changed it since.
+        """
+        every = (self, *self.elsewhere)
+        done = {file for each in every for case in each.cases.values() for file in case.outputs}
+        return set().union(*(each.planned for each in every)) - done
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether other models or options have made label maps in this folder."""
+        return any(each.is_of_other_work for each in (self, *self.elsewhere))
+
+    def left_of(self, files: Sequence[Path], ours: Collection[str]) -> tuple[Path, ...]:
+        """What was made beside the labels of a case and is still there, without ``files``.
+
+        Args:
+            files: Outputs of the case that are made now, its labels first.
+            ours: As :attr:`ours` says.
+        """
+        labels, wanted = files[0].absolute(), {str(file.absolute()) for file in files}
+        made = set().union(*(each.made.get(str(labels), ()) for each in (self, *self.elsewhere)))
+        if str(labels) in ours:  # a killed --overwrite has noted what it was to remove
+            stem = re.escape(str(labels.with_name(case_stem(labels))))
+            made |= {file for file in ours if re.fullmatch(stem + BESIDE, file)}
+        return tuple(path for path in map(Path, sorted(made - wanted)) if os.path.lexists(path))
 
     def is_finished(self, case: Case, files: Sequence[Path], beside: Sequence[Path] = ()) -> bool:
         """Whether the case was predicted before, from the same files, and all of it is there.
@@ -174,12 +209,16 @@ class Records:
         if time.monotonic() >= self._next:
             self.save()
 
-    def end(self) -> None:
+    def end(self, *, is_whole: bool) -> None:
         """Write the file at the end of the work; if nothing was made, there is none.
 
-        What is not there by now is not planned any more: who makes it later keeps it.
+        What was not made is not planned any more: who makes it later keeps it.
+
+        Args:
+            is_whole: Whether every case was tried; else what is there stays planned, since it may
+                be what was to be replaced.
         """
-        self.planned = {file for file in self.planned if Path(file).exists()}
+        self.planned = {file for file in self.planned if not is_whole and Path(file).exists()}
         if self.cases or self.planned:
             self.save()
             return

@@ -1,6 +1,7 @@
 """The part of a case that is asked for with ``--roi`` or ``--roi-mask``."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from pathlib import Path
 
@@ -124,10 +125,19 @@ def _box(text: str, shape: Size3) -> Box:
     return parts[0], parts[1], parts[2]
 
 
+@lru_cache(maxsize=1)
+def _by_stem(folder: Path, _changed: int) -> dict[str, list[Path]]:
+    """Files of a folder by the case that their names tell, listed anew when it has changed."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted(folder.iterdir()):
+        found.setdefault(case_stem(file), []).append(file)
+    return found
+
+
 def _mask_file(path: Path, case_id: str) -> Path:
     if not path.is_dir():
         return path
-    fitting = [file for file in sorted(path.iterdir()) if case_stem(file) == case_id]
+    fitting = _by_stem(path, path.stat().st_mtime_ns).get(case_id, [])
     if len(fitting) != 1:
         raise DataError(
             f"--roi-mask {path} has {len(fitting)} files named {case_id}, expected one label map"

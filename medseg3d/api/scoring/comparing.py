@@ -139,13 +139,15 @@ def _read(
     found: list[tuple[Path, str, list[Row]]] = []
     regions: dict[str, int] = {}
     read = {table: read_table(table) for table in tables}
+    told = {table: region_rows(table) for table in tables}
+    every = {place for of_table in told.values() for place in of_table.items()}
+    are_regions = {table: {*of_table.items()} or every for table, of_table in told.items()}
     free = 1 + max((row.label for rows in read.values() for row in rows), default=0)
     sources: list[dict[str, Any]] = []
     for table in tables:
         by_model: dict[str, list[Row]] = {}
-        their_regions = region_rows(table)
         for row in read[table]:
-            if their_regions.get(row.label) == row.name:  # numbered anew, the same in all tables
+            if (row.label, row.name) in are_regions[table]:  # numbered anew, alike in all tables
                 number = regions.setdefault(row.name, free + len(regions))
                 row = replace(row, label=number)
             by_model.setdefault(row.model, []).append(row)

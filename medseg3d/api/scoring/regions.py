@@ -104,7 +104,7 @@ def ignored_label(known: Description | Dataset, plan: Plan | None) -> int | None
         known: What is said about the references.
         plan: That of the model behind the predictions, if it is known.
     """
-    if known.ignore_label is not None or plan is None:
+    if known.ignore_label is not None or plan is None or plan.ignore_is_free:
         return known.ignore_label
     return None if plan.ignore_label in (known.label_names or {}) else plan.ignore_label
 

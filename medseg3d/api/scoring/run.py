@@ -110,6 +110,10 @@ def score(
         or ignored_label(description_near(config.references), plan),
         regions=regions_to_score(config, plan),
     )
+    if config.ignore_label is None and rules.ignore_label in (config.labels or {}):
+        rules = replace(rules, ignore_label=None)
+    if rules.ignore_label is not None:
+        log.info("label %d counts as voxels that nobody annotated", rules.ignore_label)
     found = _score(rules, pairs, failures, config)
     kind = "label maps" if config.also else "cases"
     if not found:
