@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from medseg3d.errors import ConfigError, UnknownNameError
 from medseg3d.networks import MONAI
 from medseg3d.networks.blocks import crop, pad_to_multiple
+from medseg3d.networks.blocks.conv3d import make_safe
 from medseg3d.networks.topology import Topology
 
 DIMENSIONS = ("spatial_dims", "dimensions")
@@ -134,7 +135,7 @@ class MonaiClass:
     def _built(self, options: Mapping[str, Any]) -> nn.Module:
         try:
             with _SmallNumbers():
-                return self.kind(**options)
+                return make_safe(self.kind(**options))
         except Exception as error:  # MONAI's classes raise what they like
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ConfigError(

@@ -136,3 +136,28 @@ def test_channels_are_not_options() -> None:
 def test_wrong_values_are_explained(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_network(name, 1, 2, options=options)
+
+
+@pytest.mark.parametrize("strides", [(4,), (4, 2), ((2, 4, 1),)])
+def test_fc_densenet_takes_any_stride(strides: object) -> None:
+    network = build_network("fc_densenet", 1, 2, options={"strides": strides, "stem": 4})
+    assert network(torch.randn(1, 1, 16, 16, 16)).shape == (1, 2, 16, 16, 16)
+
+
+def test_ahcnet_has_strides_of_its_own_in_two_dimensions() -> None:
+    network = build_network("ahcnet", 1, 2, options={"spatial_dims": 2, "width": 4})
+    assert network.divisor == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("partially_reversible_unet", {"widths": (5, 10), "strides": (2,)}, "must be even"),
+        ("voxresnet", {"first_kernel": 2}, "kernels must be odd"),
+    ],
+)
+def test_what_would_fail_in_the_first_step_is_refused(
+    name: str, options: dict[str, object], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        build_network(name, 1, 2, options=options)

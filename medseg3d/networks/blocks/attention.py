@@ -85,7 +85,7 @@ class PositionAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add what agrees."""
         query, key, value = (each(x).flatten(2) for each in (self.query, self.key, self.value))
-        weights = _exact(query.transpose(1, 2) @ key).softmax(-1)
+        weights = _product(query.transpose(1, 2), key).softmax(-1)
         seen = value @ weights.to(value.dtype).transpose(1, 2)
         total: Tensor = x + self.share * seen.reshape(x.shape)
         return total
@@ -110,11 +110,17 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add what differs."""
         flat = x.flatten(2)
-        agreement = _exact(flat @ flat.transpose(1, 2))
+        agreement = _product(flat, flat.transpose(1, 2))
         weights = (agreement.amax(-1, keepdim=True) - agreement).softmax(-1)
         return x + self.share * (weights.to(flat.dtype) @ flat).reshape(x.shape)
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product at least in float32, since a softmax follows that large numbers decide."""
+    with torch.autocast(a.device.type, enabled=False):
+        return _exact(a) @ _exact(b)
+
+
 def _exact(x: Tensor) -> Tensor:
-    """At least in float32, where a softmax of large numbers needs it."""
+    """At least in float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,4 +1,6 @@
-"""3D convolution that avoids a broken kernel of torch's CPU library."""
+"""3D convolutions that avoid a broken kernel of torch's CPU library."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +21,47 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
-        if torch.is_autocast_enabled("cpu") and x.device.type == "cpu":
-            edges = zip(x.shape[2:], self.kernel_size, strict=True)
-            if any(size < kernel for size, kernel in edges):
-                with torch.autocast("cpu", enabled=False):
-                    return super().forward(x.float())
+        if _is_unsafe(x, self.kernel_size):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
         return super().forward(x)
+
+
+class ConvTranspose3d(nn.ConvTranspose3d):
+    """``torch.nn.ConvTranspose3d`` with the same care as :class:`Conv3d`.
+
+    Shape:
+        - input: ``(B, C, I, J, K)``
+        - output: ``(B, L, *sp)`` as in torch
+    """
+
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Convolve."""
+        size = None if output_size is None else list(output_size)
+        if _is_unsafe(x, self.kernel_size):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float(), size)
+        return super().forward(x, size)
+
+
+SAFE: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv3d: Conv3d,
+    nn.ConvTranspose3d: ConvTranspose3d,
+}
+"""What stands in for modules of torch."""
+
+
+def make_safe(network: nn.Module) -> nn.Module:
+    """Let the convolutions of a network that is not ours be such ones, in place."""
+    for module in network.modules():
+        if type(module) in SAFE:
+            module.__class__ = SAFE[type(module)]
+    return network
+
+
+def _is_unsafe(x: Tensor, kernel: Sequence[int]) -> bool:
+    return (
+        x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and any(size < edge for size, edge in zip(x.shape[2:], kernel, strict=True))
+    )

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from torch import nn
 
 from medseg3d.errors import ConfigError
-from medseg3d.networks.blocks.conv3d import Conv3d
+from medseg3d.networks.blocks.conv3d import Conv3d, ConvTranspose3d
 
 Size: TypeAlias = int | Sequence[int]
 """One integer for all axes, or one per axis."""
@@ -29,7 +29,7 @@ class Operators:
 
 OPERATORS = {
     2: Operators(nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d),
-    3: Operators(Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d, nn.MaxPool3d, nn.AvgPool3d),
+    3: Operators(Conv3d, ConvTranspose3d, nn.BatchNorm3d, nn.MaxPool3d, nn.AvgPool3d),
 }
 
 

@@ -79,9 +79,11 @@ class GraphPool(nn.Module):
     def forward(self, graph: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Keep the best."""
         number = nodes.shape[1]
-        scores = self.score(nodes).squeeze(-1).sigmoid()
+        with torch.autocast(nodes.device.type, enabled=False):  # in half precision many are equal
+            scores = self.score(nodes.to(self.score.weight.dtype)).squeeze(-1)
         best, kept = scores.topk(min(number, max(2, int(self.ratio * number))), dim=1)
-        nodes = nodes.gather(1, kept[..., None].expand(-1, -1, nodes.shape[2])) * best[..., None]
+        share = best.sigmoid().to(nodes.dtype)[..., None]
+        nodes = nodes.gather(1, kept[..., None].expand(-1, -1, nodes.shape[2])) * share
         leaving = graph.gather(1, kept[..., None].expand(-1, -1, number))
         arriving = graph.gather(2, kept[:, None].expand(-1, number, -1))
         near = (leaving @ arriving > 0).to(nodes.dtype)

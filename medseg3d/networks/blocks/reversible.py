@@ -94,7 +94,7 @@ class _Backwards(torch.autograd.Function):
         enabled, dtype = ctx.cast
         found: dict[Tensor, Tensor | None] = dict.fromkeys(ctx.parameters)
         for coupling in reversed(ctx.couplings):
-            own = list(coupling.parameters())
+            own = [each for each in coupling.parameters() if each.requires_grad]
             with torch.autocast(y.device.type, dtype=dtype, enabled=enabled):
                 with torch.no_grad():
                     x = coupling.inverse(y)

@@ -152,7 +152,8 @@ class _Up(nn.Module):
 
     def __init__(self, channels: int, step: Step, style: Style) -> None:
         super().__init__()
-        self.conv = style.operators.conv_transpose(channels, channels, 3, step)
+        more = tuple(max(0, edge - 3) for edge in step)
+        self.conv = style.operators.conv_transpose(channels, channels, 3, step, output_padding=more)
         self.step = step
 
     def forward(self, x: Tensor) -> Tensor:

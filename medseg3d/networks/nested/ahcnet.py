@@ -66,12 +66,14 @@ class AHCNet(nn.Module):
         *,
         width: int = 32,
         max_width: int = 1024,
-        strides: Sequence[int | Sequence[int]] = ((2, 2, 1),) * 4,
+        strides: Sequence[int | Sequence[int]] | None = None,
         norm: Norm = "instance",
         spatial_dims: int = 3,
     ) -> None:
         super().__init__()
         style = Style(norm=norm, activation="relu", spatial_dims=spatial_dims)
+        if strides is None:
+            strides = ((2, 2, 1),) * 4 if spatial_dims == 3 else (2,) * 4
         stages = Stages.of("ahcnet", width, max_width, strides, spatial_dims)
         self.divisor = stages.divisor
         widths = stages.widths

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from medseg3d.errors import ConfigError
 from medseg3d.networks import NETWORKS
 from medseg3d.networks.blocks import Style, crop, he_initialize, pad_to_multiple
 from medseg3d.networks.blocks.reversible import ReversibleSequence
@@ -46,7 +47,7 @@ class PartiallyReversibleUNet(nn.Module):
         - output: ``(B, L, *sp)``
 
     Raises:
-        ConfigError: If strides and widths do not fit together.
+        ConfigError: If a width is odd, or strides and widths do not fit together.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class PartiallyReversibleUNet(nn.Module):
         spatial_dims: int = 3,
     ) -> None:
         super().__init__()
+        if any(width % 2 for width in widths):
+            raise ConfigError(f"widths are halved and must be even, got {list(widths)}")
         style = Style(norm="none", activation="leaky_relu", spatial_dims=spatial_dims)
         stages = Stages.with_widths("partially_reversible_unet", widths, strides, spatial_dims)
         self.divisor = stages.divisor

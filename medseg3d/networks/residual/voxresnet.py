@@ -23,6 +23,7 @@ from medseg3d.networks.blocks import (
     crop,
     he_initialize,
     pad_to_multiple,
+    per_stage,
 )
 from medseg3d.networks.blocks.stages import Stages
 from medseg3d.networks.blocks.style import Norm
@@ -58,7 +59,7 @@ class VoxResNet(nn.Module):
         - output: ``(B, L, I, J, K)``; while training with deep supervision a list of them
 
     Raises:
-        ConfigError: If there is no stride, or one does not fit.
+        ConfigError: If there is no stride, one does not fit, or a kernel is even.
     """
 
     def __init__(
@@ -80,8 +81,9 @@ class VoxResNet(nn.Module):
         self.side_weight = 1.0
         wide = 2 * width
         self.stem = ConvNormAct(in_channels, width, style=style)
-        padding = [(edge - 1) // 2 for edge in _edges(first_kernel)]
-        self.second = style.operators.conv(width, width, _edges(first_kernel), padding=padding)
+        (first,) = per_stage([first_kernel], 1, 3, odd=True)
+        padding = [edge // 2 for edge in first]
+        self.second = style.operators.conv(width, width, first, padding=padding)
         self.stages = nn.ModuleList(
             nn.Sequential(
                 NormActConv(
@@ -171,10 +173,6 @@ class VoxRes(nn.Module):
         """Add."""
         total: Tensor = x + self.convs(x)
         return total
-
-
-def _edges(kernel: Size) -> tuple[int, ...]:
-    return (kernel,) * 3 if isinstance(kernel, int) else tuple(kernel)
 
 
 def _point(channels: int, style: Style) -> nn.Module:

@@ -36,8 +36,9 @@ class UNet3DCicek(nn.Module):
     Args:
         in_channels: Image channels ``C``.
         out_channels: Logit channels ``L``, background included.
-        width: Feature channels of the finest stage; they double with each stage.
-        max_width: Upper limit of the feature channels.
+        width: Channels of the first convolution of the finest stage; they double with each stage,
+            and within each.
+        max_width: Upper limit of the channels of a stage's first convolution.
         strides: Downsampling entering each stage but the first, one integer or one per axis.
         norm: ``"instance"``, ``"batch"`` or ``"none"``.
         spatial_dims: 2 or 3.

@@ -48,3 +48,21 @@ def test_both_begin_as_nothing_and_stand_large_values() -> None:
         assert torch.equal(attention(x), x)
         attention.share.data.fill_(1.0)
         assert attention(x).isfinite().all()
+
+
+def test_large_features_stay_finite_in_half_precision() -> None:
+    x = 300 * torch.randn(1, 8, 32, 32, generator=torch.Generator().manual_seed(0)).half()
+    attention = ChannelAttention().half()
+    attention.share.data.fill_(1.0)
+    with torch.autocast("cpu", torch.float16):
+        assert attention(x).isfinite().all()  # agreements are beyond 65504
+
+
+def test_who_agrees_most_is_told_in_full_precision() -> None:
+    x = torch.randn(1, 16, 12, 12, generator=torch.Generator().manual_seed(0)) + 4
+    attention = ChannelAttention()
+    attention.share.data.fill_(1.0)
+    expected = attention(x) - x
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attention(x) - x
+    assert (found - expected).norm() / expected.norm() < 0.01

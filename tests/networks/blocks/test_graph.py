@@ -93,3 +93,13 @@ def test_nodes_that_no_path_reaches_change_nothing() -> None:
     other[:, 6:] += 1.0
     torch.testing.assert_close(network(parts, other)[:, :6], network(parts, nodes)[:, :6])
     assert not torch.allclose(network(parts, other)[:, 6:], network(parts, nodes)[:, 6:])
+
+
+def test_half_precision_keeps_the_same_nodes() -> None:
+    torch.manual_seed(0)
+    pool, graph = GraphPool(4, 0.5), random_graph(200).float()
+    nodes = 0.1 * torch.randn(1, 200, 4)
+    _, _, expected = pool(graph[None], nodes)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, _, places = pool(graph[None], nodes)
+    assert torch.equal(places, expected)

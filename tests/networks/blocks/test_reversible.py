@@ -54,3 +54,13 @@ def test_the_network_has_the_gradients_of_its_plain_twin(cast: bool) -> None:
         assert theirs.any()
         scale = theirs.abs().max().item()
         torch.testing.assert_close(ours, theirs, rtol=0, atol=(0.05 if cast else 1e-4) * scale)
+
+
+def test_frozen_weights_get_no_gradient() -> None:
+    sequence = ReversibleSequence(4, 2, groups=2, style=STYLE).train()
+    first, *others = sequence.parameters()
+    first.requires_grad_(False)
+    x = torch.randn(1, 4, 3, 4, 5, requires_grad=True)
+    (sequence(x) ** 2).sum().backward()
+    assert first.grad is None
+    assert all(parameter.grad is not None for parameter in others)
