@@ -146,11 +146,16 @@ class Records:
     def ours(self) -> set[str]:
         """Outputs that this work, or that on another part of the folder, was to make and has not.
 
-        What is on record is finished, or somebody has changed it since.
+        What is on record is finished, or somebody has changed it since; but where the label map is
+        gone the rest of the case may go too.
         """
         every = (self, *self.elsewhere)
-        done = {file for each in every for case in each.cases.values() for file in case.outputs}
-        return set().union(*(each.planned for each in every)) - done
+        planned = set().union(*(each.planned for each in every))
+        done: set[str] = set()
+        for each in every:
+            for place, case in each.cases.items():
+                (done if os.path.lexists(place) else planned).update(case.outputs)
+        return planned - done
 
     @property
     def is_mixed(self) -> bool:
