@@ -89,8 +89,8 @@ class Records:
         models: SHA-256 of each model, by path.
         options: What decides the outputs beside the model.
         cases: Finished cases by their labels' path.
-        planned: Outputs that were not there when this work was begun; one that is there now
-            without a record was made by it before it was killed.
+        planned: Outputs that this work was to make or replace when it was begun; one that is there
+            now without a record it has made before it was killed, or was to replace.
         elsewhere: What the files of other parts of the folder hold.
         is_of_other_work: Whether the file was of other models or options, or could not be read.
         made: Files that any work with this folder has made of each case, by its labels' path.
