@@ -11,7 +11,7 @@ from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
 from medseg3d.losses.case_maps import CutMaps, MappedLoss, Maps
 from medseg3d.losses.distances import checked_spacing, spacing_for, two_nearest
-from medseg3d.losses.voxels import check_weights, log_probability, mean_over_known
+from medseg3d.losses.voxels import check_weights, checked_weights, log_probability, mean_over_known
 from medseg3d.types import LabelMap
 
 REACH = 6.0
@@ -66,7 +66,7 @@ class BorderWeighted(MappedLoss):
                 "border_weighted: gap_weight must be at least 0 and sigma above 0, got "
                 f"{gap_weight} and {sigma}"
             )
-        self.weight = None if weight is None else tuple(weight)
+        self.weight = checked_weights("border_weighted", weight)
         self.gap_weight, self.sigma, self.everywhere = gap_weight, sigma, everywhere
         self.spacing = checked_spacing("border_weighted", spacing)
         self.ignore_index = ignore_index

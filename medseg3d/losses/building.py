@@ -27,12 +27,23 @@ class WeightedSum(nn.Module):
     Args:
         losses: The parts, of the same logits and target.
         weights: One per part.
+
+    Attributes:
+        finest: The same sum for the finest of several levels, if a part has another one for it.
     """
 
     def __init__(self, losses: Sequence[nn.Module], weights: Sequence[float]) -> None:
         super().__init__()
         self.losses = nn.ModuleList(losses)
         self.weights = tuple(weights)
+        at_finest = [getattr(loss, "finest", None) for loss in losses]
+        self.finest: WeightedSum | None = None
+        if any(other is not None for other in at_finest):
+            parts = [
+                loss if other is None else other
+                for loss, other in zip(losses, at_finest, strict=True)
+            ]
+            self.finest = WeightedSum(parts, weights)
 
     def forward(self, logits: Tensor, target: Tensor, maps: CutMaps | None = None) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``.
@@ -108,7 +119,13 @@ def build_loss(
         known = inspect.signature(LOSSES[part]).parameters
         shared = {key: value for key, value in common.items() if key in known}
         taken.update(shared)
-        parts.append(_build(part, shared | dict(given.get(part) or {}), facts))
+        own = given.get(part) or {}
+        if not isinstance(own, Mapping):
+            raise ConfigError(
+                f"loss {name!r}: {part} has options by name, as {part}: {{...}}, got {own!r}; its "
+                f"weight is a factor in the name, such as 0.5*{part}"
+            )
+        parts.append(_build(part, shared | dict(own), facts))
     unknown = [key for key in common if key not in taken]
     if unknown:
         raise ConfigError(

@@ -75,9 +75,8 @@ class MappedLoss(nn.Module, ABC):
             ``(B, M, *spatial)`` float32 on the device of the logits.
         """
         if maps is None:
-            labels = target[:, 0].detach().cpu().numpy()
-            made = [self.make_maps(case, logits.shape[1]) for case in labels]
-            maps = CutMaps.of(torch.from_numpy(np.stack(made)))
+            maps = maps_of(self, target, logits.shape[1])
+            assert maps is not None
         return maps.values.to(device=logits.device, dtype=torch.float32)
 
 
@@ -89,6 +88,15 @@ def mapped_parts(loss: nn.Module) -> list[MappedLoss]:
 def make_maps(loss: nn.Module, labels: LabelMap, num_labels: int) -> Maps:
     """All maps of a loss with parts that have some, ``(M, *spatial)``."""
     return np.concatenate([part.make_maps(labels, num_labels) for part in mapped_parts(loss)])
+
+
+def maps_of(loss: nn.Module, target: Tensor, num_labels: int) -> CutMaps | None:
+    """All maps of a loss for labels ``(B, 1, *spatial)``; None if no part has some."""
+    if not mapped_parts(loss):
+        return None
+    labels = target[:, 0].detach().cpu().numpy()
+    made = np.stack([make_maps(loss, case, num_labels) for case in labels])
+    return CutMaps.of(torch.from_numpy(made))
 
 
 def split_maps(

@@ -10,17 +10,19 @@ from torch import Tensor, nn
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
+from medseg3d.losses.pooling import mean_over_processes
 from medseg3d.losses.voxels import (
     check_target,
     check_weights,
+    checked_weights,
     in_float32,
     known_voxels,
     log_probability,
 )
 
 AUTO = "auto"
-NOTHING_IGNORED = -100
-"""A label that no voxel has; what torch expects if none is to be ignored."""
+LEFT_OUT = -100
+"""Stands for voxels that torch is to leave out."""
 
 
 @LOSSES.register("cross_entropy", paper="Szegedy et al., CVPR 2016, arXiv:1512.00567")
@@ -71,18 +73,11 @@ class CrossEntropy(nn.Module):
         self.lacks_counts = weight == AUTO and label_counts is None
         if weight == AUTO:
             weight = None if label_counts is None else frequency_weights(label_counts)
-        if isinstance(weight, str):
-            raise ConfigError(
-                f"cross_entropy: weight must be one number per label or {AUTO}, got {weight!r}"
-            )
-        if weight is not None and not (min(weight) >= 0 < max(weight)):
-            raise ConfigError(
-                f"cross_entropy: weights must be at least 0 and not all 0, got {list(weight)}"
-            )
-        self.weight = None if weight is None else tuple(weight)
+        self.weight = checked_weights("cross_entropy", weight, also=f" or {AUTO}")
         self.normalize = normalize
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
+        self.over_processes = False  # see losses.pooling
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
@@ -90,25 +85,32 @@ class CrossEntropy(nn.Module):
         if self.lacks_counts:
             raise ConfigError(f"cross_entropy: weight {AUTO!r} needs label_counts")
         values, labels = in_float32(logits), target[:, 0].long()
+        known = known_voxels(labels, self.ignore_index)
+        if known is not None:
+            labels = labels.masked_fill(~known, LEFT_OUT)
         weight = None
         if self.weight is not None:
             weight = torch.tensor(self.weight, dtype=values.dtype, device=values.device)
             check_weights("cross_entropy", weight, logits.shape[1])
+            # smoothing would have them pay for the other labels
+            labels = labels.masked_fill(weight[labels.clamp_min(0)] == 0, LEFT_OUT)
         total = F.cross_entropy(
             values,
             labels,
             weight=weight,
             reduction="sum",
             label_smoothing=self.label_smoothing,
-            ignore_index=NOTHING_IGNORED if self.ignore_index is None else self.ignore_index,
+            ignore_index=LEFT_OUT,
         )
-        known = known_voxels(labels, self.ignore_index)
         if weight is not None and self.normalize == "weights":
-            counted = labels if known is None else labels[known]
-            return total / weight[counted].sum().clamp_min(torch.finfo(total.dtype).tiny)
-        if known is None:
+            divisor = (weight[labels.clamp_min(0)] * (labels != LEFT_OUT)).sum()
+        elif known is None:
             return total / target.numel()
-        return total / known.sum().clamp_min(1)
+        else:
+            divisor = known.sum().to(total.dtype)
+        if self.over_processes:
+            divisor = mean_over_processes(divisor)
+        return total / divisor.clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def frequency_weights(counts: Sequence[int]) -> tuple[float, ...]:
@@ -198,7 +200,7 @@ class Focal(nn.Module):
         - output: scalar, float32; the mean over the voxels that count
 
     Raises:
-        ConfigError: If ``gamma`` is negative or there is not one weight per label.
+        ConfigError: If ``gamma`` or a weight is negative, or there is not one weight per label.
 
     References:
         Lin et al., ICCV 2017. https://arxiv.org/abs/1708.02002
@@ -214,10 +216,14 @@ class Focal(nn.Module):
         super().__init__()
         if not gamma >= 0.0:
             raise ConfigError(f"focal: gamma must be at least 0, got {gamma}")
-        if isinstance(alpha, int | float) and not 0.0 <= alpha <= 1.0:
-            raise ConfigError(f"focal: alpha as one number must lie in [0, 1], got {alpha}")
+        self.alpha: float | tuple[float, ...] | None
+        if isinstance(alpha, int | float):
+            if not 0.0 <= alpha <= 1.0:
+                raise ConfigError(f"focal: alpha as one number must lie in [0, 1], got {alpha}")
+            self.alpha = alpha
+        else:
+            self.alpha = checked_weights("focal", alpha, option="alpha", also=" or one for all")
         self.gamma = gamma
-        self.alpha = alpha
         self.ignore_index = ignore_index
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:

@@ -6,17 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from medseg3d.errors import DataError
-from medseg3d.losses.case_maps import CutMaps
+from medseg3d.losses.case_maps import CutMaps, maps_of
+
+LEVEL_DECAY = 0.5
+"""Weight of a level over that of the finer one before it, where a network says nothing else."""
 
 
 class DeepSupervision(nn.Module):
-    """Weighted sum of one loss over logits of several resolutions.
+    """Weighted mean of one loss over logits of several levels, the finest first.
 
-    Each level weighs half of the finer one before it; the weights sum to 1. The labels are
-    brought to a level's size by nearest neighbor, measured between voxel centers.
+    Each level weighs ``decay`` times as much as the one before it. The labels are brought to a
+    level's size by nearest neighbor, measured between voxel centers.
 
     Args:
         loss: ``loss(logits, target)`` of one level.
+        decay: Above 0; 1 weighs all levels alike.
+        finest_apart: Compare the finest of several levels by ``loss.finest``, if it has one.
 
     Shape:
         - logits: list of ``(B, L, *spatial)``, finest first, or a single tensor, which goes to
@@ -26,12 +31,16 @@ class DeepSupervision(nn.Module):
 
     References:
         Lee et al., "Deeply-supervised nets", AISTATS 2015. https://arxiv.org/abs/1409.5185
-        Weights as in nnU-Net, https://doi.org/10.1038/s41592-020-01008-z
+        Halves as in nnU-Net, https://doi.org/10.1038/s41592-020-01008-z
     """
 
-    def __init__(self, loss: nn.Module) -> None:
+    def __init__(
+        self, loss: nn.Module, decay: float = LEVEL_DECAY, *, finest_apart: bool = False
+    ) -> None:
         super().__init__()
         self.loss = loss
+        self.decay = decay
+        self.finest: nn.Module = (getattr(loss, "finest", None) if finest_apart else None) or loss
 
     def forward(
         self,
@@ -44,7 +53,8 @@ class DeepSupervision(nn.Module):
         Args:
             logits: Of each level.
             target: Labels of the finest level.
-            maps: For a loss that takes them; brought to a level's size as the labels are.
+            maps: For a loss that takes them, or else made of the labels; brought to a level's
+                size as the labels are.
 
         Raises:
             DataError: If the list is empty.
@@ -52,12 +62,15 @@ class DeepSupervision(nn.Module):
         levels = [logits] if isinstance(logits, Tensor) else logits
         if not levels:
             raise DataError("deep supervision got an empty list of logits; expected at least one")
-        weights = [0.5**level for level in range(len(levels))]
+        weights = [self.decay**place for place in range(len(levels))]
+        if maps is None and len(levels) > 1:
+            maps = maps_of(self.loss, target, levels[0].shape[1])  # once, and not of each level
         losses = []
-        for level in levels:
+        for place, level in enumerate(levels):
             size = level.shape[2:]
             more = [] if maps is None else [resize_maps(maps, size)]
-            losses.append(self.loss(level, resize_labels(target, size), *more))
+            loss = self.finest if place == 0 < len(levels) - 1 else self.loss
+            losses.append(loss(level, resize_labels(target, size), *more))
         weighted = [weight * loss for weight, loss in zip(weights, losses, strict=True)]
         return torch.stack(weighted).sum() / sum(weights)
 

@@ -2,7 +2,9 @@
 
 A loss that pools its batch, such as Dice by default, is the same whether one process has all
 patches or several have a part each: the sums are added up before they are divided. Losses that
-are means over cases or voxels need none of this, since the processes' gradients are averaged.
+are means over as many cases or voxels in each process need none of this, since the processes'
+gradients are averaged. Cross-entropy that leaves voxels out or weighs them divides by what all of
+them count; other losses that leave voxels out are the mean of the processes' means.
 """
 
 from collections.abc import Sequence
@@ -35,6 +37,15 @@ def sums_over_processes(sums: Sequence[Tensor]) -> list[Tensor]:
     total = _Total.apply(torch.cat([each.reshape(-1) for each in sums]))  # type: ignore[no-untyped-call]
     parts = total.split([each.numel() for each in sums])
     return [part.view_as(each) for part, each in zip(parts, sums, strict=True)]
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a scalar over the processes, without gradients.
+
+    What is divided by it, and then averaged over the processes, is divided by the scalar of all.
+    """
+    total, count = sums_over_processes([value.detach(), torch.ones_like(value)])
+    return total / count
 
 
 class _Total(torch.autograd.Function):

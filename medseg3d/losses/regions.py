@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from medseg3d.errors import ConfigError
-from medseg3d.losses.pooling import sums_over_processes
+from medseg3d.losses.pooling import mean_over_processes, sums_over_processes
 from medseg3d.losses.voxels import check_target, in_float32, known_voxels
 
 OF_REGIONS = "dice_ce"
@@ -68,7 +68,11 @@ class RegionDiceCE(nn.Module):
         known = known_voxels(target, self.ignore_index)
         counted = torch.ones_like(reference) if known is None else known.expand_as(reference)
         entropy = F.binary_cross_entropy_with_logits(values, reference, reduction="none")
-        mean_entropy = (entropy * counted).sum() / counted.sum().clamp_min(1)
+        divisor = counted.sum().to(values.dtype)
+        if known is not None and self.over_processes:
+            divisor = mean_over_processes(divisor)
+        divisor = divisor.clamp_min(torch.finfo(divisor.dtype).tiny)
+        mean_entropy = (entropy * counted).sum() / divisor
         probabilities, reference = values.sigmoid() * counted, reference * counted
         axes = [0, *range(2, logits.ndim)] if self.batch else list(range(2, logits.ndim))
         shared = (probabilities * reference).sum(axes)

@@ -81,6 +81,10 @@ class FocalTversky(Tversky):
         smooth: Smoothing.
         ignore_index: Label of voxels to leave out.
 
+    Attributes:
+        finest: What the finest of several levels is compared by where a network wants that, so
+            that a loss that flattens near a good overlap does not hold it back.
+
     Raises:
         ConfigError: If ``gamma`` is not in [1, 3] or another option is wrong.
 
@@ -110,6 +114,14 @@ class FocalTversky(Tversky):
         if not 1.0 <= gamma <= 3.0:
             raise ConfigError(f"focal_tversky: gamma must lie in [1, 3], got {gamma}")
         self.gamma = gamma
+        self.finest = Tversky(
+            alpha=alpha,
+            beta=beta,
+            include_background=include_background,
+            batch=batch,
+            smooth=smooth,
+            ignore_index=ignore_index,
+        )
 
     def per_label(self, regions: Regions) -> Tensor:
         """``(1 - Tversky index) ** (1 / gamma)`` of each label."""

@@ -1,5 +1,8 @@
 """What every loss does first: check the shapes, go to float32, set ignored voxels apart."""
 
+from collections.abc import Sequence
+from math import isfinite
+
 import torch
 from torch import Tensor
 
@@ -70,6 +73,33 @@ def power(values: Tensor, exponent: float, *, smallest: float = 1e-6) -> Tensor:
         return values**exponent
     line = values * smallest ** (exponent - 1)
     return torch.where(values < smallest, line, values.clamp_min(smallest) ** exponent)
+
+
+def checked_weights(
+    loss: str, weight: Sequence[float] | str | None, *, option: str = "weight", also: str = ""
+) -> tuple[float, ...] | None:
+    """Weights of labels as numbers; None if there are none.
+
+    Args:
+        loss: Its name.
+        weight: As it was given.
+        option: What it is called there.
+        also: What else the option takes, for the message.
+
+    Raises:
+        ConfigError: If it is no list of numbers, one is negative, or all are 0.
+    """
+    if weight is None:
+        return None
+    try:
+        values = () if isinstance(weight, str) else tuple(float(each) for each in weight)
+    except (TypeError, ValueError):
+        values = ()
+    if not (values and all(map(isfinite, values))):
+        raise ConfigError(f"{loss}: {option} must be one number per label{also}, got {weight!r}")
+    if not min(values) >= 0 < max(values):
+        raise ConfigError(f"{loss}: {option} must be at least 0 and not all 0, got {list(values)}")
+    return values
 
 
 def check_weights(loss: str, weight: Tensor, num_labels: int) -> None:

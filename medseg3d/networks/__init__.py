@@ -5,7 +5,9 @@ facts ``title=``, ``year=``, ``paper=`` (arXiv id or DOI), ``dims=``, ``paramete
 ``paper()``) and, where it gives more than logits, ``outputs=`` (what, in words).
 
 ``eval()``: ``forward(x) -> logits (B, L, *spatial)`` for any input size. ``train()`` with
-deep supervision: a list of logits, finest first. Activations are never inside.
+deep supervision: a list of logits, finest first; ``level_decay`` is the weight of each over the
+one before it where that is not a half, and ``finest_apart`` is true where the finest has a loss
+of its own if the chosen one brings it. Activations are never inside.
 
 Every network has ``divisor``, one integer per voxel axis: sizes that are multiples of it
 are processed without inner padding. Optional class methods: ``paper()`` builds the

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medseg3d.bundle import SUFFIX
 from medseg3d.device import Precision
 from medseg3d.errors import RunError
-from medseg3d.losses.deep_supervision import DeepSupervision
+from medseg3d.losses.deep_supervision import LEVEL_DECAY, DeepSupervision
 from medseg3d.losses.pooling import pool_over_processes
 from medseg3d.machine import freed_memory_kept
 from medseg3d.training.averaging import tensors_of
@@ -52,6 +52,7 @@ class TrainingSettings:
     accumulate: int = 1
     deterministic: bool = False
     steps_per_epoch: int = 100
+    level_decay: float | None = None
     gradient_clip: float = 12.0
     ema: float = 0.999
     seed: int = 0
@@ -234,9 +235,12 @@ class _Session:
         if team.count > 1:
             self._expect_the_same_start()
             pool_over_processes(loss)
+        decay = settings.level_decay
+        if decay is None:
+            decay = float(getattr(network, "level_decay", LEVEL_DECAY))
         module = SegmentationModule(
             network,
-            DeepSupervision(loss),
+            DeepSupervision(loss, decay, finest_apart=getattr(network, "finest_apart", False)),
             settings.optimizer,
             course,
             interrupts.hold,

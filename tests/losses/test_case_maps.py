@@ -63,6 +63,17 @@ def test_levels_of_deep_supervision_get_maps_of_their_size() -> None:
     assert float(loss(levels, target, CutMaps.of(maps))) == pytest.approx(float(expected), rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["boundary", "hausdorff_distance", "dice+0.1*boundary"])
+def test_levels_without_maps_get_those_of_the_finest_labels(name: str) -> None:
+    loss = build_loss(name)
+    target = torch.from_numpy(labels_of(2, 8, 8, 8))[None, None]
+    maps = torch.from_numpy(make_maps(loss, target[0, 0].numpy(), LABELS))[None]
+    generator = torch.Generator().manual_seed(0)
+    levels = [torch.randn(1, LABELS, *[size] * 3, generator=generator) for size in (8, 4, 2)]
+    found = DeepSupervision(loss)(levels, target)
+    torch.testing.assert_close(found, DeepSupervision(loss)(levels, target, CutMaps.of(maps)))
+
+
 def test_both_distances_of_a_coarser_level_are_in_the_same_unit() -> None:
     loss = LOSSES.build("hausdorff_distance", alpha=1.0)
     fine = np.zeros((1, 12), dtype=np.int64)

@@ -97,3 +97,20 @@ def test_auto_needs_counts_only_when_it_is_used() -> None:
     loss = build_loss("dice+cross_entropy", {"weight": "auto"})
     with pytest.raises(ConfigError, match="needs label_counts"):
         loss(LOGITS, TARGET)
+
+
+def test_a_label_of_no_weight_costs_nothing_beside_smoothing() -> None:
+    loss = build_loss("cross_entropy", {"weight": [0.0, 1.0, 1.0], "label_smoothing": 0.1})
+    logits = LOGITS.clone().requires_grad_()
+    nothing = loss(logits, torch.zeros_like(TARGET))
+    nothing.backward()
+    assert float(nothing.detach()) == 0.0
+    assert not logits.grad.any()
+    weighed = functional.cross_entropy(
+        LOGITS,
+        TARGET[:, 0],
+        weight=torch.tensor([0.0, 1.0, 1.0]),
+        label_smoothing=0.1,
+        ignore_index=0,
+    )
+    torch.testing.assert_close(loss(LOGITS, TARGET), weighed)

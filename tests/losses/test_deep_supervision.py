@@ -7,6 +7,7 @@ from torch.nn.functional import interpolate
 
 from medseg3d.errors import DataError
 from medseg3d.losses import LOSSES
+from medseg3d.losses.building import build_loss
 from medseg3d.losses.deep_supervision import DeepSupervision, resize_labels
 
 
@@ -39,6 +40,34 @@ TARGET = torch.arange(512).view(1, 1, 8, 8, 8)
 def test_each_level_weighs_half_of_the_finer_one(values, expected: float) -> None:
     loss = DeepSupervision(FirstLogit())
     assert loss(levels(*values), TARGET).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("decay", "values", "expected"),
+    [(1.0, (1.0, 4.0, 7.0), 4.0), (0.25, (1.0, 6.0), 2.0), (0.25, (21.0, 0.0, 0.0), 16.0)],
+)
+def test_a_decay_is_the_weight_over_that_of_the_finer_level(decay, values, expected) -> None:
+    loss = DeepSupervision(FirstLogit(), decay)
+    assert loss(levels(*values), TARGET).item() == pytest.approx(expected)
+
+
+def test_the_finest_of_several_levels_may_have_a_loss_of_its_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(2, 3, size, 8, 8, generator=generator) for size in (8, 4)]
+    target = torch.randint(0, 3, (2, 1, 8, 8, 8), generator=generator)
+    plain, focal = LOSSES.build("tversky"), LOSSES.build("focal_tversky")
+    dice = LOSSES.build("dice")
+    small = resize_labels(target, (4, 8, 8))
+    published = (plain(logits[0], target) + focal(logits[1], small)) / 2
+    apart = DeepSupervision(focal, 1.0, finest_apart=True)
+    torch.testing.assert_close(apart(logits, target), published)
+    torch.testing.assert_close(apart(logits[:1], target), focal(logits[0], target))
+    together = (focal(logits[0], target) + focal(logits[1], small)) / 2
+    torch.testing.assert_close(DeepSupervision(focal, 1.0)(logits, target), together)
+    whole = build_loss("dice+0.5*focal_tversky", {"include_background": False})
+    dices = (dice(logits[0], target) + dice(logits[1], small)) / 2
+    apart = DeepSupervision(whole, 1.0, finest_apart=True)
+    torch.testing.assert_close(apart(logits, target), dices + 0.5 * published)
 
 
 def test_a_single_tensor_passes_through() -> None:

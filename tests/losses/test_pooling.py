@@ -45,6 +45,48 @@ def test_two_processes_pool_their_patches(monkeypatch: pytest.MonkeyPatch, name:
     assert not torch.allclose(found[0], alone[0])
 
 
+IGNORED, WEIGHTS = {"ignore_index": 0}, {"weight": [0.5, 1.0, 3.0]}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        build_loss("dice_ce", {"smooth": 0.0} | IGNORED),
+        build_loss("cross_entropy", WEIGHTS),
+        build_loss("cross_entropy", WEIGHTS | IGNORED | {"label_smoothing": 0.1}),
+        build_region_loss("dice_ce", {"smooth": 0.0}, [(1, 2), (2,)], ignore_index=0),
+    ],
+    ids=["ignored", "weighted", "both", "regions"],
+)
+def test_processes_with_unlike_patches_are_one_batch(
+    monkeypatch: pytest.MonkeyPatch, loss: nn.Module
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn((1, 3, 4, 5, 6), generator=generator) for _ in range(2)]
+    many = torch.randint(0, 3, (1, 1, 4, 5, 6), generator=generator)
+    few = many.clone()
+    few[:, :, 1:] = 0
+    expected = loss(torch.cat(logits), torch.cat([many, few]))
+    pool_over_processes(loss)
+    given: list[list[Tensor]] = []  # by each process, one after the other
+    for patch, labels in zip(logits, (many, few), strict=True):
+        own: list[Tensor] = []
+        monkeypatch.setattr(
+            pooling.distributed, "all_reduce", lambda sums, own=own: own.append(sums.clone())
+        )
+        loss(patch, labels)
+        given.append(own)
+    found = []
+    for patch, labels, of_other in zip(logits, (many, few), given[::-1], strict=True):
+        monkeypatch.setattr(
+            pooling.distributed,
+            "all_reduce",
+            lambda sums, other=iter(of_other): sums.add_(next(other)),
+        )
+        found.append(loss(patch, labels))
+    torch.testing.assert_close(sum(found) / 2, expected)
+
+
 def test_what_does_not_pool_its_batch_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     loss = build_loss("dice", {"batch": False})
     expected = value_and_slope(loss, 1)

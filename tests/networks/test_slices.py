@@ -70,6 +70,11 @@ def test_deep_supervision_is_coarser_within_the_slices_only() -> None:
     assert sizes == [(2, 3, 16, 5, 24), (2, 3, 8, 5, 12)]
 
 
+def test_levels_weigh_as_in_the_network_itself() -> None:
+    assert sliced("unet_plus_plus").level_decay == 1.0
+    assert not hasattr(sliced("unet3d"), "level_decay")
+
+
 @pytest.mark.parametrize("name", OF_SLICES)
 def test_every_network_of_slices_builds_from_the_plan_of_a_run(name: str) -> None:
     with FakeTensorMode():  # sizes without values

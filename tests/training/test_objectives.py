@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from medseg3d.losses.deep_supervision import DeepSupervision
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Stage
 from medseg3d.training.train import TrainingSettings
@@ -48,6 +49,40 @@ class Adapting(nn.Module):
     def objective(self, loss: Any, image: Tensor, labels: Tensor, *, target: Tensor) -> Tensor:
         self.seen.append((self.stage, image, target))
         return loss(self(image), labels)
+
+
+class Levels(nn.Module):
+    """Remembers how the levels that it gives are weighed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv3d(1, 2, 1)
+        self.decays: list[float] = []
+
+    def objective(self, loss: DeepSupervision, image: Tensor, labels: Tensor, **_: Any) -> Tensor:
+        self.decays.append(loss.decay)
+        return loss([self.layer(image), self.layer(image)], labels)
+
+
+class AlikeLevels(Levels):
+    level_decay = 1.0
+
+
+@pytest.mark.parametrize(
+    ("network", "asked", "expected"),
+    [
+        (Levels(), None, 0.5),
+        (AlikeLevels(), None, 1.0),
+        (AlikeLevels(), 0.25, 0.25),
+    ],
+    ids=["by_default", "of_the_network", "of_the_user"],
+)
+def test_levels_weigh_as_the_network_or_the_user_says(
+    network: Levels, asked: float | None, expected: float, tmp_path: Path
+) -> None:
+    settings = TrainingSettings(budget=Budget(steps=1), steps_per_epoch=1, level_decay=asked)
+    train_small(network, Pairs(), tmp_path, settings)
+    assert network.decays == [expected]
 
 
 def run(folder: Path, scores: list[float], *, validate_every: int | None = 1) -> list[float]:

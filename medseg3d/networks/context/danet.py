@@ -53,6 +53,8 @@ class DANet(nn.Module):
         ConfigError: If there are not four depths.
     """
 
+    level_decay = 1.0
+
     def __init__(
         self,
         in_channels: int,

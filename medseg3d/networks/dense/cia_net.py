@@ -133,7 +133,7 @@ class CIANet(nn.Module):
     def objective(
         self, loss: Callable[[list[Tensor], Tensor], Tensor], image: Tensor, labels: Tensor
     ) -> Tensor:
-        """The loss of the logits plus the Dice loss of the contours, each stage half as much.
+        """The loss of the logits plus the Dice loss of the contours, with stages weighed likewise.
 
         Args:
             loss: ``loss(logits, labels)``, of one or several stages.
@@ -143,7 +143,7 @@ class CIANet(nn.Module):
         logits, contours = self._both(image)
         unknown = logits[0].shape[1]
         edges, known = label_edges(labels, unknown), labels != unknown
-        weights = [0.5**stage for stage in range(len(contours))]
+        weights = [getattr(loss, "decay", 0.5) ** stage for stage in range(len(contours))]
         of_contours = torch.stack(
             [
                 weight * contour_loss(contour, edges, known)

@@ -51,6 +51,8 @@ class UNetPlusPlus(nn.Module):
         ConfigError: If there is no stride, or one does not fit.
     """
 
+    level_decay = 1.0
+
     def __init__(
         self,
         in_channels: int,

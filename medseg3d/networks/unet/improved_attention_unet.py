@@ -5,7 +5,7 @@ Reference:
     lesion segmentation", ISBI 2019. arXiv:1810.07842
 
 The released code gives the third gate the signal of the second by mistake; here it gets its
-own. Train it with ``focal_tversky``, as published, or any other loss.
+own. With ``focal_tversky`` it learns as published, the finest scale by the plain Tversky loss.
 """
 
 from typing import Self
@@ -51,6 +51,9 @@ class ImprovedAttentionUNet(nn.Module):
         - output: ``(B, L, *sp)``; while training with deep supervision a list of them, of size
           ``ceil(sp / 2**n)``
     """
+
+    level_decay = 1.0
+    finest_apart = True
 
     def __init__(
         self,
