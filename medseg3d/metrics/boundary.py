@@ -3,16 +3,13 @@
 from math import isfinite
 
 import numpy as np
-from scipy import ndimage
 
 from medseg3d.errors import ConfigError
 from medseg3d.metrics.boxes import cut_out
 from medseg3d.metrics.distances import surface_voxels
 from medseg3d.metrics.masks import MaskPair, metric
+from medseg3d.metrics.nearest import near
 from medseg3d.types import Mask, Spacing
-
-ROUNDING = 1e-6
-"""Relative excess at which a distance still equals the width: headers store float32."""
 
 
 @metric(
@@ -21,7 +18,8 @@ ROUNDING = 1e-6
     better="higher",
     definition=(
         "intersection over union of the rims of both masks: their voxels within the width in mm "
-        "of a voxel outside, at least the surface voxels; 0 if exactly one mask is empty"
+        "of a voxel outside, at least the surface voxels, in an image of one slice those of its "
+        "plane; 0 if exactly one mask is empty"
     ),
     source="Cheng et al., CVPR 2021. https://doi.org/10.48550/arXiv.2103.16562",
     column="boundary_iou_{width:g}mm",
@@ -31,7 +29,8 @@ def boundary_iou(masks: MaskPair, *, width: float = 2.0) -> float:
 
     The interior of a large structure, which nearly every prediction gets right, does not count.
     The rim of a mask is as wide as told, from voxel center to voxel center; along an axis whose
-    voxels are larger it is one voxel wide. Beyond the volume's border is outside.
+    voxels are larger it is one voxel wide. Beyond the volume's border is outside, though not above
+    and below an image of one slice.
 
     Args:
         masks: Predicted and reference mask, with their spacing.
@@ -56,6 +55,7 @@ def boundary_iou(masks: MaskPair, *, width: float = 2.0) -> float:
     """
     if not (isfinite(width) and width > 0):
         raise ConfigError(f"width must be a length in mm above 0, got {width}")
+    masks = masks.without_flat_axes()
     spacing = masks.voxel_size
     predicted, expected = (_rim(mask, spacing, width) for mask in cut_out(masks))
     union = int(np.count_nonzero(predicted | expected))
@@ -67,6 +67,5 @@ def _rim(mask: Mask, spacing: Spacing, width: float) -> Mask:
     if not mask.any():
         return mask
     inside = (slice(1, -1),) * mask.ndim
-    depths = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing)[inside]
-    rim: Mask = mask & (surface_voxels(mask) | (depths <= width * (1.0 + ROUNDING)))
+    rim: Mask = mask & (surface_voxels(mask) | near(~np.pad(mask, 1), spacing, width)[inside])
     return rim

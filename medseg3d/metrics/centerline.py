@@ -25,7 +25,8 @@ def cldice(masks: MaskPair) -> float:
     The center lines are those of :func:`skeleton`, the paper's morphological skeleton, not those
     of a thinning to connected lines of one voxel: values do not depend on the order or direction
     of the axes, but are not those of evaluations by thinning (on drawn trees of vessels 0.02
-    apart on average, 0.07 at most). Compare only values found in one way.
+    apart on average, 0.07 at most). Compare only values found in one way. In an image of one
+    slice the lines are those of its plane.
 
     Args:
         masks: Predicted and reference mask, ``(I, J, K)``.
@@ -47,7 +48,7 @@ def cldice(masks: MaskPair) -> float:
         >>> cldice(thin, thick)
         1.0
     """
-    prediction, reference = cut_out(masks)
+    prediction, reference = cut_out(masks.without_flat_axes())
     if not (prediction.any() and reference.any()):
         return 0.0 if prediction.size else float("nan")
     predicted_line, expected_line = skeleton(prediction), skeleton(reference)

@@ -14,13 +14,10 @@ import numpy as np
 from medseg3d.errors import ConfigError
 from medseg3d.metrics.masks import MaskPair
 from medseg3d.metrics.mesh import pieces
-from medseg3d.metrics.nearest import Distances, nearest_distances
+from medseg3d.metrics.nearest import ROUNDING, Distances, nearest_distances
 from medseg3d.types import Mask
 
 SurfaceKind: TypeAlias = Literal["voxel", "mesh"]
-
-ROUNDING = 1e-6
-"""Relative excess at which a distance still equals a tolerance: headers store float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,11 +160,12 @@ def surface_distances(
 ) -> SurfaceDistances:
     """Measure both surfaces against each other, once for all surface metrics.
 
-    Only the box around both masks is looked at, which changes no distance.
+    Only the box around both masks is looked at, which changes no distance. In an image of one
+    slice, surfaces are contours: above and below it nothing is told, so that is no outside.
 
     Args:
         masks: Both masks, with the spacing. If they are a box cut out of an image already
-            (``num_voxels``), they are taken as they are: without ``border`` the box must have a
+            (``image_shape``), they are taken as they are: without ``border`` the box must have a
             margin of a voxel where the image goes on.
         surface: ``"voxel"`` or ``"mesh"``.
         border: Whether there is surface at the volume's border, as in MONAI and MedPy. Without, a
@@ -184,12 +182,17 @@ def surface_distances(
     if not (masks.counts.predicted and masks.counts.expected):
         of_one = np.full(1 if masks.counts.union else 0, np.inf)
         return SurfaceDistances(Directed(of_one), Directed(of_one[:0]))
-    both = _cropped(masks, margin=0 if border else 1)
+    margin = 0 if border else 1
     if surface == "voxel":
+        masks = masks.without_flat_axes()
+        both = _cropped(masks, margin=margin)
         first, second = (surface_voxels(mask, border=border) for mask in both)
-        there, back = nearest_distances(first, second, spacing)
+        there, back = nearest_distances(first, second, masks.voxel_size)
         return SurfaceDistances(Directed(there), Directed(back))
-    (first, areas), (second, other_areas) = (pieces(mask, spacing, border=border) for mask in both)
+    flat = masks.flat_axes
+    (first, areas), (second, other_areas) = (
+        pieces(mask, spacing, border=border, flat_axes=flat) for mask in _cropped(masks, margin)
+    )
     there, back = nearest_distances(first, second, spacing)
     return SurfaceDistances(Directed(there, areas), Directed(back, other_areas))
 
@@ -197,7 +200,7 @@ def surface_distances(
 def _cropped(masks: MaskPair, margin: int) -> tuple[Mask, Mask]:
     """Both masks in the smallest box that holds them, and a margin, as far as the volume goes."""
     first, second = masks.prediction, masks.reference
-    if masks.num_voxels is not None:
+    if masks.image_shape is not None:
         return first, second
     box: tuple[slice, ...] = ()
     for axis in range(first.ndim):

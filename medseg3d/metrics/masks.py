@@ -7,8 +7,8 @@ is called either way::
     dice.of(masks)                            # with what was found out for another metric
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import update_wrapper
 from inspect import signature
 from math import prod
@@ -22,6 +22,7 @@ from medseg3d.types import Mask, Spacing
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 Better = Literal["higher", "lower", "zero"]
 
@@ -69,7 +70,7 @@ class MaskPair:
         prediction: Predicted mask, ``(I, J, K)`` bool.
         reference: Reference mask, same shape and grid.
         spacing: Voxel size in mm along each array axis; None where no metric needs it.
-        num_voxels: Voxels of the image, if the masks are a box cut out of it.
+        image_shape: Shape of the image, if the masks are a box cut out of it.
         voxel_volume_mm3: Volume of a voxel, by default the product of the spacing; they differ
             on sheared grids.
         known_counts: Voxel counts, where they are known already.
@@ -81,7 +82,7 @@ class MaskPair:
     prediction: Mask
     reference: Mask
     spacing: Spacing | None = None
-    num_voxels: int | None = None
+    image_shape: tuple[int, ...] | None = None
     voxel_volume_mm3: float | None = None
     known_counts: Counts | None = None
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -96,6 +97,40 @@ class MaskPair:
             raise DataError(
                 f"spacing must be {axes} lengths in mm above 0, one per axis, got {self.spacing}"
             )
+
+    @property
+    def flat_axes(self) -> tuple[int, ...]:
+        """Axes along which the image is one voxel thick: there its border is no border of masks.
+
+        None of a single voxel, nor of one row.
+
+        Examples:
+            >>> disc = np.ones((9, 9, 1), dtype=bool)
+            >>> MaskPair(disc, disc).flat_axes
+            (2,)
+        """
+        shape = self.image_shape or self.prediction.shape
+        flat = tuple(axis for axis, size in enumerate(shape) if size == 1)
+        return flat if len(shape) - len(flat) >= 2 else ()
+
+    def without_flat_axes(self) -> "MaskPair":
+        """The masks in the plane of an image of one slice; any others as they are."""
+        flat = self.flat_axes
+        if not flat:
+            return self
+
+        def left(values: Sequence[T]) -> tuple[T, ...]:
+            return tuple(value for axis, value in enumerate(values) if axis not in flat)
+
+        return replace(
+            self,
+            prediction=self.prediction.squeeze(flat),
+            reference=self.reference.squeeze(flat),
+            spacing=None if self.spacing is None else left(self.spacing),  # type: ignore[arg-type] # two axes
+            image_shape=None if self.image_shape is None else left(self.image_shape),
+            voxel_volume_mm3=None if self.spacing is None else self.voxel_ml * 1000.0,
+            _kept={},
+        )
 
     def once(self, function: Callable[..., R], **options: Any) -> R:
         """``function(self, **options)``, worked out at the first call and kept."""
@@ -134,7 +169,7 @@ def _count(masks: MaskPair) -> Counts:
     shared = int(np.count_nonzero(masks.prediction & masks.reference))
     false_positives = int(np.count_nonzero(masks.prediction)) - shared
     false_negatives = int(np.count_nonzero(masks.reference)) - shared
-    total = masks.prediction.size if masks.num_voxels is None else masks.num_voxels
+    total = prod(masks.image_shape or masks.prediction.shape)
     return Counts(
         shared, false_positives, false_negatives, total - shared - false_positives - false_negatives
     )

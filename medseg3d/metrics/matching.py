@@ -18,13 +18,13 @@ from typing import Literal, TypeAlias, get_args
 import cc3d
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from medseg3d.errors import ConfigError, DataError
 from medseg3d.metrics.boxes import cut_out
 from medseg3d.metrics.masks import MaskPair
+from medseg3d.metrics.nearest import ROUNDING, near
 from medseg3d.types import Mask
 
 Rule: TypeAlias = Literal["overlap", "iou", "centroid"]
@@ -34,9 +34,6 @@ Numbers: TypeAlias = npt.NDArray[np.integer]
 """Number of the lesion that each voxel belongs to, ``(I, J, K)``; 0 is none."""
 
 Counts: TypeAlias = npt.NDArray[np.int64]
-
-ROUNDING = 1e-6
-"""Relative rounding at which a length or volume still equals a limit: headers store float32."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +164,7 @@ def _grown(mask: Mask, distance_mm: float, masks: MaskPair) -> Mask:
     """The mask and every voxel within so many mm of one of its voxels."""
     if not (distance_mm and mask.any()):
         return mask
-    far = ndimage.distance_transform_edt(~mask, sampling=masks.voxel_size)
-    grown: Mask = far <= distance_mm * (1.0 + ROUNDING)
-    return grown
+    return near(mask, masks.voxel_size, distance_mm)
 
 
 def _large_enough(regions: Numbers, mask: Mask, smallest: float) -> tuple[Numbers, Counts]:

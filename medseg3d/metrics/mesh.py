@@ -6,6 +6,7 @@ only on which of the eight are inside. All these triangles count as one piece, a
 that the eight voxels share.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from itertools import permutations, product
 
@@ -42,18 +43,22 @@ ALL_INSIDE = 255
 Codes = npt.NDArray[np.uint8]
 
 
-def pieces(mask: Mask, spacing: Spacing, *, border: bool = True) -> tuple[Mask, Distances]:
+def pieces(
+    mask: Mask, spacing: Spacing, *, border: bool = True, flat_axes: Sequence[int] = ()
+) -> tuple[Mask, Distances]:
     """Where the mesh has pieces, and the area of each.
 
     Args:
         mask: ``(I, J, K)`` bool.
         spacing: Voxel size in mm along each axis.
         border: Whether the mesh is closed where the mask ends at the border of the volume.
+        flat_axes: Axes of one voxel along which the mesh is open in any case: a wall around the
+            mask, as high as the voxel.
 
     Returns:
         Corners between voxels that hold a piece of the mesh, ``(I + 1, J + 1, K + 1)`` or, with
-        an open border, only those inside the volume, ``(I - 1, J - 1, K - 1)``; and the areas in
-        mm2 in the order of these corners.
+        an open border, only those inside the volume, ``(I - 1, J - 1, K - 1)``, in either case 1
+        along a flat axis; and the areas in mm2 in the order of these corners.
 
     Raises:
         DataError: If the mask has not three axes.
@@ -72,7 +77,10 @@ def pieces(mask: Mask, spacing: Spacing, *, border: bool = True) -> tuple[Mask, 
         raise DataError(
             f"a mesh needs a mask with three axes, found {mask.ndim}; choose surface voxels"
         )
-    codes = _codes(np.pad(mask, 1) if border else mask)
+    for axis in flat_axes:
+        mask = np.repeat(mask, 2, axis=axis)
+    around = [int(border and axis not in flat_axes) for axis in range(3)]
+    codes = _codes(np.pad(mask, [(width, width) for width in around]))
     where = (codes != 0) & (codes != ALL_INSIDE)
     return where, areas(spacing)[codes[where]]
 

@@ -75,7 +75,10 @@ def draw_comparison(panels: Sequence[Panel], *, caption: str = "", form: Form = 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = list(dict.fromkeys(each.row for panel in panels for each in panel.estimates))[:MOST_ROWS]
+    rows = list(dict.fromkeys(each.row for panel in panels for each in panel.estimates))
+    if (left := len(rows) - MOST_ROWS) > 0:
+        rows = rows[:MOST_ROWS]
+        caption = f"{caption}; {left} more in the table" if caption else f"{left} more in the table"
     pairs = list(
         dict.fromkeys((each.first, each.second) for panel in panels for each in panel.estimates)
     )

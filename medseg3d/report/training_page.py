@@ -11,11 +11,12 @@ from typing import Any
 
 from medseg3d.io import atomic
 from medseg3d.report.curves import Points, color_of, curves
+from medseg3d.report.pictures import COLORS
 
 Rows = Sequence[Mapping[str, Any]]
 
 SECONDS_BETWEEN_LOOKS = 10
-MOST_CURVES = 12
+MOST_CURVES = len(COLORS)
 """Labels that have a curve of their own; the table has all."""
 
 LAYOUT = """

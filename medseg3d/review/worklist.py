@@ -3,7 +3,7 @@
 import colorsys
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -101,6 +101,7 @@ def work_list(
     *,
     title: str,
     names: Mapping[int, str],
+    regions: Collection[int] = (),
     failed: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What ``cases.js`` holds, for ``window.REVIEW``.
@@ -109,6 +110,7 @@ def work_list(
         entries: The cases, in the order of their scripts.
         title: Heading of the page.
         names: Every label of any case, with its name.
+        regions: Those that are unions of labels, which the means leave out.
         failed: Why, for each case that could not be shown.
     """
     named = dict.fromkeys(name for entry in entries for row in entry.rows for name in row.scores)
@@ -119,6 +121,7 @@ def work_list(
     cases = []
     for number, entry in enumerate(entries, start=1):
         found = strange[entry.id]
+        of_labels = [row for row in entry.rows if row.label not in regions]
         cases.append(
             {
                 "id": entry.id,
@@ -127,7 +130,7 @@ def work_list(
                 "thumbnail": thumbnail_name(number),
                 "has_reference": entry.has_reference,
                 "status": _worst(entry.rows),
-                "mean": {facts["name"]: _mean(entry.rows, facts) for facts in columns},
+                "mean": {facts["name"]: _mean(of_labels, facts) for facts in columns},
                 "labels": _labels(entry, names, known),
                 "outlier": found.distance,
                 "reasons": list(found.reasons),

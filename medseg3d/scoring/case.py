@@ -13,7 +13,7 @@ from medseg3d.metrics.distances import SurfaceKind
 from medseg3d.metrics.masks import Counts, MaskPair
 from medseg3d.scoring.columns import Column
 from medseg3d.scoring.columns import columns as usual_columns
-from medseg3d.scoring.counting import NOWHERE, Box, Extent, extents
+from medseg3d.scoring.counting import Box, Extent, extents
 from medseg3d.types import LabelMap
 
 Status: TypeAlias = Literal["ok", "missed", "spurious", "both_empty"]
@@ -101,12 +101,13 @@ def score_case(
 
     def row(label: int) -> Row:
         extent = found[label]
-        box = _with_margin(extent.box, 0 if border_is_surface else 1)
+        around = 1 if extent.counts.union and not border_is_surface else 0
+        box = _with_margin(extent.box, around)
         masks = MaskPair(
             predicted[box] == label,
             expected[box] == label,
             turned.spacing,
-            num_voxels=predicted.size,
+            image_shape=predicted.shape,
             voxel_volume_mm3=turned.voxel_volume_ml * 1000.0,
             known_counts=extent.counts,
         )
@@ -164,8 +165,6 @@ def _reordered(grid: Grid, order: Sequence[int]) -> Grid:
 
 def _with_margin(box: Box, margin: int) -> Box:
     """The box and a margin around it, as far as the image goes."""
-    if box == NOWHERE:
-        return box
     return tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box)
 
 

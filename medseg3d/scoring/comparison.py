@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medseg3d.errors import ConfigError
+from medseg3d.errors import UnknownNameError
 from medseg3d.progress import track
 from medseg3d.scoring.bootstrap import LEVEL, RESAMPLES, SEED, interval
 from medseg3d.scoring.measures import Subject
@@ -121,8 +121,9 @@ def compare_models(
         ConfigError: If there is no such baseline, or the level or resamples are impossible.
     """
     if baseline is not None and baseline not in paired.models:
-        raise ConfigError(
-            f"the baseline {baseline!r} is no model; the models are {', '.join(paired.models)}"
+        raise UnknownNameError(
+            f"the baseline {baseline!r} is no model; the models are {', '.join(paired.models)}",
+            baseline,
         )
     pairs = list(combinations(range(len(paired.models)), 2))
     if baseline is not None:

@@ -19,10 +19,10 @@ __all__ = ["Summary", "as_dict", "column_facts", "summarize", "summary_table", "
 
 CONVENTION = (
     "missed (only the reference has the label) and spurious (only the prediction has it) enter "
-    "every mean with the worst value: 0 for ratios such as Dice and surface Dice, the image "
-    "diagonal in mm for distances; both_empty (neither has it) is undefined, leaves the means of "
-    "all but volumes and their differences, and is counted apart; mean_where_ok looks only at "
-    "cases where both have the label"
+    "the means with the worst value, unless a column's definition says otherwise: 0 for ratios "
+    "such as Dice and surface Dice, the image diagonal in mm for distances; both_empty (neither "
+    "has it) is undefined, leaves the means of all but volumes and their differences, and is "
+    "counted apart; mean_where_ok looks only at cases where both have the label"
 )
 
 INTERVAL = (

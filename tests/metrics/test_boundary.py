@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from medseg3d.errors import ConfigError, DataError
+from medseg3d.metrics import nearest
 from medseg3d.metrics.boundary import boundary_iou
 from medseg3d.metrics.overlap import iou
 from medseg3d.types import Mask, Spacing
@@ -95,3 +97,14 @@ def test_the_width_must_be_a_length(width: float) -> None:
 def test_the_width_needs_a_spacing() -> None:
     with pytest.raises(DataError, match="needs the spacing in mm"):
         boundary_iou(~EMPTY, ~EMPTY)
+
+
+@given(mask=masks, spacing=spacings, distance=st.sampled_from([0.0, 0.5, 1.7, 30.0]))
+@settings(max_examples=40)
+def test_what_is_near_is_found_slab_by_slab(mask: Mask, spacing: Spacing, distance: float) -> None:
+    far = ndimage.distance_transform_edt(~mask, sampling=spacing)
+    expected = far <= distance * (1 + 1e-9) if mask.any() else np.zeros_like(mask)
+    with pytest.MonkeyPatch.context() as patch:
+        for voxels in (1, 48, 1 << 23):
+            patch.setattr(nearest, "SLAB_VOXELS", voxels)
+            np.testing.assert_array_equal(nearest.near(mask, spacing, distance), expected)

@@ -138,7 +138,7 @@ def test_nothing_depends_on_how_the_image_lies(prediction: Mask, reference: Mask
 def test_a_margin_changes_only_what_is_about_the_background(prediction, reference) -> None:
     pair = MaskPair(prediction, reference, SPACING)
     padded = MaskPair(np.pad(prediction, 2), np.pad(reference, 2), SPACING)
-    cut = MaskPair(prediction, reference, SPACING, num_voxels=padded.prediction.size)
+    cut = MaskPair(prediction, reference, SPACING, image_shape=padded.prediction.shape)
     for name in OF_MASKS:
         wide = METRICS[name].of(padded)
         assert METRICS[name].of(cut) == pytest.approx(wide, nan_ok=True), name
@@ -171,3 +171,16 @@ def test_options_reach_a_metric_through_the_registry() -> None:
     assert found != METRICS["f_beta"](half, third, SPACING, beta=1.0)
     parameters = inspect.signature(METRICS["f_beta"]).parameters
     assert list(parameters) == ["prediction", "reference", "spacing", "beta"]
+
+
+OF_LESIONS = {name for name in OF_MASKS if "lesion" in name or "quality" in name}
+
+
+@given(plane=arrays(np.bool_, (2, 5, 4)), axis=st.sampled_from([0, 1, 2]))
+@settings(max_examples=25)
+def test_an_image_of_one_slice_scores_as_its_plane(plane: Mask, axis: int) -> None:
+    spacing = np.insert([1.0, 2.0], axis, 1.0)
+    volume = MaskPair(*np.expand_dims(plane, axis + 1), tuple(spacing))
+    for name in set(OF_MASKS) - OF_LESIONS:
+        expected = METRICS[name].of(MaskPair(*plane, (1.0, 2.0)))
+        assert METRICS[name].of(volume) == pytest.approx(expected, nan_ok=True), name

@@ -235,7 +235,7 @@ def test_masks_cut_out_of_an_image_are_taken_as_they_are() -> None:
     reference, prediction, spacing = box_at_the_border()
     expected = surface_distances(MaskPair(prediction, reference, spacing), border=False).assd()
     box = (slice(0, 8), slice(0, 14), slice(2, 18))  # a margin of a voxel inside the image
-    cut = MaskPair(prediction[box], reference[box], spacing, num_voxels=reference.size)
+    cut = MaskPair(prediction[box], reference[box], spacing, image_shape=reference.shape)
     assert surface_distances(cut, border=False).assd() == pytest.approx(expected)
 
 

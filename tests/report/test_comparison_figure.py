@@ -80,3 +80,4 @@ def test_rows_beyond_the_most_are_left_to_the_table() -> None:
     drawn = words(draw_comparison([many], form="svg"))
     assert f"label {MOST_ROWS - 1}." in drawn
     assert f"label {MOST_ROWS}." not in drawn
+    assert "5 more in the table" in drawn

@@ -75,6 +75,15 @@ def test_a_case_is_listed_with_its_means_and_its_worst_state() -> None:
     assert second["labels"]["4"]["scores"] == {"dice": None, "hausdorff_95_mm": None}
 
 
+def test_regions_are_listed_and_in_no_mean() -> None:
+    both = Line(5, {"dice": 0.3, "hausdorff_95_mm": 10.0}, 1500.0, 1403.0, "ok")
+    (found,) = listed(
+        entry("a", LIVER, MISSED, both), names=NAMES | {5: "liver and tumor"}, regions=[5]
+    )["cases"]
+    assert found["mean"] == {"dice": 0.45, "hausdorff_95_mm": 252.0}
+    assert found["labels"]["5"]["scores"]["dice"] == 0.3
+
+
 def test_differences_with_opposite_signs_do_not_cancel_in_the_mean() -> None:
     rows = [Line(1, {"volume_difference_ml": 40.0}), Line(4, {"volume_difference_ml": -30.0})]
     [case] = listed(entry("a", *rows))["cases"]

@@ -236,3 +236,36 @@ def test_labels_of_any_size_take_no_room_for_those_below() -> None:
         assert found.scores == pytest.approx(row.scores, nan_ok=True)
         assert replace(found, label=0, scores={}) == replace(row, label=0, scores={})
     assert [row.label for row in large] == list(names)
+
+
+@pytest.mark.parametrize("kind", ["voxel", "mesh"])
+@pytest.mark.parametrize("border", [True, False])
+@pytest.mark.parametrize("axis", range(3))
+def test_the_slice_of_an_image_of_one_is_no_surface(kind: str, border: bool, axis: int) -> None:
+    prediction, reference = np.zeros((2, 60, 60), np.uint8)
+    prediction[10:40, 10:40] = reference[18:48, 10:40] = 1
+    shape = tuple(np.insert([60, 60], axis, 1).tolist())
+    (row,) = score_case(
+        "a",
+        prediction.reshape(shape),
+        reference.reshape(shape),
+        Grid(shape, np.diag([*np.insert([1.0, 1.0], axis, 5.0), 1.0])),
+        labels={1: "disc"},
+        surface=kind,
+        border_is_surface=border,
+        columns=[*columns(), *columns([Part(name="boundary_iou"), Part(name="cldice")])],
+    )
+    assert row.scores["hausdorff_mm"] == pytest.approx(8.0)
+    assert row.scores["hausdorff_95_mm"] == pytest.approx(8.0)
+    # two sides of each square lie on sides of the other but for their ends, two are 8 mm away
+    assert row.scores["surface_dice_1mm"] == pytest.approx(48 / 120, abs=0.06)
+    assert row.scores["assd_mm"] > 3.0
+    assert row.scores["boundary_iou_2mm"] < 0.4 < row.scores["iou"]
+
+
+def test_the_first_voxel_alone_has_a_surface_without_the_border_too() -> None:
+    corner = np.zeros(SHAPE, np.uint8)
+    corner[0, 0, 0] = 1
+    row, other = score(corner, corner, border_is_surface=False)
+    assert (row.scores["hausdorff_mm"], row.status) == (0.0, "ok")
+    assert (np.isnan(other.scores["hausdorff_mm"]), other.status) == (True, "both_empty")

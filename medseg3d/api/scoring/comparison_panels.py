@@ -36,10 +36,10 @@ def worth_a_panel(measures: Sequence[Measure]) -> list[Measure]:
 
 
 def _panel(comparison: Comparison, measure: Measure) -> Panel:
-    """All labels of a measure, then the subgroups of their mean."""
+    """The mean of a measure and its subgroups, then the labels; one label and its subgroups."""
     several = len(comparison.paired.labels) > 1
     estimates = []
-    for each in comparison.differences:
+    for each in sorted(comparison.differences, key=lambda each: each.subject.label is not None):
         subject = each.subject
         is_detail = subject.attribute and several and subject.label is not None
         if subject.measure != measure or is_detail:

@@ -3,12 +3,13 @@
 import csv
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 from medseg3d.api.scoring.pairs import Pair
 from medseg3d.config import ScoreConfig
-from medseg3d.data.cases import pair_by_id, patient_of
+from medseg3d.data.cases import Dataset, pair_by_id, patient_of
 from medseg3d.errors import ConfigError, DataError
 
 MOST_NAMED = 10
@@ -113,3 +114,16 @@ def patients_in(path: Path, cases: Sequence[str]) -> dict[str, str]:
             "each case"
         )
     return patients
+
+
+def with_patients(dataset: Dataset, table: Path | None) -> Dataset:
+    """The cases with their patients as a table names them; without a table as they are.
+
+    Raises:
+        DataError: As of :func:`patients_in`.
+    """
+    if table is None:
+        return dataset
+    patient_of_case = patients_in(table, [case.id for case in dataset.cases])
+    cases = (replace(case, patient=patient_of_case[case.id]) for case in dataset.cases)
+    return replace(dataset, cases=tuple(cases))
