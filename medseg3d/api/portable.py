@@ -13,7 +13,7 @@ from torch import nn
 from medseg3d import __version__
 from medseg3d.bundle import SUFFIX, Bundle, inspect_bundle
 from medseg3d.config import ExportConfig
-from medseg3d.errors import ConfigError, RunError
+from medseg3d.errors import ConfigError, RunError, UnknownNameError
 from medseg3d.geometry.grid import ANISOTROPY
 from medseg3d.inference.backends.conversion import (
     INPUT,
@@ -23,6 +23,7 @@ from medseg3d.inference.backends.conversion import (
     convert,
     expect_equal,
     probe,
+    taken,
 )
 from medseg3d.inference.backends.opening import missing
 from medseg3d.inference.backends.registered import BACKENDS, UnfitBackendError
@@ -134,7 +135,7 @@ def description(bundle: Bundle) -> dict[str, Any]:
                 "other window covers get the first channel.",
                 "A volume that fits into largest_whole_volume_in_windows times the window's voxels "
                 "is seen whole: each edge of the window that is shorter than the volume's grows "
-                "by multiples_of until it is not.",
+                "by multiples_of until it is not, unless multiples_of is the window itself.",
                 "Mirrored averaging is optional: flip along every subset of mirror_axes, flip the "
                 "logits back, and with axis 0 in it take mirrored_channels of them.",
             ],
@@ -163,7 +164,7 @@ def description(bundle: Bundle) -> dict[str, Any]:
 def _converter(name: str) -> Converter[Any]:
     forms = [each for each in BACKENDS if hasattr(BACKENDS[each], "converter")]
     if name not in forms:
-        raise ConfigError(f"--format {name} is unknown; known: {', '.join(forms)}")
+        raise UnknownNameError(f"--format {name} is unknown; known: {', '.join(forms)}", name)
     if absent := missing(name):
         raise ConfigError(
             f"--format {name} needs {' and '.join(absent)}, which this Python does not have; "
@@ -195,6 +196,7 @@ def _compared(
     """
     run = converter.float32(converter.load(folder, stem), num_processors())
     windows = _windows(bundle.plan.patch_size, getattr(network, "divisor", (1, 1, 1)))
+    windows = taken(network, bundle.channels, windows)
     largest = max(expect_equal(network, run, probe(bundle.channels, each)) for each in windows)
     return {
         "with": "torch, float32",

@@ -142,5 +142,5 @@ class Cluster:
         if seconds > PATIENCE:
             raise RunError(
                 f"{self.address} has had no worker that takes work for {PATIENCE:g} s; start some "
-                "with: dask worker ADDRESS --nthreads 1"
+                "with: dask worker ADDRESS --nthreads 1 --memory-limit 0"
             )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import lcm
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,12 @@ class Ensemble:
         self._mean /= len(self.networks)
         np.maximum(self._mean, LEAST, out=self._mean)
         return np.log(self._mean, out=self._mean)
+
+
+def told(network: WindowNetwork, fact: Literal["backend", "precision"]) -> str:
+    """A fact of a network in words; of several that differ, of each, as ``bf16, fp32``."""
+    members = getattr(network, "networks", (network,))
+    return ", ".join(dict.fromkeys(str(getattr(member, fact)) for member in members))
 
 
 def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

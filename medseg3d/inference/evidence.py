@@ -89,7 +89,7 @@ class Trial:
     Args:
         exact: The network in fp32.
         fast: The same in the arithmetic to try.
-        on_verdict: Told once whether the fast one passed.
+        on_verdict: Told whether the fast one passed, once that many windows have told.
     """
 
     def __init__(
@@ -137,6 +137,11 @@ class Trial:
                 self._decide(self._tried)
         return logits
 
+    def settle(self) -> None:
+        """Decide on the windows so far, if any of them was telling."""
+        if self._tried is not None and self._telling:
+            self._decide(self._tried)
+
     def _compare(self, expected: npt.NDArray[np.intp], found: npt.NDArray[np.intp]) -> None:
         equal = expected == found
         foreground = (expected != 0) | (found != 0)
@@ -153,7 +158,8 @@ class Trial:
         agreement = self._equal / self._voxels
         overlap = self._equal_foreground / self._foreground
         passed = agreement >= LEAST_AGREEMENT and overlap >= LEAST_OVERLAP
-        self._on_verdict(passed)
+        if self._telling >= TELLING_WINDOWS:  # a small case decides for now, not for good
+            self._on_verdict(passed)
         if passed:
             log.info(
                 "%s gives the labels of fp32 in %.2f %% of voxels", tried.precision, 100 * agreement
@@ -183,6 +189,7 @@ class UntilOver:
 
     def __init__(self, network: WindowNetwork) -> None:
         self._network = network
+        self._undecided = _trials(network)
 
     @property
     def backend(self) -> str:
@@ -210,8 +217,24 @@ class UntilOver:
             raise TrialOverError
         return logits
 
+    def end_of_case(self) -> None:
+        """Decide on what a small case has told, so that the next is not computed otherwise.
+
+        Raises:
+            TrialOverError: If a trial has ended, so that this case is to be begun anew.
+        """
+        for trial in self._undecided:
+            trial.settle()
+        if any(trial.is_over for trial in self._undecided):
+            raise TrialOverError
+
 
 def on_trial(network: WindowNetwork) -> bool:
     """Whether the arithmetic of a network, or of one of several, is not decided yet."""
+    return bool(_trials(network))
+
+
+def _trials(network: WindowNetwork) -> list[Trial]:
+    """Those of a network, or of several, that are not over."""
     members = getattr(network, "networks", (network,))
-    return any(isinstance(member, Trial) and not member.is_over for member in members)
+    return [member for member in members if isinstance(member, Trial) and not member.is_over]

@@ -169,11 +169,13 @@ class Predictor:
             max_slab_bytes: Memory that half-finished logits may take.
             advance: Told of each window.
         """
-        if on_trial(self.network):
+        while on_trial(self.network):
             # once it is over the case is begun anew, so that its labels do not depend on its turn
             with suppress(TrialOverError):
                 until_over = UntilOver(self.network)
-                return self._labeled(until_over, working, planes, max_slab_bytes, advance)
+                found = self._labeled(until_over, working, planes, max_slab_bytes, advance)
+                until_over.end_of_case()
+                return found
         return self._labeled(self.network, working, planes, max_slab_bytes, advance)
 
     def _labeled(
@@ -218,8 +220,15 @@ class Predictor:
 
 def _expect_alike(plans: Sequence[Plan], paths: Sequence[Path]) -> None:
     """Models are averaged window by window, so they must see the same windows."""
+    first = plans[0]
+    order = [channel.name for channel in first.channels]
     for plan, path in zip(plans[1:], paths[1:], strict=True):
-        first = plans[0]
+        names = [channel.name for channel in plan.channels]
+        if names != order and sorted(names) == sorted(order):
+            raise ConfigError(
+                f"{path} takes its channels in the order {', '.join(names)}, {paths[0]} in the "
+                f"order {', '.join(order)}, so they cannot be averaged; predict with each alone"
+            )
         same = (
             preprocessing_key(plan) == preprocessing_key(first)
             and plan.patch_size == first.patch_size

@@ -54,7 +54,8 @@ def fit_window(shape: Size3, window: Size3, divisor: Size3, slice_axis: int | No
     wholly; a convolutional network sees it at once for an eighth of the time.
 
     It grows by whole divisors: a network that pads its input has learned nothing about where the
-    padding was, so there it must stay.
+    padding was, so there it must stay. A network whose divisor is the whole window may take
+    images of this size only, so that the window stays.
 
     Across slices that are seen one by one, the volume is parted evenly, and only the size of a
     slice matters.
@@ -66,6 +67,8 @@ def fit_window(shape: Size3, window: Size3, divisor: Size3, slice_axis: int | No
         (56, 56, 40)
         >>> fit_window((90, 90, 90), (40, 56, 40), (8, 8, 8))
         (40, 56, 40)
+        >>> fit_window((43, 50, 37), (40, 56, 40), (40, 56, 40))
+        (40, 56, 40)
         >>> fit_window((43, 50, 37), (40, 56, 16), (8, 8, 1), slice_axis=2)
         (48, 56, 13)
     """
@@ -74,6 +77,9 @@ def fit_window(shape: Size3, window: Size3, divisor: Size3, slice_axis: int | No
         depth = ceil(length / ceil(length / window[slice_axis]))
         shape = with_edge(shape, slice_axis, depth)
         window = with_edge(window, slice_axis, depth)
+        divisor = with_edge(divisor, slice_axis, depth) if divisor[slice_axis] == 1 else divisor
+    if divisor == window:
+        return window
     grown = tuple(
         edge + max(0, -(-(n - edge) // d)) * d
         for n, edge, d in zip(shape, window, divisor, strict=True)

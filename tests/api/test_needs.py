@@ -17,8 +17,8 @@ import pytest
 import medseg3d
 from medseg3d.api import outputs
 from medseg3d.api.outputs import Target
-from medseg3d.api.predicting.needs import Needs, disk_of, estimate, needs_of
-from medseg3d.api.predicting.worker import window_bytes_for
+from medseg3d.api.predicting.needs import Footprint, Needs, disk_of, estimate, needs_of
+from medseg3d.api.predicting.worker import footprint_of
 from medseg3d.bundle import read_bundle, save_bundle
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.cases import find_inputs
@@ -54,8 +54,8 @@ def _image(path: Path, shape: tuple[int, int, int]) -> Path:
 
 def _needs(image: Path, model: Path, **options: object) -> Needs:
     [case] = find_inputs([image])
-    plan, config = read_bundle(model).plan, _config(**options)
-    return needs_of(case, plan, config, model=model, window_bytes=window_bytes_for(config))
+    plan, config = read_bundle(model).plan, _config(model=(model,), **options)
+    return needs_of(case, plan, config, model=model, footprint=footprint_of(config))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_planes_of_logits_count_for_the_memory(
 
     def computing(**options: object) -> int:
         config = _config(threads=threads, **options)
-        needs = estimate(grid, plan, config, working=shape, part=shape, window_bytes=16)
+        needs = estimate(grid, plan, config, working=shape, part=shape, footprint=Footprint(16))
         return needs.computing
 
     chosen = ["probabilities", "uncertainty"] if kind == "both" else [kind]

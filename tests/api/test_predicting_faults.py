@@ -217,9 +217,9 @@ def test_empty_borders_do_not_count_for_the_memory(tmp_path: Path, tiny_model: P
 def needs_of_file(path: Path, model: Path) -> Needs:
     plan = read_bundle(find_bundle(model)).plan
     [case] = find_inputs([path])
-    config = validated(PredictConfig, {"inputs": [path]})
-    window_bytes = worker.window_bytes_for(config)
-    return needs_of(case, plan, config, model=model, window_bytes=window_bytes)
+    config = validated(PredictConfig, {"inputs": [path], "model": model})
+    footprint = worker.footprint_of(config)
+    return needs_of(case, plan, config, model=model, footprint=footprint)
 
 
 def test_less_memory_gives_the_same_labels(tmp_path: Path, tiny_model: Path) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from medseg3d.device import Precision
+from medseg3d.inference.ensemble import Ensemble, told
 from medseg3d.inference.evidence import (
     TELLING_WINDOWS,
     VAIN_WINDOWS,
@@ -39,6 +40,13 @@ class Fake:
         if self.error:
             self.error(logits)
         return logits
+
+
+class Nothing(Fake):
+    """Finds background only."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        return np.concatenate([np.abs(batch), -np.abs(batch)], axis=1)
 
 
 def window(voxels: int = 500) -> Batch:
@@ -122,6 +130,56 @@ def test_nan_of_the_fast_network_is_refused() -> None:
     for _ in range(TELLING_WINDOWS):
         trial(window())
     assert trial.precision == "fp32"
+
+
+def test_a_small_case_decides_when_it_ends_so_that_the_next_is_computed_likewise() -> None:
+    for voxels, passed in ((500, True), (0, None)):
+        trial = Trial(Fake("fp32"), Fake("bf16"))
+        until_over = UntilOver(Ensemble([Fake("fp32"), trial]))
+        until_over(window(voxels))
+        if passed is None:  # there was nothing to tell by, nor anything to compute otherwise
+            until_over.end_of_case()
+            assert on_trial(trial)
+            continue
+        with pytest.raises(TrialOverError):
+            until_over.end_of_case()
+        assert (trial.is_over, trial.precision) == (True, "bf16")
+
+
+def test_a_model_that_sees_background_only_stays_on_trial_beside_one_that_is_decided() -> None:
+    seeing, blind = Trial(Fake("fp32"), Fake("bf16")), Trial(Nothing("fp32"), Nothing("bf16"))
+    both = Ensemble([seeing, blind])
+    first = UntilOver(both)
+    first(window())
+    with pytest.raises(TrialOverError):  # begun anew, with the first one in bf16
+        first.end_of_case()
+    again = UntilOver(both)
+    again(window())
+    again.end_of_case()
+    assert (seeing.precision, blind.precision, on_trial(both)) == ("bf16", "fp32", True)
+
+
+def test_a_case_in_which_one_of_several_trials_ends_is_begun_anew() -> None:
+    both = Ensemble([Trial(Fake("fp32"), Fake("bf16")), Trial(Nothing("fp32"), Nothing("bf16"))])
+    first = UntilOver(both)
+    for _ in range(TELLING_WINDOWS):
+        first(window())
+    with pytest.raises(TrialOverError):
+        first.end_of_case()
+
+
+def test_a_small_case_decides_for_now_and_not_for_good() -> None:
+    verdicts: list[bool] = []
+    trial = Trial(Fake("fp32"), Fake("bf16"), verdicts.append)
+    trial(window(1))
+    trial.settle()
+    assert (trial.is_over, verdicts) == (True, [])
+
+
+def test_what_computes_is_told_of_all_networks_that_differ() -> None:
+    several = Ensemble([Fake("bf16"), Fake("fp32"), Fake("bf16")])
+    assert (told(several, "precision"), told(several, "backend")) == ("bf16, fp32", "fake")
+    assert told(Fake("fp32"), "precision") == "fp32"
 
 
 def test_a_case_is_begun_anew_when_the_trial_is_over() -> None:

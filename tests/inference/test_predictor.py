@@ -1,6 +1,7 @@
 """A model on whole cases: mirrored copies only as trained, awkward shapes, memory."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from medseg3d.data.plan import Normalization, Plan
 from medseg3d.errors import ConfigError
 from medseg3d.geometry.grid import Grid
 from medseg3d.inference.backends import Eager
+from medseg3d.inference.backends.conversion import taken
 from medseg3d.inference.predictor import Predictor
 from medseg3d.io import Volume
 from medseg3d.networks import build_network
@@ -144,3 +146,39 @@ def test_models_of_other_plans_are_not_averaged(tmp_path: Path) -> None:
         )
     with pytest.raises(ConfigError, match=r"b\.medseg3d was trained by another plan than .*a\.med"):
         Predictor.open(paths, device=CPU, precision="fp32", backend="eager")
+
+
+def test_models_with_the_same_channels_in_another_order_are_not_averaged(tmp_path: Path) -> None:
+    facts: dict[str, Any] = {"scheme": "zscore", "lower": 0, "upper": 1, "mean": 0, "sd": 1}
+    first, second = (Normalization(name=name, **facts) for name in ("T1", "FLAIR"))
+    paths = []
+    for name, channels in (("a", (first, second)), ("b", (second, first))):
+        paths.append(tmp_path / f"{name}.medseg3d")
+        bundle = Bundle(network="unet3d", options=OPTIONS, plan=plan(channels=channels), channels=2)
+        save_bundle(paths[-1], bundle, build_network("unet3d", 2, 4, options=OPTIONS))
+    with pytest.raises(ConfigError, match=r"b\.medseg3d takes its channels in the order FLAIR, T1"):
+        Predictor.open(paths, device=CPU, precision="fp32", backend="eager")
+
+
+class OfOneSize(nn.Module):
+    """Takes images of one size only, as networks with learned positions do."""
+
+    divisor = (16, 16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[2:]) != self.divisor:
+            raise RuntimeError(f"shape {tuple(x.shape)} is invalid")
+        return torch.cat([0.1 + 0 * x, x, -x, x - 3], dim=1)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 8), (20, 16, 8), (16, 16, 13), (40, 40, 20), (9, 9, 9)])
+def test_a_network_of_one_size_sees_windows_of_that_size(shape: tuple[int, int, int]) -> None:
+    found = predictor(plan(), OfOneSize(), mirror=False).segment(case(wave(shape)))
+    expected = np.where(wave(shape) > 0.1, 4, np.where(wave(shape) < -0.1, 9, 0))
+    assert (found == expected).mean() > 0.95
+
+
+def test_a_network_of_one_size_is_compared_at_that_size() -> None:
+    windows = [(32, 32, 16), (48, 32, 24)]
+    assert taken(OfOneSize(), 1, windows) == [(16, 16, 8)]
+    assert taken(SeesSides(), 1, windows) == windows

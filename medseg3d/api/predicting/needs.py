@@ -36,6 +36,21 @@ PACKED = (".gz", ".mgz", ".mha", ".nrrd")
 
 
 @dataclass(frozen=True)
+class Footprint:
+    """What models take in memory while they predict, in bytes.
+
+    Attributes:
+        per_channel: Per voxel of a window and channel of the finest stage.
+        per_label: Per voxel of a window and label: logits, and of several models copies.
+        cleaning: Per voxel of the image, if labels are cleaned; 0 if not.
+    """
+
+    per_channel: int
+    per_label: int = FLOAT
+    cleaning: int = 0
+
+
+@dataclass(frozen=True)
 class Needs:
     """What predicting one case takes, in bytes.
 
@@ -106,7 +121,7 @@ def disk_of(jobs: Sequence[tuple[Needs, Target]]) -> Iterator[tuple[Path, int]]:
 
 
 def needs_of(
-    case: Case, plan: Plan, config: PredictConfig, *, model: Path, window_bytes: int
+    case: Case, plan: Plan, config: PredictConfig, *, model: Path, footprint: Footprint
 ) -> Needs:
     """Read the headers of a case, and refuse it if it does not fit the model.
 
@@ -115,7 +130,7 @@ def needs_of(
         plan: Plan of the model.
         config: What is asked for.
         model: File of the model, to name it.
-        window_bytes: Memory per voxel of a window and channel of the finest stage.
+        footprint: Of the models.
 
     Raises:
         ConfigError: If ``--roi`` does not fit the image.
@@ -137,7 +152,7 @@ def needs_of(
     touched = zip(shape, part, canonical.shape, strict=True)
     i, j, k = (min(after, -(-after * n // before) + 1) for after, n, before in touched)
     working = (i, j, k)
-    return estimate(grid, plan, config, working=working, part=part, window_bytes=window_bytes)
+    return estimate(grid, plan, config, working=working, part=part, footprint=footprint)
 
 
 def estimate(
@@ -147,7 +162,7 @@ def estimate(
     *,
     working: Size3,
     part: Size3,
-    window_bytes: int,
+    footprint: Footprint,
 ) -> Needs:
     """What predicting an image on ``grid`` takes.
 
@@ -157,7 +172,7 @@ def estimate(
         config: What is asked for.
         working: Voxels of the working grid, or of the part of it that is looked at.
         part: Voxels of the image that are looked at, along the RAS+ axes.
-        window_bytes: Memory per voxel of a window and channel of the finest stage.
+        footprint: Of the models.
     """
     voxels, channels = prod(grid.shape), len(plan.channels)
     image, prepared = FLOAT * channels * voxels, FLOAT * channels * prod(working)
@@ -165,8 +180,9 @@ def estimate(
     held = labels * (1 + config.samples) + (SHORT * voxels if config.samples else 0)
     divisor = size3(prod(axis) for axis in zip((1, 1, 1), *plan.strides, strict=True))
     window = fit_window(working, plan.window, divisor, plan.single_slices)
-    network = window_bytes * plan.width * prod(window)
-    network += _planes_at_work(plan, config, working, part)
+    per_voxel = footprint.per_channel * plan.width + footprint.per_label * plan.num_labels
+    network = per_voxel * prod(window) + _planes_at_work(plan, config, working, part)
+    network += footprint.cleaning * prod(part)  # what the network took may be kept till then
     slab = (plan.num_labels, working, plan.window, config.overlap)
     axis = plan.single_slices
     # outside of the part only background is filled in; of a mask nobody knows the part yet
@@ -212,8 +228,10 @@ def expect_memory(needed: int, limit: int | None = None, *, told: int = 0) -> in
     allowed = reach if limit is None else min(reach, limit)
     if needed > allowed:
         own = limit is not None and limit < reach
-        why = "--max-memory allows" if own else "this process may use at present"
-        remedy = "allow more" if own else "use a larger machine"
+        why = (
+            "--max-memory or a worker's share allows" if own else "this process may use at present"
+        )
+        remedy = "allow more or use fewer workers" if own else "use a larger machine"
         raise DataError(
             f"predicting it takes about {in_words(max(needed, told))} of memory where {why} "
             f"{in_words(allowed)}; crop the image or give --roi, or {remedy}"

@@ -17,7 +17,7 @@ from medseg3d.api.outputs import (
     is_dicom,
 )
 from medseg3d.api.predicting.cleaning_rules import rules_in_words
-from medseg3d.api.predicting.needs import disk_of, expect_memory, needs_of
+from medseg3d.api.predicting.needs import Footprint, disk_of, expect_memory, needs_of
 from medseg3d.api.predicting.pipeline import in_line
 from medseg3d.api.predicting.records import NAME, Record, Records
 from medseg3d.api.predicting.region import masks_of
@@ -27,10 +27,10 @@ from medseg3d.api.predicting.worker import (
     Labeled,
     Prepared,
     Worker,
+    footprint_of,
     models_of,
     open_predictor,
     rules_for,
-    window_bytes_for,
 )
 from medseg3d.bundle import inspect_bundle, read_bundle
 from medseg3d.cluster.shard import Shard, parse_shard
@@ -157,11 +157,11 @@ class Batch:
         model = models_of(config)[0]
         plan = read_bundle(model).plan
         rules = rules_for(config)
-        window_bytes = window_bytes_for(config)
+        footprint = footprint_of(config)
         jobs = []
         for case, target in todo:
             with self.failures.of(case.id, case.images[0]):
-                jobs.append(self._job(case, target, plan, model, window_bytes))
+                jobs.append(self._job(case, target, plan, model, footprint))
         expect_disk(disk_of([(job.needs, job.target) for job in jobs]))
         if self.records is not None:
             places = (job.target for job in jobs)
@@ -209,9 +209,11 @@ class Batch:
         """Outputs that may be replaced, since earlier calls of this work were to make them."""
         return self.records.ours if self.records is not None else ()
 
-    def _job(self, case: Case, target: Target, plan: Plan, model: Path, window_bytes: int) -> Job:
+    def _job(
+        self, case: Case, target: Target, plan: Plan, model: Path, footprint: Footprint
+    ) -> Job:
         config = self.config
-        needs = needs_of(case, plan, config, model=model, window_bytes=window_bytes)
+        needs = needs_of(case, plan, config, model=model, footprint=footprint)
         expect_memory(needs.reading, config.memory_limit, told=needs.least)
         if is_dicom(target.labels):
             expect_identified(case.images[0])

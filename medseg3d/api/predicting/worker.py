@@ -15,7 +15,7 @@ from medseg3d.api.outputs import Target
 from medseg3d.api.predicting.cleaning_rules import Rules, changes_in_words, cleaning_facts, rules_of
 from medseg3d.api.predicting.diagnosing import Diagnoses
 from medseg3d.api.predicting.diagnosing import in_words as class_in_words
-from medseg3d.api.predicting.needs import Needs, estimate, expect_memory
+from medseg3d.api.predicting.needs import FLOAT, Footprint, Needs, estimate, expect_memory
 from medseg3d.api.predicting.records import Record, Stamps, sizes, stamps
 from medseg3d.api.predicting.region import Region, lengths, masks_of, region_of, surroundings
 from medseg3d.api.predicting.sampling import Samples, in_turn, write_samples
@@ -29,6 +29,7 @@ from medseg3d.device import find_device
 from medseg3d.errors import DataError, MedSeg3DError
 from medseg3d.inference.backends import BESIDE_GPU, window_bytes
 from medseg3d.inference.cleaning import Change, clean
+from medseg3d.inference.ensemble import told
 from medseg3d.inference.planes import Entropy, PlaneFile, PlaneSink, Probabilities
 from medseg3d.inference.predictor import Predictor, Segmentation
 from medseg3d.inference.windows import Advance
@@ -40,6 +41,12 @@ from medseg3d.runs import find_bundles
 from medseg3d.types import LabelMap
 
 log = logging.getLogger("medseg3d")
+
+COPIES_OF_SEVERAL = 3
+"""Of the logits of a window: those of a model, their probabilities and the mean of all."""
+
+BYTES_TO_CLEAN = 5
+"""Memory per voxel that cleaning labels takes, measured."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +133,8 @@ def open_predictor(config: PredictConfig) -> Predictor:
         "model %s (%s, %s, %s on %s)",
         ", ".join(map(str, paths)),
         predictor.bundle.network,
-        predictor.network.backend,
-        predictor.network.precision,
+        told(predictor.network, "backend"),
+        told(predictor.network, "precision"),
         device,
     )
     return predictor
@@ -139,17 +146,22 @@ def models_of(config: PredictConfig) -> list[Path]:
     return [found for path in config.model or (None,) for found in find_bundles(path)[:most]]
 
 
-def window_bytes_for(config: PredictConfig) -> int:
-    """Memory per voxel of a window and channel of the finest stage, by what the options name.
+def footprint_of(config: PredictConfig) -> Footprint:
+    """Memory that the models take which the options name.
 
     A GPU that is named need not be in this machine, but in those of the workers.
 
     Raises:
-        ConfigError: If the backend is unknown.
+        ConfigError: If the backend or a label that is to be cleaned is unknown.
     """
+    models = len(models_of(config))
+    cleaning = BYTES_TO_CLEAN if rules_for(config) else 0
     if config.device not in ("auto", "cpu"):
-        return BESIDE_GPU
-    return window_bytes(config.backend, config.precision, find_device(config.device))
+        per_channel = BESIDE_GPU
+    else:
+        device = find_device(config.device)
+        per_channel = window_bytes(config.backend, config.precision, device, models)
+    return Footprint(per_channel, FLOAT * (1 if models == 1 else COPIES_OF_SEVERAL), cleaning)
 
 
 def rules_for(config: PredictConfig) -> Rules:
@@ -173,10 +185,10 @@ class Worker:
         self.predictor = predictor
         self.config = config
         self.rules = rules_for(config)
-        self._window_bytes = window_bytes_for(config)
+        self._footprint = footprint_of(config)
         self._cpu: Predictor | None = None
-        self._samples: Samples | None = None
-        self._diagnoses: Diagnoses | None = None
+        self._samples: dict[Predictor, Samples] = {}
+        self._diagnoses: dict[Predictor, Diagnoses] = {}
 
     def read(self, job: Job) -> Prepared:
         """Read and preprocess.
@@ -224,13 +236,13 @@ class Worker:
         planes = self._planes(job.target, prepared)
         first, *others = in_turn(advance, 1 + self.config.samples)
         with _enough_memory(job.needs):
-            found = self._label(job.case.id, prepared, _sinks(planes, prepared), first)
+            found, used = self._label(job.case.id, prepared, _sinks(planes, prepared), first)
             labeled = time.perf_counter()
             cleaning = self._clean(job.case.id, found.labels, prepared)
             cleaned = time.perf_counter()
-            samples = self._draw(prepared, others) if others else ()
+            samples = self._draw(used, prepared, others) if others else ()
             drawn = time.perf_counter()
-            classes = self._diagnose(job.case.id, prepared)
+            classes = self._diagnose(used, job.case.id, prepared)
         timing = found.timing
         voxel = prepared.like.grid.voxel_volume_ml
         record = Record(
@@ -251,8 +263,8 @@ class Worker:
             windows=timing.windows,
             skipped=timing.skipped,
             peak_memory_bytes=0,
-            backend=self.predictor.network.backend,
-            precision=self.predictor.network.precision,
+            backend=told(used.network, "backend"),
+            precision=told(used.network, "precision"),
             notes=prepared.notes,
             cleaning=cleaning,
             classes=classes,
@@ -310,23 +322,25 @@ class Worker:
             region.keep(labels)
         return changes
 
-    def _draw(self, prepared: Prepared, advances: Sequence[Advance | None]) -> tuple[LabelMap, ...]:
+    def _draw(
+        self, used: Predictor, prepared: Prepared, advances: Sequence[Advance | None]
+    ) -> tuple[LabelMap, ...]:
         """Samples of a case, cleaned as its labels are."""
-        if self._samples is None:
+        if used not in self._samples:
             config, model = self.config, models_of(self.config)[0]
-            self._samples = Samples(self.predictor, model, config.samples, seed=config.seed)
-        found = tuple(self._samples(prepared.working, prepared.slab, advances))
+            self._samples[used] = Samples(used, model, config.samples, seed=config.seed)
+        found = tuple(self._samples[used](prepared.working, prepared.slab, advances))
         for labels in found:
             self._cleaned(labels, prepared)
         return found
 
-    def _diagnose(self, case_id: str, prepared: Prepared) -> dict[str, float]:
+    def _diagnose(self, used: Predictor, case_id: str, prepared: Prepared) -> dict[str, float]:
         """Probability of each class, if the model knows classes."""
         if not self.predictor.bundle.plan.classes:
             return {}
-        if self._diagnoses is None:
-            self._diagnoses = Diagnoses(self.predictor, models_of(self.config))
-        found = self._diagnoses(prepared.working.image)
+        if used not in self._diagnoses:
+            self._diagnoses[used] = Diagnoses(used, models_of(self.config))
+        found = self._diagnoses[used](prepared.working.image)
         log.info("case %s: class %s", case_id, class_in_words(found))
         return found
 
@@ -341,7 +355,7 @@ class Worker:
             config,
             working=(i, j, k),
             part=part,
-            window_bytes=self._window_bytes,
+            footprint=self._footprint,
         )
         allowed = expect_memory(needs.computing + needs.least_slab, config.memory_limit)
         return min(needs.slab, allowed - needs.computing)
@@ -361,12 +375,18 @@ class Worker:
         prepared: Prepared,
         planes: Sequence[PlaneSink],
         advance: Advance | None,
-    ) -> Segmentation:
+    ) -> tuple[Segmentation, Predictor]:
+        """The labels, and which predictor found them."""
         usual = self.predictor
-        try:
-            return usual.label(
+
+        def by(predictor: Predictor) -> tuple[Segmentation, Predictor]:
+            found = predictor.label(
                 prepared.working, planes=planes, max_slab_bytes=prepared.slab, advance=advance
             )
+            return found, predictor
+
+        try:
+            return by(usual)
         except RuntimeError as error:
             if usual.device.type == "cpu" or not out_of_memory(error):
                 raise
@@ -375,9 +395,7 @@ class Worker:
             case_id,
             usual.device,
         )
-        return self._on_cpu().label(
-            prepared.working, planes=planes, max_slab_bytes=prepared.slab, advance=advance
-        )
+        return by(self._on_cpu())
 
     def _on_cpu(self) -> Predictor:
         """The same model on the CPU, kept for the next case that is too large for the GPU."""

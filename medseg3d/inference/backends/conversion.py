@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg3d.inference.backends.registered import UnfitBackendError
+from medseg3d.process import out_of_memory
 from medseg3d.types import Size3
 
 if TYPE_CHECKING:
@@ -73,10 +74,11 @@ def convert(converter: Converter[M], network: nn.Module, channels: int) -> M:
     edges = getattr(network, "divisor", (1, 1, 1))
     i, j, k = (step * -(-max(2 * step, LEAST_EDGE) // step) for step in edges)
     try:
-        model = converter.convert(network, channels, (i, j, k))
-        run = converter.float32(model, threads=1)
         # a second shape, because what follows from the first must not be frozen in
-        for window in ((i, j, k), (i + edges[0], j, k + edges[2])):
+        windows = taken(network, channels, [(i, j, k), (i + edges[0], j, k + edges[2])])
+        model = converter.convert(network, channels, windows[0])
+        run = converter.float32(model, threads=1)
+        for window in windows:
             expect_equal(network, run, probe(channels, window))
     except (ImportError, MemoryError, UnfitBackendError):
         raise
@@ -84,6 +86,23 @@ def convert(converter: Converter[M], network: nn.Module, channels: int) -> M:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnfitBackendError(first[:200]) from error
     return model
+
+
+def taken(network: nn.Module, channels: int, windows: Sequence[Size3]) -> list[Size3]:
+    """Those of some sizes that a network takes; of one with a fixed size that one, its divisor."""
+    import torch
+
+    fitting = []
+    for window in windows:
+        try:
+            with torch.inference_mode():
+                network(torch.from_numpy(probe(channels, window)))
+        except Exception as error:  # what it takes is what is to be found out
+            if isinstance(error, MemoryError) or out_of_memory(error):
+                raise
+            continue
+        fitting.append(window)
+    return fitting or [getattr(network, "divisor", (1, 1, 1))]
 
 
 def expect_equal(network: nn.Module, run: Run, batch: npt.NDArray[np.float32]) -> float:

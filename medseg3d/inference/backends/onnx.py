@@ -93,6 +93,7 @@ class Exchange:
     precisions=("fp32",),
     speed={"fp32": 1.2},
     window_bytes={"fp32": 32},
+    kept_bytes=32,
     auto=True,
     needs=("onnx", "onnxruntime"),
     extra="onnx",

@@ -90,24 +90,27 @@ def _tried(exact: Backend, precision: Precision, source: Source) -> WindowNetwor
     return exact.twin(precision) if passed else exact
 
 
-def window_bytes(backend: str, precision: str, device: Device) -> int:
+def window_bytes(backend: str, precision: str, device: Device, models: int = 1) -> int:
     """Memory per voxel of a window and channel of the finest stage, of what is likely opened.
 
     Args:
         backend: Registered name or ``auto``.
         precision: As it is asked for; ``auto`` may also come to fp32.
         device: Where it computes; a GPU has memory of its own.
+        models: How many are averaged.
 
     Raises:
         ConfigError: If the backend is unknown.
     """
     wanted = resolve_precision("auto", device) if precision == "auto" else precision
     likely = _ranked(wanted, device)[0] if backend == "auto" else backend
-    bytes_of: dict[str, int] = BACKENDS.facts(likely)["window_bytes"]
+    facts = BACKENDS.facts(likely)
+    bytes_of: dict[str, int] = facts["window_bytes"]
     if device.type != "cpu":
         return BESIDE_GPU
     possible = {wanted, "fp32"} if precision == "auto" else {wanted}
-    return max(bytes_of.get(name, bytes_of["fp32"]) for name in possible)
+    of_one = max(bytes_of.get(name, bytes_of["fp32"]) for name in possible)
+    return of_one + (models - 1) * int(facts.get("kept_bytes", 0))
 
 
 def missing(name: str) -> list[str]:

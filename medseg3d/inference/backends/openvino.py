@@ -79,6 +79,7 @@ class Intermediate:
     precisions=("fp32", "bf16"),
     speed={"fp32": 2.1, "bf16": 4.0},
     window_bytes={"fp32": 26, "bf16": 26},
+    kept_bytes=17,
     auto=True,
     needs=("openvino",),
     extra="openvino",

@@ -39,6 +39,7 @@ BACKENDS: Registry[type[Backend]] = Registry("backend", "medseg3d.inference.back
     CPU, by arithmetic.
 ``window_bytes``: memory that it takes on a CPU at the most, also while it is converted, per voxel
     of a window and channel of the finest stage of the default U-Net, by arithmetic, measured.
+``kept_bytes``: what of that each further model of several keeps, if it has memory of its own.
 ``auto``: whether it is also taken without being asked for.
 ``needs``: modules that must be installed.
 ``extra``: the extra of medseg3d that installs them.
