@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.api.outputs import expect_writable
+from medseg3d.api.scoring.inputs import with_patients
 from medseg3d.config import CheckConfig, validated
 from medseg3d.data.checks import Examination, examine
 from medseg3d.data.doctor.facts import CaseFacts
@@ -92,13 +93,13 @@ def check(data: Path | str | CheckConfig, **options: Any) -> CheckReport:
     if config.fix is not None and not config.dry_run:
         expect_fresh(config.fix, config.data)
         expect_writable([config.fix])
-    examination = _examination(config.data, with_pictures=page is not None)
+    examination = _examination(config, config.data, with_pictures=page is not None)
     changes: Sequence[Change] = ()
     copy = None
     if config.fix is not None or config.dry_run:
         changes = _repaired(config, examination)
     if config.fix is not None and not config.dry_run:
-        copy = CheckReport(_examination(config.fix))
+        copy = CheckReport(_examination(config, config.fix))
     if page is not None:
         from medseg3d.report.page import write_page
 
@@ -118,7 +119,7 @@ def _page(config: CheckConfig) -> Path | None:
     return page
 
 
-def _examination(root: Path, *, with_pictures: bool = False) -> Examination:
+def _examination(config: CheckConfig, root: Path, *, with_pictures: bool = False) -> Examination:
     draw: Draw | None = None
     if with_pictures:
         from medseg3d.report import pictures
@@ -127,6 +128,7 @@ def _examination(root: Path, *, with_pictures: bool = False) -> Examination:
     dataset, faults = find_whole_cases(root)
     if not dataset.cases:
         raise DataError("; ".join(map(str, faults)))
+    dataset = with_patients(dataset.ignoring(config.ignore_label), config.patients)
     with Progress("Checking", total=len(dataset.cases), unit="case") as bar:
         return examine(dataset, advance=bar.advance, draw=draw, known=faults)
 

@@ -8,6 +8,12 @@ from pydantic import Field, field_validator, model_validator
 
 from medseg3d.config.options import ARGUMENT, FLAG, Options
 
+OF_COPY = (
+    *("resample_labels", "ignore_geometry", "resample_channels", "map", "onehot"),
+    *("replace_nonfinite", "rounding_voxels"),
+)
+"""Options about the repaired copy."""
+
 
 class CheckConfig(Options):
     """Options of ``medseg3d check``."""
@@ -25,6 +31,14 @@ class CheckConfig(Options):
         json_schema_extra=FLAG,
     )
     overwrite: bool = Field(False, description="Replace an existing page.", json_schema_extra=FLAG)
+    ignore_label: int | None = Field(
+        None,
+        description="Value of voxels that nobody annotated, as it will be given to fit; default "
+        "from dataset.json.",
+    )
+    patients: Path | None = Field(
+        None, description="CSV with the columns case and patient, as it will be given to fit."
+    )
     fix: Path | None = Field(
         None,
         description="New folder for a repaired copy; fixes.csv in it lists every change.",
@@ -94,4 +108,15 @@ class CheckConfig(Options):
     def _one_way(self) -> CheckConfig:
         if self.resample_labels and self.ignore_geometry:
             raise ValueError("resample_labels and ignore_geometry exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _copy_is_wanted(self) -> CheckConfig:
+        given = [name for name in OF_COPY if name in self.model_fields_set]
+        changed = [n for n in given if getattr(self, n) != type(self).model_fields[n].default]
+        if changed and self.fix is None and not self.dry_run:
+            raise ValueError(
+                f"{changed[0]} is about a repaired copy; give fix, or dry_run to see what it would "
+                "change"
+            )
         return self

@@ -109,6 +109,11 @@ class FitConfig(Options):
         "label; as a flag without --fold: train all of them.",
         json_schema_extra={"cli": True, "implies": {"fold": ALL_FOLDS}},
     )
+    patients: Path | None = Field(
+        None,
+        description="CSV with the columns case and patient, whose cases stay together; default "
+        "from the names of the cases (A12_visit2, patient001_frame01).",
+    )
     sites: Path | None = Field(
         None,
         description="CSV with the columns case (or patient) and site: leave one site out, so that "
@@ -231,6 +236,13 @@ class FitConfig(Options):
     )
     decay_power: float = Field(
         1.5, gt=0, description="Exponent of the polynomial fall to zero at the budget's end."
+    )
+    level_decay: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Deep supervision: weight of each coarser level of logits over that of the "
+        "finer one; default as the network's paper has it, 0.5 or 1.",
     )
     gradient_clip: float = Field(
         12.0, gt=0, description="Largest norm of the gradient; longer ones are cut."

@@ -8,6 +8,7 @@ disk and renamed, so that what is there is whole. Several runs may share a cache
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -252,11 +253,11 @@ class CachedCase:
 
     def _coordinates(self, label: int) -> Coordinates:
         with self._readable():
-            if "coordinates" not in self._arrays:
-                path = self.folder / "coordinates.npy"
-                self._arrays["coordinates"] = np.load(path, mmap_mode="r", allow_pickle=False)
+            # opened each time: a map that is kept keeps its file open, of a thousand cases each
+            path = self.folder / "coordinates.npy"
+            stored = np.load(path, mmap_mode="r", allow_pickle=False)
             start, stop = self._offsets[label - 1 : label + 1]
-            return np.asarray(self._arrays["coordinates"][start:stop])
+            return np.array(stored[start:stop])
 
     def read_image(self, start: Sequence[int], size: Sequence[int]) -> Image:
         """Intensities ``(C, *size)`` of the box at voxel ``start``, which lies in the volume."""
@@ -307,6 +308,11 @@ class CachedCase:
         except DataError:
             raise
         except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise DataError(
+                    f"case {self.case_id}: cached case {self.folder} cannot be opened, because too "
+                    "many files are open; allow more (ulimit -n)"
+                ) from error
             raise DataError(
                 f"case {self.case_id}: cached case {self.folder} is damaged ({error}); "
                 "delete that folder to build it anew"

@@ -25,8 +25,14 @@ from medseg3d.io import SUFFIXES, case_stem
 
 BIDS_PATIENT = re.compile(r"(sub-[A-Za-z0-9]+)(?:_.*)?")
 VISIT = re.compile(
-    r"(.+?)[_-](?:(?:ses|visit|time|timepoint|tp)[_-]?\d+|left|right|lt|rt)", re.IGNORECASE
+    r"(.+?)[_-](?:(?:ses|session|visit|time|timepoint|tp)[_-]?\d+|left|right|lt|rt)", re.IGNORECASE
 )
+MOMENT = re.compile(
+    r"(.*\d.*?)[_-](?:(?:day|frame|phase)[_-]?\d+|(?:baseline|follow[_-]?up)[_-]?\d*|ed|es)",
+    re.IGNORECASE,
+)
+"""What a case is called after its patient, who has a number, such as the frame of a heartbeat."""
+
 BRATS_VISIT = re.compile(r"(BraTS-[A-Za-z]+-\d{5})-\d{3}")
 
 
@@ -215,18 +221,23 @@ def description_near(path: Path | str) -> Description:
 
 
 def patient_of(case_id: str) -> str:
-    """Whom a case is of: its id without visit, time point or side, where one is clearly named.
+    """Whom a case is of: its id without visit, frame or side, where one is clearly named.
 
     Examples:
         >>> patient_of("sub-07_ses-02_T1w"), patient_of("A12_visit2"), patient_of("knee3_left")
         ('sub-07', 'A12', 'knee3')
         >>> patient_of("BraTS-GLI-00005-100"), patient_of("hippocampus_001")
         ('BraTS-GLI-00005', 'hippocampus_001')
+        >>> patient_of("patient001_frame01"), patient_of("p3_day2"), patient_of("p3_followup")
+        ('patient001', 'p3', 'p3')
+        >>> patient_of("train_frame_001"), patient_of("p3_follow_up_2"), patient_of("MR_ES")
+        ('train_frame_001', 'p3', 'MR_ES')
     """
     bids = BIDS_PATIENT.fullmatch(case_id)
     if bids:
         return bids[1]
-    found = VISIT.fullmatch(case_id) or BRATS_VISIT.fullmatch(case_id)
+    patterns = (VISIT, MOMENT, BRATS_VISIT)
+    found = next((match for each in patterns if (match := each.fullmatch(case_id))), None)
     return patient_of(found[1]) if found else case_id
 
 

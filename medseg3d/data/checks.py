@@ -1,7 +1,7 @@
 """Reading every case once before training, and telling all that is wrong with them at once."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -61,6 +61,8 @@ def examine(
     dataset: Dataset,
     *,
     folds: int = FOLDS,
+    seed: int = 0,
+    fold_of: Mapping[str, str] | None = None,
     spacing: Spacing | None = None,
     workers: int = 2,
     advance: Callable[[], None] | None = None,
@@ -72,6 +74,8 @@ def examine(
     Args:
         dataset: The cases.
         folds: Parts that the set is to be split into.
+        seed: Seed of that split.
+        fold_of: Name of the part that holds out a case, where parts are given.
         spacing: Of the working grid in mm; None for that which fit would choose.
         workers: Threads that read.
         advance: Called after each case.
@@ -79,7 +83,14 @@ def examine(
         known: Findings that are there already.
     """
     found = survey(
-        dataset, folds=folds, spacing=spacing, workers=workers, advance=advance, draw=draw
+        dataset,
+        folds=folds,
+        seed=seed,
+        fold_of=fold_of,
+        spacing=spacing,
+        workers=workers,
+        advance=advance,
+        draw=draw,
     )
     checked = chain.from_iterable(CHECKS[name](found) for name in CHECKS)
     return Examination(found, ranked(chain(known, found.faults, checked)))
@@ -89,6 +100,8 @@ def check_cases(
     dataset: Dataset,
     *,
     folds: int = FOLDS,
+    seed: int = 0,
+    fold_of: Mapping[str, str] | None = None,
     spacing: Spacing | None = None,
     workers: int = 2,
     advance: Callable[[], None] | None = None,
@@ -98,6 +111,8 @@ def check_cases(
     Args:
         dataset: Labeled cases.
         folds: Parts that the set is to be split into.
+        seed: Seed of that split.
+        fold_of: Name of the part that holds out a case, where parts are given.
         spacing: Of the working grid in mm; None for that which fit would choose.
         workers: Threads that read.
         advance: Called after each case.
@@ -108,7 +123,15 @@ def check_cases(
     Raises:
         DataError: Listing every error, one line each.
     """
-    examination = examine(dataset, folds=folds, spacing=spacing, workers=workers, advance=advance)
+    examination = examine(
+        dataset,
+        folds=folds,
+        seed=seed,
+        fold_of=fold_of,
+        spacing=spacing,
+        workers=workers,
+        advance=advance,
+    )
     errors = examination.of(Severity.ERROR)
     if len(errors) == 1:
         raise DataError(str(errors[0]))

@@ -90,9 +90,9 @@ def intensity_extent(channel: npt.NDArray[Any]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def subsample(channel: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """About as many voxels of ``(I, J, K)`` as tell where its intensities lie."""
-    step = max(1, round((channel.size / EXTENT_VOXELS) ** (1 / 3)))
+def subsample(channel: npt.NDArray[Any], voxels: int = EXTENT_VOXELS) -> npt.NDArray[Any]:
+    """About as many voxels of ``(I, J, K)`` as tell where its intensities lie, all over it."""
+    step = max(1, round((channel.size / voxels) ** (1 / 3)))
     return channel[::step, ::step, ::step]
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medseg3d.config import Options, read_yaml, to_yaml, validated
 from medseg3d.data.fingerprint import CaseFingerprint
@@ -118,6 +118,11 @@ class Plan(Options):
         description="Per channel, between which intensities the training cases end "
         "(99.5th percentiles).",
     )
+
+    @field_validator("labels")
+    @classmethod
+    def _in_the_order_of_channels(cls, labels: dict[int, str]) -> dict[int, str]:
+        return dict(sorted(labels.items()))
 
     @model_validator(mode="after")
     def _distinct_labels_and_pairs(self) -> "Plan":

@@ -131,7 +131,10 @@ def _copy(file: Path, target: Path) -> None:
 
 
 def _write_log(path: Path, changes: Iterable[Change]) -> None:
-    with atomic(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    with (
+        atomic(path) as partial,
+        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(("case", "file", "change", "before", "after"))
         writer.writerows((c.case, c.file, c.change, c.before, c.after) for c in changes)

@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from medseg3d.data.slices import LARGEST_CPU_BATCH, Slices
+from medseg3d.data.slices import LARGEST_CPU_BATCH, Slices, with_edge
 from medseg3d.data.stages import fit_patch, size3, topology
 from medseg3d.geometry.grid import coarse_axis
 from medseg3d.types import Size3, Spacing
@@ -115,7 +115,7 @@ def choose_sizes(
     voxels = resources.voxels_per_step(width)
     least = slices.least_batch if slices else 2
     largest = slices.patch_of(median) if slices else median
-    patch = patch or fit_patch(largest, spacing, voxels // (batch or least))
+    patch = patch or _fitted(largest, spacing, voxels // (batch or least), slices)
     strides, kernels = (slices.topology if slices else topology)(patch, spacing)
     divisor = [prod(axis) for axis in zip(*strides, strict=True)] if strides else [1, 1, 1]
     patch = size3(-(-edge // d) * d for edge, d in zip(patch, divisor, strict=True))
@@ -126,6 +126,15 @@ def choose_sizes(
         differing = int(LARGEST_BATCH_SHARE * num_cases * prod(median) / prod(patch))
         batch = max(least, min(most, differing))
     return Sizes(patch, batch, strides, kernels, width)
+
+
+def _fitted(largest: Size3, spacing: Spacing, voxels: int, slices: Slices | None) -> Size3:
+    """The largest patch of so many voxels, with as many slices as are seen at once."""
+    patch = fit_patch(largest, spacing, voxels)
+    if slices is None or patch[slices.axis] >= slices.slab:
+        return patch
+    plane = fit_patch(with_edge(largest, slices.axis, 1), spacing, voxels // slices.slab)
+    return with_edge(plane, slices.axis, slices.slab)
 
 
 def target_spacing(spacings: Sequence[Spacing]) -> tuple[Spacing, int | None]:

@@ -175,6 +175,9 @@ def test_the_page_is_written_beside_and_never_replaced_unasked(data: Path, tmp_p
         ({"map": ["5=1", "5=2"]}, "mapped twice"),
         ({"resample_labels": True, "ignore_geometry": True}, "exclude each other"),
         ({"replace_nonfinite": float("nan")}, "finite"),
+        ({"map": ["255=1"]}, "map is about a repaired copy; give fix, or dry_run"),
+        ({"onehot": True}, "onehot is about a repaired copy"),
+        ({"replace_nonfinite": 0.0}, "replace_nonfinite is about a repaired copy"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
@@ -218,3 +221,11 @@ def test_a_folder_of_dicom_slices_is_a_case_like_any_other(
     report = medseg3d.check(root)
     codes = {finding.code for finding in report.findings}
     assert codes == {"few-cases", "few-patients", "image-duplicate", "label-turned"}
+
+
+def test_what_nobody_annotated_is_no_label_if_its_value_is_told(data: Path) -> None:
+    unsure = labels()
+    unsure[8:] = 255
+    save(data / "labels" / "p1.nii.gz", unsure)
+    assert run(data).exit_code == 1
+    assert run(data, "--set", "ignore_label=255").exit_code == 0

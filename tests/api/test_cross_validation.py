@@ -30,6 +30,7 @@ from medseg3d.errors import ConfigError, DataError, ModelError, RunError
 from medseg3d.progress import LOGGER
 from medseg3d.runs import SPLITS, find_bundle, find_bundles
 from medseg3d.scoring import read_table
+from tests.api.small_sets import write_cases
 
 SHAPE = (14, 12, 10)
 SMALL: dict[str, Any] = {
@@ -437,3 +438,15 @@ def test_folds_as_a_flag_mean_all_of_them(
 def test_folds_that_cannot_be_meant(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         validated(FitConfig, {"data": "cases"} | options)
+
+
+def test_patients_may_be_told_in_a_table(tmp_path: Path) -> None:
+    data = write_cases(tmp_path / "cases", {"background": 0, "box": 1})
+    names = [case.id for case in planning._found(FitConfig(data=data)).cases]
+    table = tmp_path / "patients.csv"
+    table.write_text("case,patient\n" + "".join(f"{name},same\n" for name in names))
+    cases = planning._found(FitConfig(data=data, patients=table)).cases
+    assert {case.patient for case in cases} == {"same"}
+    table.write_text("case,patient\n")
+    with pytest.raises(DataError, match=f"names no patient for {names[0]}"):
+        planning._found(FitConfig(data=data, patients=table))

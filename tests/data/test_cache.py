@@ -22,6 +22,7 @@ from medseg3d.data.cache import (
 from medseg3d.errors import DataError, RunError
 
 SHAPE = (70, 9, 33)
+OPEN_FILES = Path("/proc/self/fd")
 
 
 def random_image(channels: int = 2) -> npt.NDArray[np.float32]:
@@ -210,3 +211,23 @@ def test_the_key_follows_content_and_plan_and_not_names(tmp_path: Path) -> None:
     assert len({key("p", "a", "b"), *others}) == 5
     with pytest.raises(DataError, match="missing cannot be read"):
         key("p", "missing")
+
+
+def test_an_open_case_keeps_no_file_open_for_its_coordinates(tmp_path: Path) -> None:
+    stored(tmp_path / "key")
+    cases = [CachedCase.open(tmp_path / "key") for _ in range(20)]
+    before = len(list(OPEN_FILES.iterdir()))
+    found = [case.coordinates(1) for case in cases]
+    assert len(list(OPEN_FILES.iterdir())) == before
+    assert all(len(voxels) == 10 * 3 * 3 for voxels in found)
+
+
+def test_too_many_open_files_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    case = stored(tmp_path / "key")
+    monkeypatch.setattr(cache.np, "load", refused)
+    with pytest.raises(DataError, match="too many files are open; allow more") as error:
+        case.coordinates(1)
+    assert "damaged" not in str(error.value)

@@ -255,3 +255,10 @@ def test_what_the_training_cases_were_like_is_kept() -> None:
     assert plan.trained_lows == ((-1024.0, -1024.0),), "padding is no intensity"
     assert plan.trained_highs == ((300.0, 1500.0),)
     assert plan_of(cases, "MR").trained_lows == ((-3024.0, -1024.0),)
+
+
+def test_labels_stand_in_the_order_of_their_channels() -> None:
+    plan = plan_of([fingerprint((40, 56, 40))] * 3)
+    labels = {0: "background", 2: "tumor", 1: "liver"}
+    found = Plan(**plan.model_dump() | {"labels": labels, "swapped_labels": {}})
+    assert list(found.labels.values()) == ["background", "liver", "tumor"]

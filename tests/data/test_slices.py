@@ -65,6 +65,13 @@ def test_slabs_have_patches_of_several_slices() -> None:
     assert plan_of([fingerprint((200, 200, 2))] * 3, slab=3).patch_size[2] == 3
 
 
+@pytest.mark.parametrize("slab", [5, 7, 9])
+def test_a_patch_has_as_many_slices_as_are_seen_at_once_however_thick(slab: int) -> None:
+    plan = plan_of([fingerprint((512, 512, 30), spacing=(0.3, 0.3, 12.0))] * 3, slab=slab)
+    assert plan.patch_size[2] >= slab
+    assert min(plan.patch_size[:2]) >= 96
+
+
 @pytest.mark.parametrize(
     ("patch", "slab", "wanted"),
     [((40, 56, 40), 1, "40 x 56 x 1"), ((40, 56, 1), 3, "40 x 56 x 3")],

@@ -17,14 +17,14 @@ from medseg3d.api.fitting.validating import mean
 from medseg3d.api.provenance import known, write_text
 from medseg3d.api.scoring.run import ScoreResult, write_scores
 from medseg3d.bundle import FILE_NAME
-from medseg3d.config import FitConfig, to_yaml
+from medseg3d.config import FitConfig
 from medseg3d.data.plan import Plan
 from medseg3d.data.regions import numbered
 from medseg3d.data.split import Folds, Split
 from medseg3d.data.split_files import read_splits
 from medseg3d.errors import RunError
 from medseg3d.io import atomic
-from medseg3d.runs import SPLITS, fold_folder
+from medseg3d.runs import SPLITS, fold_folder, options_text
 from medseg3d.scoring import Row, read_table
 
 log = logging.getLogger("medseg3d")
@@ -89,7 +89,7 @@ def _begun(config: FitConfig, plan: Plan, place: Path, number: int, folds: Folds
     own = {"fold": number, "out": place, "plan": place.parent / PLAN, "resume": not is_new}
     config = config.model_copy(update=planned | own)
     if is_new:
-        write_text(place / "config.yaml", to_yaml(config, title="Resolved options of this run"))
+        write_text(place / "config.yaml", options_text(config))
         plan.save(place / PLAN)
         write_split(config, place, folds)
     return config

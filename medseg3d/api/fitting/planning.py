@@ -31,7 +31,8 @@ from medseg3d.api.fitting.starting import (
 )
 from medseg3d.api.fitting.target_domain import refuse_other_domains
 from medseg3d.api.provenance import write_text
-from medseg3d.config import FitConfig, to_yaml
+from medseg3d.api.scoring.inputs import with_patients
+from medseg3d.config import FitConfig
 from medseg3d.config.fit import StageConfig
 from medseg3d.data.augment import Augmentation
 from medseg3d.data.cases import Case, Dataset
@@ -52,6 +53,7 @@ from medseg3d.machine import memory_limit, num_processors
 from medseg3d.networks import NETWORKS, SLICES, build_network, planned_options
 from medseg3d.networks.topology import Topology
 from medseg3d.progress import Progress, track
+from medseg3d.runs import options_text
 from medseg3d.training.loggers import require_package
 
 log = logging.getLogger("medseg3d")
@@ -148,7 +150,7 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
     """Check and measure the cases; the run can be resumed from the first moment on."""
     stored = folder / "config.yaml"
     if not config.resume:
-        write_text(stored, to_yaml(config, title="Resolved options of this run"))
+        write_text(stored, options_text(config))
     try:
         dataset = _found(config)
         dataset = dataset.ignoring(config.ignore_label)
@@ -159,8 +161,14 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
             fixed: Plan | FitConfig = like_the_model(config)
             if config.plan is not None:
                 fixed = Plan.load(config.plan)
+            fold_of = {case: name for name, part in given.items() for case in part.validation}
             checked = check_cases(
-                dataset, folds=num_folds, spacing=fixed.spacing, advance=bar.advance
+                dataset,
+                folds=num_folds,
+                seed=config.seed,
+                fold_of=fold_of or None,
+                spacing=fixed.spacing,
+                advance=bar.advance,
             )
         folds = given or dealt_folds(config, dataset, checked.facts)
         declared = dataset.ignore_label is not None
@@ -205,6 +213,7 @@ def _found(config: FitConfig) -> Dataset:
         skip_unpaired=config.skip_unpaired,
         unlabeled=config.classes is not None or not learns_from_labels(started(config)),
     )
+    dataset = with_patients(dataset, config.patients)
     return with_classes(dataset, config.classes) if config.classes is not None else dataset
 
 

@@ -22,6 +22,7 @@ from medseg3d.data.preprocess import preprocess, preprocessing_key
 from medseg3d.data.threads import in_threads
 from medseg3d.errors import about_case
 from medseg3d.losses.case_maps import MappedLoss, make_maps, mapped_parts, mirrored_maps
+from medseg3d.machine import memory_room
 from medseg3d.networks import NETWORKS
 from medseg3d.progress import track
 from medseg3d.runs import CACHE, require_room
@@ -35,6 +36,8 @@ a third while it is written, and the bundles."""
 COPIES_OF_MEAN = 3
 """Of the weights that correct labels, in each of the checkpoints."""
 BYTES_PER_CACHED_CHANNEL, BYTES_PER_CACHED_LABEL, BYTES_PER_MAP = 2.0, 0.25, 2.0
+BYTES_PER_MEASURED_VOXEL = 80
+"""Memory of a distance transform and its maps."""
 MAPS_FORMAT = 1
 """Raised whenever losses make other maps of the same labels."""
 LEAVE_OUT = "leave the case out or cut it, or use a machine with more memory"
@@ -145,7 +148,10 @@ class Preparation:
                     folder, case_id=case.case_id, image=maps, labels=None, num_labels=0
                 )
 
-        found = track(in_threads(made, cases), "Measuring distances", total=len(cases), unit="case")
+        largest = max((math.prod(case.shape) for case in cases), default=0)
+        threads = 1 if 2 * BYTES_PER_MEASURED_VOXEL * largest > memory_room() else 2
+        measured = in_threads(made, cases, threads=threads)
+        found = track(measured, "Measuring distances", total=len(cases), unit="case")
         mirrored = mirrored_maps(loss, self.plan.mirrored_labels, self.plan.num_labels)
         return CaseMaps(cases=tuple(found), mirrored=tuple(mirrored))
 

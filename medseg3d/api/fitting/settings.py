@@ -41,6 +41,7 @@ def training_settings(config: FitConfig, plan: Plan) -> TrainingSettings:
         accumulate=config.accumulate,
         deterministic=config.deterministic,
         steps_per_epoch=config.steps_per_epoch,
+        level_decay=config.level_decay,
         gradient_clip=config.gradient_clip,
         ema=config.ema,
         seed=config.seed,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg3d.config import FitConfig
+from medseg3d.data.annotation import only_annotated
 from medseg3d.data.cache import CachedCase
 from medseg3d.data.plan import Plan
 from medseg3d.device import Device, Precision
@@ -121,7 +122,8 @@ class Watch:
         size_i, size_j, _ = case.shape
         box = (0, 0, k), (size_i, size_j, 1)
         image, reference = case.read_image(*box)[0, ..., 0], case.read_labels(*box)[..., 0]
-        return overlay(image, self._prediction, reference, self._plan.spacing[:2])
+        shown = only_annotated(self._prediction, reference, self._plan.ignore_index)
+        return overlay(image, *shown, self._plan.spacing[:2])
 
 
 def richest_slice(case: CachedCase) -> int:

@@ -1,5 +1,6 @@
 """What is known of cases after they were read: numbers, no volumes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -125,6 +126,8 @@ class Survey:
         pictures: PNG by case id, of the cases that could be drawn, if pictures were wanted.
         folds: Parts that the set is to be split into.
         spacing: Of the working grid in mm, in RAS order; None for that which fit would choose.
+        seed: Seed of the split.
+        fold_of: Name of the part that holds out a case, where parts are given.
     """
 
     dataset: Dataset
@@ -133,6 +136,8 @@ class Survey:
     pictures: dict[str, bytes] = field(default_factory=dict)
     folds: int = FOLDS
     spacing: Spacing | None = None
+    seed: int = 0
+    fold_of: Mapping[str, str] | None = None
 
     @cached_property
     def labeled(self) -> tuple[CaseFacts, ...]:

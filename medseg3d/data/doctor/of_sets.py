@@ -69,9 +69,9 @@ def labels_of_one_fold(survey: Survey) -> Iterator[Finding]:
         for facts in survey.labeled
     }
     for value in sorted(set().union(*labels.values())):
-        homes = {fold for case, fold in folds.items() if value in labels.get(case, ())}
-        if len(homes) == 1:
-            cases = [case for case, found in labels.items() if value in found]
+        cases = [case for case, found in labels.items() if value in found]
+        homes = {folds.get(case) for case in cases}
+        if len(homes) == 1 and None not in homes:
             yield Finding(
                 severity=Severity.WARNING,
                 code="label-in-one-fold",
@@ -217,14 +217,17 @@ def erased_structures(survey: Survey) -> Iterator[Finding]:
             )
 
 
-def _folds(survey: Survey) -> dict[str, int]:
+def _folds(survey: Survey) -> dict[str, str]:
     """Fold by case id, as fit deals them."""
+    if survey.fold_of is not None:
+        return dict(survey.fold_of)
     try:
         labels_of = {facts.case_id: facts.label_counts.keys() - {0} for facts in survey.facts}
-        folds = make_folds(survey.dataset.cases, folds=survey.folds, labels_of=labels_of)
+        cases = [case for case in survey.dataset.cases if case.labels is not None]
+        folds = make_folds(cases, folds=survey.folds, seed=survey.seed, labels_of=labels_of)
     except DataError:
         return {}
-    return {case: fold for fold, cases in enumerate(folds) for case in cases}
+    return {case: str(fold) for fold, cases in enumerate(folds) for case in cases}
 
 
 def _splits(path: Path) -> list[dict[str, list[str]]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from medseg3d.data.doctor.facts import FOLDS, CaseFacts, ChannelFacts, Survey
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.reading import COPY, read_channels, read_label_map
 from medseg3d.data.doctor.structures import small_parts
+from medseg3d.data.fingerprint import subsample
 from medseg3d.data.regrid import is_transposed
 from medseg3d.data.threads import in_threads
 from medseg3d.geometry.grid import Grid
@@ -36,6 +37,8 @@ def survey(
     dataset: Dataset,
     *,
     folds: int = FOLDS,
+    seed: int = 0,
+    fold_of: Mapping[str, str] | None = None,
     spacing: Spacing | None = None,
     workers: int = 2,
     advance: Callable[[], None] | None = None,
@@ -46,6 +49,8 @@ def survey(
     Args:
         dataset: The cases.
         folds: Parts that the set is to be split into.
+        seed: Seed of that split.
+        fold_of: Name of the part that holds out a case, where parts are given.
         spacing: Of the working grid in mm, if it is given.
         workers: Threads that read, each one case at a time.
         advance: Called after each case.
@@ -68,6 +73,8 @@ def survey(
         },
         folds,
         spacing,
+        seed,
+        fold_of,
     )
 
 
@@ -154,14 +161,13 @@ def _elsewhere(case: Case, stored: LabelVolume, image: Volume) -> Finding:
 
 
 def _channel_facts(channel: npt.NDArray[np.generic]) -> ChannelFacts:
-    flat = channel.ravel(order="K")
-    sample = flat[:: max(1, flat.size // SAMPLE)].astype(np.float64)
+    sample = subsample(channel, SAMPLE).astype(np.float64)
     inside = sample[sample != 0]
     percentiles = np.percentile(inside, [1, 25, 50, 75, 99]) if inside.size else np.zeros(5)
     first, second, third, fourth, fifth = percentiles.tolist()
     return ChannelFacts(
-        minimum=float(flat.min()),
-        maximum=float(flat.max()),
+        minimum=float(channel.min()),
+        maximum=float(channel.max()),
         percentiles=(first, second, third, fourth, fifth),
     )
 

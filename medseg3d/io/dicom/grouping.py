@@ -75,6 +75,8 @@ def _chosen(name: Path, slices: Sequence[Slice], choice: dict[str, str]) -> list
 def _one_series(path: Path, slices: Sequence[Slice], notes: list[str]) -> list[Slice]:
     if all(each.fault for each in slices):
         raise DataError(slices[0].fault)
+    scouts = [each for each in slices if each.fault and each.is_localizer]
+    slices = [each for each in slices if not (each.fault and each.is_localizer)]
     groups = _grouped(slices, lambda each: each.series)
     with_place = {k: g for k, g in groups.items() if any(_is_placed(each) for each in g)}
     if not with_place:
@@ -83,12 +85,17 @@ def _one_series(path: Path, slices: Sequence[Slice], notes: list[str]) -> list[S
         if key not in with_place and "/" in key and not all(s.is_localizer for s in group):
             raise _lost(group[0])  # nothing says that it is of another series
     bodies = {k: g for k, g in with_place.items() if not all(s.is_localizer or s.fault for s in g)}
+    wanted = [each for each in slices if each.fault and not each.is_localizer]
+    if wanted and not bodies:  # only scouts are left
+        raise DataError(wanted[0].fault)
     kept = bodies or with_place
     dropped = [each for key, group in groups.items() if key not in kept for each in group]
+    dropped += scouts
     if len(kept) > 1:
         raise _several(path, kept.values(), "series", [("series",)])
     if dropped:
-        notes.append(f"{path}: {_counted(dropped)} of other series, such as scouts, left out")
+        why = next((f" ({each.fault})" for each in dropped if each in wanted), "")
+        notes.append(f"{path}: {_counted(dropped)} of other series, such as scouts, left out{why}")
     only = next(iter(kept.values()))
     if fault := next((each.fault for each in only if each.fault), ""):
         raise DataError(fault)

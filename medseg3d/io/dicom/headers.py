@@ -233,26 +233,28 @@ def _slices(file: Path, header: Any) -> Iterator[Slice]:
         raise DataError(f"{file} declares {count} frames but describes {len(own)}; copy it again")
     description = description_of(header)
     for place, values in enumerate(frames_of(header)):
-        in_colors = int(values.get("SamplesPerPixel") or 1) != 1 or "PALETTE" in str(
-            values.get("PhotometricInterpretation")
-        )
-        fault = f"{file} holds colors, expected one number per voxel" if in_colors else ""
         made = _slice(file, place if own is not None else None, values, _b_value(header, values))
-        if "ModalityLUTSequence" in header and "RescaleSlope" not in values:
-            if made.is_localizer:
-                continue
-            raise DataError(
-                f"{file} maps its values by a table (ModalityLUTSequence), expected a slope and "
-                "an intercept; convert the series"
-            )
-        yield replace(made, description=description, fault=fault)
+        yield replace(made, description=description, fault=_fault(file, header, values))
+
+
+def _fault(file: Path, header: Any, values: Values) -> str:
+    """Why a slice can be no part of a volume, empty if it can."""
+    if int(values.get("SamplesPerPixel") or 1) != 1 or "PALETTE" in str(
+        values.get("PhotometricInterpretation")
+    ):
+        return f"{file} holds colors, expected one number per voxel"
+    if "ModalityLUTSequence" in header and "RescaleSlope" not in values:
+        return (
+            f"{file} maps its values by a table (ModalityLUTSequence), expected a slope and an "
+            "intercept; convert the series"
+        )
+    if not number(values, "RescaleSlope", 1.0) or number(values, "RescaleIntercept", 0.0) is None:
+        return f"{file} scales its values by zero or no number; repair the header"
+    return ""
 
 
 def _slice(file: Path, frame: int | None, values: Values, b_value: str) -> Slice:
     image_type = [str(part).upper() for part in values.get("ImageType") or ()]
-    slope, intercept = number(values, "RescaleSlope", 1.0), number(values, "RescaleIntercept", 0.0)
-    if not slope or intercept is None:
-        raise DataError(f"{file} scales its values by zero or no number; repair the header")
     plane = plane_of(values)
     traits = {
         "series": str(values.get("SeriesNumber") or ""),
@@ -277,8 +279,8 @@ def _slice(file: Path, frame: int | None, values: Values, b_value: str) -> Slice
         traits=traits,
         is_localizer="LOCALIZER" in image_type,
         is_inverted=values.get("PhotometricInterpretation") == "MONOCHROME1",
-        slope=slope,
-        intercept=intercept,
+        slope=number(values, "RescaleSlope", 1.0) or 1.0,
+        intercept=number(values, "RescaleIntercept", 0.0) or 0.0,
         bits=int(values.get("BitsAllocated") or 16),
         description="",
     )

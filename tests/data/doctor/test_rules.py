@@ -221,6 +221,20 @@ def test_a_label_of_one_fold_and_one_of_no_case_are_named() -> None:
     assert "label 2 (tumor) is only in 1 case (zz), in fold" in single.message
 
 
+def test_folds_that_are_given_are_those_that_are_told() -> None:
+    them = [replace(one, label_counts={0: 9, 1: 1}) for one in many()]
+    dataset = Dataset(Path("set"), "test", tuple(one.case for one in them), NAMES, None)
+
+    def told(num_held_out: int) -> list[str]:
+        fold_of = {one.case_id: "Oslo" for one in them[:num_held_out]}
+        survey = Survey(dataset, tuple(them), (), fold_of=fold_of)
+        return [finding.message for finding in CHECKS["label-in-one-fold"](survey)]
+
+    assert told(2) == []  # the others have the label too and are always learned from
+    (all_in_one,) = told(len(them))
+    assert "all in fold Oslo" in all_in_one
+
+
 def test_a_given_split_with_a_patient_on_both_sides_is_told(tmp_path: Path) -> None:
     folds = [
         {"train": ["aa1", "bb1"], "val": ["cc1"]},

@@ -11,7 +11,7 @@ import pytest
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.doctor import reading
 from medseg3d.data.doctor.facts import CaseFacts
-from medseg3d.data.doctor.survey import survey, survey_case
+from medseg3d.data.doctor.survey import _channel_facts, survey, survey_case
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import Volume, read_image, read_labels, write_labels
 
@@ -183,3 +183,12 @@ def test_a_label_map_cropped_by_its_viewer_is_measured_where_it_lies(tmp_path: P
     cropped = measured(replace(whole, labels=tmp_path / "a.seg.nrrd"))
     assert cropped.label_means == measured(whole).label_means
     assert cropped.label_counts == measured(whole).label_counts
+
+
+@pytest.mark.parametrize("shape", [(200, 200, 250), (256, 256, 195), (200, 200, 500)])
+def test_percentiles_are_of_voxels_all_over_the_image(shape: tuple[int, ...]) -> None:
+    image = np.broadcast_to(np.arange(1, shape[0] + 1, dtype=np.int16)[:, None, None], shape)
+    for channel in (image, image.transpose(1, 0, 2), np.asfortranarray(image)):
+        found = _channel_facts(channel).percentiles
+        expected = np.percentile(image, [1, 25, 50, 75, 99])
+        assert found == pytest.approx(expected, abs=0.03 * shape[0])

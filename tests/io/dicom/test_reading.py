@@ -457,6 +457,25 @@ def test_a_capture_in_colors_beside_a_series_is_left_out_and_told(
     assert "capture0.dcm holds colors" in refusal(tmp_path / "a" / "series=9")
 
 
+BY_TABLE = {"RescaleSlope": None, "RescaleIntercept": None, "ModalityLUTSequence": [Dataset()]}
+SCOUT = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [BY_TABLE | {"SeriesNumber": 9}, {"RescaleSlope": 0, "SeriesNumber": 9}, BY_TABLE | SCOUT],
+    ids=["table", "zero", "scout"],
+)
+def test_values_that_cannot_be_told_beside_a_series_are_left_out_and_told(
+    tmp_path: Path, dicom_series: Series, tags: dict[str, Any]
+) -> None:
+    dicom_series(tmp_path / "a")
+    dicom_series(tmp_path / "a", stored=STORED[:1], name="other{}.dcm".format, **tags)
+    volume = read_image(tmp_path / "a")
+    np.testing.assert_array_equal(volume.array[0], STORED.transpose(2, 1, 0))
+    assert "1 image of other series, such as scouts, left out" in volume.notes[0]
+
+
 @pytest.mark.parametrize(
     ("tags", "sentence"),
     [
@@ -626,10 +645,7 @@ def test_one_byte_may_make_the_length_even(tmp_path: Path, dicom_series: Series)
 
 
 def test_values_behind_a_table_are_refused(tmp_path: Path, dicom_series: Series) -> None:
-    table = Dataset()
-    table.LUTExplanation = "table"
-    tags = {"RescaleSlope": None, "RescaleIntercept": None, "ModalityLUTSequence": [table]}
-    dicom_series(tmp_path / "a", **tags)
+    dicom_series(tmp_path / "a", **BY_TABLE)
     assert "00.dcm maps its values by a table (ModalityLUTSequence)" in refusal(tmp_path / "a")
 
 
