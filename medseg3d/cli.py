@@ -169,7 +169,7 @@ app.command(
     epilog=_examples(
         "medseg3d fit DATA",
         "medseg3d fit DATA -o runs/liver --network vnet --max-minutes 120",
-        "medseg3d fit DATA --config pipelines/liver.yaml --set batch_size=1",
+        "medseg3d fit DATA --config pipelines/liver_tumor_ct.yaml --set batch_size=1",
         "medseg3d fit DATA --max-minutes 120 --dry-run",
         "medseg3d fit DATA -o runs/liver --resume",
         "medseg3d fit DATA -o runs/liver --folds 5",

@@ -18,6 +18,16 @@ from pydantic.fields import FieldInfo
 from rich.markup import escape
 
 from medseg3d.config import read_yaml, validated
+from medseg3d.config.options import (
+    PART,
+    Dotted,
+    default_part,
+    is_model,
+    is_on,
+    laid_over,
+    over,
+    plain_type,
+)
 from medseg3d.errors import ConfigError
 from medseg3d.progress import LOGGER
 
@@ -169,7 +179,7 @@ def merged(model: type[M], layers: Mapping[str, Mapping[str, Any]]) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         wrong = [str(problem["loc"][0]) for problem in error.errors() if problem["loc"]]
-        sources = [_spelled(origins[name], name) for name in wrong if name in origins]
+        sources = [_spelled(each, name) for name in wrong for each in origins.get(name, ())]
     try:
         return validated(model, values, source=", ".join(dict.fromkeys(sources)) or "options")
     except ConfigError as error:
@@ -180,19 +190,28 @@ def merged(model: type[M], layers: Mapping[str, Mapping[str, Any]]) -> M:
 
 def _combined(
     model: type[BaseModel], layers: Mapping[str, Mapping[str, Any]]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values of all layers, and the source of each."""
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """The values of all layers, and the sources of each."""
     values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
+    origins: dict[str, list[str]] = {}
     for source, layer in layers.items():
-        given = {name for name, value in layer.items() if value is not None}
+        given = {name for name, value in layer.items() if not _is_off(model, name, value)}
         for group in getattr(model, "exclusive", ()):
             for name in group - given if group & given else ():
                 values.pop(name, None)
         for name, value in layer.items():
-            values[name] = _over(_starting_point(model, name, values), value)
-            origins[name] = source
+            below = values[name] if name in values else default_part(model, name)
+            values[name] = laid_over(model, name, below, value)
+            kept = origins.get(name, []) if values[name] is not value else []
+            origins[name] = [*kept, source]
     return values, origins
+
+
+def _is_off(model: type[BaseModel], name: str, value: Any) -> bool:
+    """Whether a value says nothing, or that a switch is off."""
+    field = model.model_fields.get(name)
+    is_switch = field is not None and plain_type(field.annotation) is bool
+    return value is None or (is_switch and not is_on(value))
 
 
 def _is_wrong_as_typed(model: type[BaseModel], layers: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -208,8 +227,8 @@ def _is_wrong_as_typed(model: type[BaseModel], layers: Mapping[str, Mapping[str,
 def option_rows(model: type[BaseModel], prefix: str = "") -> Iterator[dict[str, str]]:
     """Name, type, default and description of every option, nested ones with dots."""
     for name, field in model.model_fields.items():
-        inner = _plain_type(field.annotation)
-        if _is_model(inner) and "name" not in inner.model_fields:
+        inner = plain_type(field.annotation)
+        if is_model(inner) and "name" not in inner.model_fields:
             yield from option_rows(inner, f"{prefix}{name}.")
             continue
         yield {
@@ -236,7 +255,7 @@ def _keyword(name: str, annotation: Any, default: Any = None) -> inspect.Paramet
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     """Not given is ``None`` here, whatever the default of the field."""
-    kind = _plain_type(field.annotation)
+    kind = plain_type(field.annotation)
     default = _default_text(field)
     text = escape(field.description or "")
     if default not in (None, "false"):
@@ -248,7 +267,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         dashed = _dashed(name)
         usual = f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"
         spelling = _marks(field).get("flag", usual)
-        if _is_model(kind):
+        if is_model(kind):
             facts["metavar"] = "NAME"
         elif kind is Path:
             facts["metavar"] = "PATH"
@@ -258,7 +277,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 def _flag_type(kind: Any) -> Any:
     """The type that typer parses; pydantic checks the rest."""
-    if _is_model(kind) or kind is Path:  # as a path, an empty text would be the current folder
+    if is_model(kind) or kind is Path:  # as a path, an empty text would be the current folder
         return str
     if get_origin(kind) in (Union, UnionType):  # such as a number or a name
         return str
@@ -267,18 +286,6 @@ def _flag_type(kind: Any) -> Any:
         inner = _flag_type(items[0])
         return list[inner] if items[1:] in ((), (...,)) else kind  # type: ignore[valid-type]
     return kind
-
-
-def _plain_type(annotation: Any) -> Any:
-    """The annotation without its ``None``."""
-    if get_origin(annotation) in (Union, UnionType):
-        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
-        return kinds[0] if len(kinds) == 1 else annotation
-    return annotation
-
-
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _type_text(annotation: Any) -> str:
@@ -293,7 +300,7 @@ def _type_text(annotation: Any) -> str:
         return f"[{', '.join(inside)}]"
     if kind is dict:
         return f"{{{': '.join(map(_type_text, items))}}}"
-    if _is_model(annotation):
+    if is_model(annotation):
         return "name" if "name" in annotation.model_fields else "options"
     names = {str: "text", Path: "path", bool: "true | false"}
     return names.get(annotation) or str(getattr(annotation, "__name__", annotation))
@@ -324,49 +331,33 @@ def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals):
         raise UsageError(f"--set expects KEY=VALUE, such as batch_size=2, got {text!r}")
+    if not value.strip():
+        raise UsageError(f"--set {key}= is empty; is a variable unset? null takes a value back")
     try:
         return key, YAML(typ="safe").load(value)
-    except YAMLError:
+    except (YAMLError, ValueError):
         raise UsageError(f"--set {key}: {value!r} is not a YAML value; quote texts") from None
 
 
 def _place(values: dict[str, Any], steps: Sequence[str], value: Any) -> None:
     for step in steps[:-1]:
-        inner = values.setdefault(step, {})
+        inner = values.setdefault(step, Dotted())
         if not isinstance(inner, dict):
-            inner = values[step] = {"name": inner}
+            inner = values[step] = Dotted(name=inner)
         values = inner
     last = steps[-1]
-    values[last] = _over(values[last], value) if last in values else value
-
-
-def _starting_point(model: type[BaseModel], name: str, values: Mapping[str, Any]) -> Any:
-    """The value that is there, or the name of the default part, to put options on."""
-    if name in values:
-        return values[name]
-    field = model.model_fields.get(name)
-    default = field.get_default(call_default_factory=True) if field else None
-    return default.model_dump(exclude_unset=True) if isinstance(default, BaseModel) else None
-
-
-def _over(below: Any, above: Any) -> Any:
-    """``above`` on top of ``below``; options stay with the part that they were given for."""
-    if isinstance(below, str) and isinstance(above, dict):
-        below = {"name": below}
-    if isinstance(below, dict) and isinstance(above, str) and below.get("name", above) == above:
-        return below | {"name": above}
-    if not (isinstance(below, dict) and isinstance(above, dict)):
-        return above
-    if above.get("name", below.get("name")) != below.get("name"):
-        return above
-    return below | {name: _over(below.get(name), value) for name, value in above.items()}
+    is_mapping = isinstance(value, dict) and not value.keys() <= PART  # which replaces all of it
+    values[last] = over(values[last], value) if last in values and not is_mapping else value
 
 
 def _spelled(source: str, name: str) -> str:
-    """Where the user finds the value; of a file, the line too."""
+    """Where the user finds the value; of a file, the line too where that can be told."""
     if source in (FLAGS, SETTINGS):
         return source
     from ruamel.yaml import YAML
 
-    place = YAML().load(Path(source).read_text(encoding="utf-8")).lc.key(name)
-    return f"{source}:{place[0] + 1}"
+    try:
+        place = YAML().load(Path(source).read_text(encoding="utf-8")).lc.key(name)
+        return f"{source}:{place[0] + 1}"
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return source  # a key of a merge, or one that is no text, or a file that is read once

@@ -30,7 +30,7 @@ from datetime import datetime
 from pathlib import Path
 
 from medseg3d.bundle import FILE_NAME, SUFFIX
-from medseg3d.config import FitConfig, read_yaml, validated
+from medseg3d.config import FitConfig, read_yaml, to_yaml, validated
 from medseg3d.data.split_files import read_splits
 from medseg3d.errors import ConfigError, ModelError, RunError
 from medseg3d.io.atomic import reason_of
@@ -47,8 +47,17 @@ LOCK = ".medseg3d-lock"
 OURS = ".medseg3d-*"
 UNFINISHED = ".medseg3d-*-part*"
 
-MAY_CHANGE = frozenset({"out", "resume", "device", "workers", "data", "cache", "target_domain"})
+MAY_CHANGE = frozenset(
+    {"out", "resume", "device", "workers", "data", "patients", "cache", "target_domain"}
+)
 """Options that a resumed run may give anew without training another model."""
+
+
+def options_text(config: FitConfig) -> str:
+    """What ``config.yaml`` of a run holds; its cases are found from any current folder."""
+    patients = config.patients and config.patients.absolute()
+    config = config.model_copy(update={"data": config.data.absolute(), "patients": patients})
+    return to_yaml(config, title="Resolved options of this run")
 
 
 def free_run_folder(config: FitConfig) -> Path:

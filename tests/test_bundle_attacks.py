@@ -410,7 +410,7 @@ def test_a_file_larger_than_any_bundle_is_refused_unread(good: bytes, path: Path
         ({"format": 3}, "model.json has format 3, this medseg3d"),
         ({"format": "2"}, "model.json has format '2'"),
         ({"plans": 1}, "model.json: unknown key 'plans'; did you mean plan?"),
-        ({"plans": 1, "medseg3d": "9.9"}, "(written by medseg3d 9.9, not "),
+        ({"plans": 1, "medseg3d": "9.9"}, "(written by medseg3d 9.9, this is "),
         ({"channels": 2}, "channels is 2, but the plan has 1"),
         ({"channels": "many"}, "channels: "),
         ({"channels": "1"}, "values of other types than medseg3d writes"),

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -237,6 +238,9 @@ def test_file_may_name_the_data(api: Recorder, tmp_path: Path) -> None:
         ("network: vnet", ["--set", "network.options.width=8"], {"width": 8}),
         ("seed: 1", ["--set", "network.options.width=8"], {"width": 8}),
         ("seed: 1", ["--network", "vnet", "--set", "network.options.width=8"], {"width": 8}),
+        ("network: {name: vnet, options: {width: 8}}", ["--set", "network.options={}"], {}),
+        ("seed: 1", ["--set", "network.options.width=8", "--set", "network=vnet"], {"width": 8}),
+        ("seed: 1", ["--set", "network=vnet", "--set", "network.options.width=8"], {"width": 8}),
         ("network: vnet", ["--set", "network={name: unet3d, options: {width: 4}}"], {"width": 4}),
     ],
 )
@@ -664,3 +668,118 @@ def test_an_empty_name_is_not_the_current_folder(api: Recorder, arguments: tuple
     assert result.exit_code == 2
     assert "is an empty text" in result.stderr
     assert api.calls == []
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "expected"),
+    [
+        ("regions: {a: [1], b: [2]}", ["--set", "regions={}"], {}),
+        ("regions: {a: [1], b: [2]}", ["--set", "regions={c: [3]}"], {"c": (3,)}),
+        ("regions: {a: [1]}", ["--set", "regions.c=[3]"], {"a": (1,), "c": (3,)}),
+        ("seed: 1", ["--set", "regions.a=[1]", "--set", "regions.b=[2]"], {"a": (1,), "b": (2,)}),
+        ("seed: 1", ["--set", "regions.b=[2]", "--set", "regions={a: [1]}"], {"a": (1,)}),
+    ],
+)
+def test_a_mapping_is_replaced_unless_one_of_its_keys_is_named(
+    api: Recorder, tmp_path: Path, file: str, arguments: list[str], expected: Any
+) -> None:
+    result = run("fit", "cases", "--config", write(tmp_path / "a.yaml", file), *arguments)
+    assert result.exit_code == 0, result.output
+    assert api.calls[0].regions == expected
+
+
+def test_regions_of_a_file_may_be_those_of_a_run_instead(api: Recorder, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.yaml", "regions: {whole: [1, 2]}\n")
+    result = run("score", "a", "b", "--config", file, "--regions", "runs/brats")
+    assert result.exit_code == 0, result.output
+    assert api.calls[0].regions == Path("runs/brats")
+
+
+def test_what_is_typed_replaces_what_excludes_it_in_the_file(api: Recorder, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.yaml", "fast: true\nroi: '0:4,0:4,0:4'\n")
+    assert run("predict", "a.nii", "--config", file, "--accurate").exit_code == 0
+    assert run("predict", "a.nii", "--config", file, "--roi-mask", "b.nii").exit_code == 0
+    assert run("predict", "a.nii", "--config", file, "--no-accurate").exit_code == 0
+    write(file, "accurate: true\n")
+    assert run("predict", "a.nii", "--config", file, "--set", "fast=no").exit_code == 0
+    accurate, masked, fast, still = api.calls
+    assert (still.fast, still.accurate) == (False, True)
+    assert (accurate.fast, accurate.accurate, accurate.mirror) == (False, True, True)
+    assert (masked.roi, masked.roi_mask) == (None, Path("b.nii"))
+    assert (fast.fast, fast.overlap) == (True, 0.25)
+
+
+@pytest.mark.parametrize("off", ["no", "off", "false", "'false'", "0"])
+def test_a_preset_that_is_off_in_a_file_is_off(api: Recorder, tmp_path: Path, off: str) -> None:
+    file = write(tmp_path / "a.yaml", f"fast: {off}\naccurate: {off}\n")
+    assert run("predict", "a.nii.gz", "--config", file).exit_code == 0
+    [config] = api.calls
+    assert (config.fast, config.accurate, config.mirror, config.overlap) == (
+        False, False, False, 0.5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["no", "'off'", "'True'"])
+@pytest.mark.parametrize("place", ["network", "loss"])
+def test_a_text_is_no_switch_of_a_part(
+    api: Recorder, tmp_path: Path, place: str, text: str
+) -> None:
+    file = write(tmp_path / "a.yaml", f"{place}: {{name: x, options: {{y: {{z: {text}}}}}}}\n")
+    result = run("fit", "cases", "--config", file)
+    assert (result.exit_code, api.calls) == (1, [])
+    assert f"z is the text {text.strip(chr(39))!r}; expected true or false" in result.stderr
+
+
+def test_home_is_where_a_shell_finds_it(
+    api: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = write(tmp_path / "a.yaml", "out: ~/scores.csv\n")
+    assert run("score", "~/a", "b", "--config", file).exit_code == 0
+    assert api.calls[0].out == tmp_path / "scores.csv"
+    assert run("predict", "--out=~/o", "~/a.nii.gz", "~b.nii.gz").exit_code == 0
+    assert api.calls[1].inputs == (tmp_path / "a.nii.gz", Path("~b.nii.gz"))
+    assert api.calls[1].out == tmp_path / "o"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1: 2", "unknown key '1'"),
+        ("~: 3", "unknown key 'None'"),
+        ("base: &b {epoch: 3}\n<<: *b", "unknown key"),
+        ("out: 2024-02-30", "not valid YAML: day is out of range for month"),
+        ("cleaning: {liver: {keep_larges: true}}", "'cleaning.liver.keep_larges'; did you mean"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_one_line_and_no_bug(
+    api: Recorder, tmp_path: Path, text: str, message: str
+) -> None:
+    file = write(tmp_path / "a.yaml", f"{text}\n")
+    result = run("predict", "a.nii.gz", "--config", file)
+    assert (result.exit_code, api.calls) == (1, [])
+    assert message in result.stderr
+    assert result.stderr.startswith(f"medseg3d predict: {file}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_all_places_that_a_wrong_value_may_stand_in_are_named(
+    api: Recorder, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "a.yaml", "augmentation: {rotation_degres: 3}\n")
+    result = run("fit", "cases", "--config", file, "--set", "augmentation.scale=[1, 1]")
+    assert f"{file}:1, --set: unknown key 'augmentation.rotation_degres'" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["splits=", "splits=  ", "out=2024-02-30"])
+def test_a_setting_without_a_value_is_misuse(api: Recorder, text: str) -> None:
+    result = run("fit", "cases", "--set", text)
+    assert (result.exit_code, api.calls) == (2, [])
+    assert result.stderr.count("\n") == 1
+
+
+def test_examples_of_help_name_pipelines_that_are_there() -> None:
+    examples = " ".join(command.epilog or "" for command in cli.app.registered_commands)
+    named = re.findall(r"pipelines/\S+", examples)
+    assert named
+    assert all((ROOT / name).is_file() for name in named)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medseg3d.config import PredictConfig
 from medseg3d.data.cases import Case
-from medseg3d.errors import ConfigError, DataError, RunError
+from medseg3d.errors import ConfigError, DataError, RunError, UnknownNameError
 from medseg3d.io import OUTPUTS, READ_ONLY, SUFFIXES, case_stem
 from medseg3d.io.atomic import atomic, reason_of
 from medseg3d.io.dicom import chosen_in
@@ -76,8 +76,6 @@ def find_targets(cases: Sequence[Case], config: PredictConfig) -> list[Target]:
         RunError: If an output would replace an input or the output of another case, or cannot
             be written there.
     """
-    if config.overwrite and config.skip_existing:
-        raise ConfigError("--overwrite and --skip-existing exclude each other; give one of them")
     suffix = _suffix(config)
     targets = [
         Target(
@@ -171,7 +169,9 @@ def _suffix(config: PredictConfig) -> str:
         return OUTPUTS[DEFAULT]
     suffix = OUTPUTS.get(config.format)
     if suffix is None:
-        raise ConfigError(f"unknown --format {config.format!r}; known: {', '.join(OUTPUTS)}")
+        raise UnknownNameError(
+            f"unknown --format {config.format!r}; known: {', '.join(OUTPUTS)}", config.format
+        )
     return suffix
 
 

@@ -106,6 +106,7 @@ class Origin:
             scores: Dice per label name, and their mean.
         """
         stage = getattr(network, "stage", None)
+        data = self.config.data.resolve().name.encode("utf-8", "backslashreplace").decode()
         return Bundle(
             network=self.config.network.name,
             options=options | ({} if stage is None else {"stage": stage}),
@@ -115,7 +116,7 @@ class Origin:
             scores=known(scores),
             cases=self._unnamed_digests(),
             training={
-                "data": self.config.data.resolve().name,
+                "data": data,
                 "fold": self.config.fold,
                 "seed": self.config.seed,
                 "versions": _versions(),

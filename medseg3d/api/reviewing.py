@@ -9,6 +9,7 @@ from typing import Any
 
 from medseg3d.api.batch import FAILED_CSV, Failures
 from medseg3d.api.outputs import expect_writable
+from medseg3d.api.scoring.origin import region_rows
 from medseg3d.api.scoring.regions import HELD_OUT, ignored_label, plan_near
 from medseg3d.config import FitConfig, ReviewConfig, read_yaml, validated
 from medseg3d.data.cases import Case, Dataset, description_near, label_names_near, patient_of
@@ -177,7 +178,11 @@ def review(predictions: Path | str | ReviewConfig, **options: Any) -> Review:
             failures.end("cases could not be shown")
         failed = {failure.case: failure.error for failure in failures.found}
         listed = work_list(
-            page.entries, title=inputs.title, names=dict(sorted(page.names.items())), failed=failed
+            page.entries,
+            title=inputs.title,
+            names=dict(sorted(page.names.items())),
+            regions=() if inputs.scores is None else region_rows(inputs.scores),
+            failed=failed,
         )
         write_list(folder, listed)
     failures.end(f"cases could not be shown, the others are on {out / PAGE}")
@@ -203,7 +208,15 @@ def _inputs(config: ReviewConfig) -> _Inputs:
     title = case_stem(run.absolute())
     if is_run and config.images is None:
         trained = validated(FitConfig, read_yaml(run / RUN_FILE), source=str(run / RUN_FILE))
-        dataset = find_labeled(trained.data, skip_unpaired=trained.skip_unpaired)
+        try:
+            dataset = find_labeled(
+                trained.data, skip_unpaired=trained.skip_unpaired, unlabeled=True
+            )
+        except DataError as error:
+            raise DataError(
+                f"the cases of {run} cannot be used: {error}; others are given with --images and "
+                "--references"
+            ) from error
         dataset = dataset.ignoring(trained.ignore_label)
         known = known or dataset
         images = {case.id: case for case in dataset.cases}

@@ -115,8 +115,12 @@ def from_json(data: bytes) -> Bundle:
     try:
         bundle = validated(Bundle, values, source=DESCRIPTION)
     except ConfigError as error:
-        by = "" if writer == __version__ else f" (written by medseg3d {writer}, not {__version__})"
-        raise UnfitError(f"{error}{by}") from None
+        if writer == __version__:
+            raise UnfitError(str(error)) from None
+        raise UnfitError(
+            f"{error} (written by medseg3d {writer}, this is {__version__})",
+            "use the version that wrote it",
+        ) from None
     if not _is_kept(values, bundle.model_dump(mode="json")):
         raise UnfitError(f"{DESCRIPTION} holds values of other types than medseg3d writes")
     _refuse_impossible_plan(bundle.plan)

@@ -14,7 +14,7 @@ ALL_NETWORKS = "all"
 NOT_OF_FIT = frozenset({"data", "out", "resume", "dry_run", "start_from", "max_minutes"})
 """Options of fit that the bake-off gives itself, or that make no run to compare."""
 
-THE_SAME = frozenset({"epochs", "seed", "fold", "folds", "sites", "splits"})
+THE_SAME = frozenset({"epochs", "seed", "fold", "folds", "patients", "sites", "splits"})
 """Options of fit without which runs could not be compared."""
 
 
@@ -87,7 +87,10 @@ class BakeoffConfig(Options):
     @model_validator(mode="after")
     def _one_budget(self) -> BakeoffConfig:
         if self.max_minutes is not None and self.fit.get("epochs") is not None:
-            raise ValueError("max_minutes and fit.epochs exclude each other; give one of them")
+            raise ValueError(
+                "max_minutes and fit.epochs exclude each other; give one of them "
+                "(--set max_minutes=null, or fit.epochs=null, takes back what a file says)"
+            )
         return self
 
 

@@ -9,11 +9,17 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medseg3d.config.cleaning import Cleaning
-from medseg3d.config.options import ARGUMENT, FLAG, Options, flag
+from medseg3d.config.options import ARGUMENT, FLAG, Options, flag, is_on
 
 
 class PredictConfig(Options):
     """Options of ``medseg3d predict``."""
+
+    exclusive: ClassVar[tuple[frozenset[str], ...]] = (
+        frozenset({"fast", "accurate"}),
+        frozenset({"roi", "roi_mask"}),
+    )
+    """Options that replace each other: one given later puts the others out of force."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": {"overlap": 0.25, "mirror": False},
@@ -178,14 +184,16 @@ class PredictConfig(Options):
     def _preset(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        chosen = [name for name in cls.presets if values.get(name)]
+        chosen = [name for name in cls.presets if is_on(values.get(name))]
         if len(chosen) > 1:
             raise ValueError("fast and accurate exclude each other; give one of them")
         preset = cls.presets[chosen[0]] if chosen else {}
         return {**preset, **values}
 
     @model_validator(mode="after")
-    def _one_region(self) -> PredictConfig:
+    def _one_way(self) -> PredictConfig:
+        if self.overwrite and self.skip_existing:
+            raise ValueError("overwrite and skip_existing exclude each other; give one of them")
         if self.roi is not None and self.roi_mask is not None:
             raise ValueError("roi and roi_mask exclude each other; give one of them")
         return self

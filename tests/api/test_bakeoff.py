@@ -21,7 +21,7 @@ from medseg3d.api.contest.contestant import FACTS, FAULT, Facts, gflop_per_patch
 from medseg3d.api.contest.options import own_options, shared_options
 from medseg3d.api.fitting.run import _save_again
 from medseg3d.bundle import FILE_NAME, read_bundle
-from medseg3d.config import BakeoffConfig, FitConfig, read_yaml, validated
+from medseg3d.config import BakeoffConfig, FitConfig, Part, read_yaml, validated
 from medseg3d.data.layouts import find_cases
 from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError, DataError, RunError
@@ -287,6 +287,26 @@ def test_all_are_all_networks_and_monais_may_be_among_them(cases: Path) -> None:
     recipe = FitConfig(data=cases, out=Path("runs"))
     run = contest.own_options(recipe, {}, "monai:BasicUNet")
     assert run.out == Path("runs/monai_BasicUNet")
+
+
+def test_options_of_one_network_lie_on_top_of_those_of_all(cases: Path, tmp_path: Path) -> None:
+    augmentation = {"elastic_probability": 0, "mirror_axes": [1]}
+    fit = {"augmentation": augmentation, "loss": {"options": {"smooth": 1.0}}}
+    own = {
+        "augmentation": {"rotation_degrees": 5},
+        "loss": {"options": {"batch": False}},
+        "network": {"options": {"width": 8}},
+    }
+    config = validated(BakeoffConfig, {"data": cases, "fit": fit, "own": {"vnet": own}})
+    recipe = shared_options(config, tmp_path / "new")
+    found = own_options(recipe, config.own["vnet"], "vnet")
+    changed = found.augmentation
+    assert (changed.elastic_probability, changed.mirror_axes, changed.rotation_degrees) == (
+        0, (1,), 5,
+    )  # fmt: skip
+    assert found.loss == Part(name="dice_ce", options={"smooth": 1.0, "batch": False})
+    assert found.network == Part(name="vnet", options={"width": 8})
+    assert own_options(recipe, {"loss": "focal"}, "vnet").loss == Part(name="focal")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from medseg3d.api.outputs import Target, expect_disk, expect_new, expect_writable, find_targets
-from medseg3d.config import PredictConfig
+from medseg3d.config import PredictConfig, validated
 from medseg3d.data.cases import Case
 from medseg3d.errors import ConfigError, RunError
 
@@ -25,7 +25,7 @@ def cases(folder: Path, *names: str) -> list[Case]:
 
 def targets(found: list[Case], **options: object) -> list[Target]:
     images = tuple(case.images[0] for case in found)
-    return find_targets(found, PredictConfig(inputs=options.pop("inputs", images), **options))
+    return find_targets(found, validated(PredictConfig, {"inputs": images} | options))
 
 
 def names(found: list[Target], folder: Path) -> list[str]:

@@ -19,7 +19,9 @@ from medseg3d.api.reviewing import review
 from medseg3d.api.scoring.run import score
 from medseg3d.config import FitConfig, ScoreConfig, to_yaml
 from medseg3d.errors import ConfigError, DataError, RunError
+from medseg3d.io import case_stem
 from medseg3d.review import folder as review_folder
+from medseg3d.runs import options_text
 from medseg3d.scoring import read_table
 from tests.api.small_sets import SMALL, write_cases
 
@@ -244,6 +246,25 @@ def test_a_run_is_reviewed_with_the_data_that_it_learned_from(data: Path) -> Non
     assert found["title"] == "first: held-out cases"
     assert [case["id"] for case in found["cases"]] == list(CASES[:-1])
     assert all(case["has_reference"] and case["status"] == "ok" for case in found["cases"])
+
+
+def test_a_run_finds_its_data_from_any_folder_and_without_some_label_maps(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = data / "runs" / "first"
+    shutil.copytree(data / "predictions", folder / "validation")
+    first, second = sorted((data / "labels").iterdir())[:2]
+    first.unlink()
+    config = FitConfig(data=Path(), classes=Path("classes.csv"))  # so that some may lack labels
+    (folder / "config.yaml").write_text(options_text(config))
+    (data / "elsewhere").mkdir()
+    monkeypatch.chdir(data / "elsewhere")
+    review(folder)
+    found = {case["id"]: case["has_reference"] for case in listed(folder / "review")["cases"]}
+    assert (found[case_stem(first)], found[case_stem(second)]) == (False, True)
+    (data / "labels").rename(data / "elsewhere" / "labels")
+    with pytest.raises(DataError, match=r"cases of .*first cannot be used: .*--images and --ref"):
+        review(folder, overwrite=True)
 
 
 def test_what_nobody_annotated_is_neither_scored_nor_wrong(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from medseg3d.api.contest.contestant import stored_options
 from medseg3d.api.fitting.planning import refuse_what_cannot_be_built
 from medseg3d.config import BakeoffConfig, FitConfig, validated
 from medseg3d.config.bakeoff import ALL_NETWORKS
+from medseg3d.config.options import default_part, laid_over
 from medseg3d.data.sizes import WIDE
 from medseg3d.errors import ConfigError
 from medseg3d.networks import NETWORKS
@@ -41,7 +42,11 @@ def shared_options(config: BakeoffConfig, folder: Path) -> FitConfig:
     Raises:
         ConfigError: If one is wrong, or differs from the stored one.
     """
-    given = dict(config.fit) | {"data": config.data, "out": folder}
+    fit = {
+        name: laid_over(FitConfig, name, default_part(FitConfig, name), value)
+        for name, value in config.fit.items()
+    }
+    given = fit | {"data": config.data, "out": folder}
     if config.max_minutes is not None:
         given["max_minutes"] = config.max_minutes
     if (folder / OPTIONS).is_file():
@@ -68,9 +73,10 @@ def own_options(recipe: FitConfig, own: Mapping[str, Any], name: str) -> FitConf
         ConfigError: If one of its own is wrong.
     """
     assert recipe.out is not None
-    part = {"name": name} | dict(own.get("network", {}))
     place = recipe.out / name.replace(":", "_")  # which not all file systems allow
-    values = recipe.model_dump() | dict(own) | {"network": part, "out": place, "resume": False}
+    values = recipe.model_dump() | {"network": {"name": name}, "out": place, "resume": False}
+    for option, value in own.items():
+        values[option] = laid_over(FitConfig, option, values.get(option), value)
     if own.get("plan") is not None:
         values["width"] = own.get("width")  # not that of all, beside a plan that has one
     return validated(FitConfig, values, source=f"own.{name}")

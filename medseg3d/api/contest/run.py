@@ -36,11 +36,11 @@ from medseg3d.api.contest.tables import (
 from medseg3d.api.fitting.planning import PLAN, planned
 from medseg3d.api.fitting.splitting import SPLIT
 from medseg3d.api.provenance import write_text
-from medseg3d.config import BakeoffConfig, FitConfig, to_yaml, validated
+from medseg3d.config import BakeoffConfig, FitConfig, validated
 from medseg3d.errors import RunError
 from medseg3d.progress import LOGGER, duration
 from medseg3d.report.bakeoff_table import Contestant, ranked
-from medseg3d.runs import OURS, RUNS, locked
+from medseg3d.runs import OURS, RUNS, locked, options_text
 
 log = logging.getLogger("medseg3d")
 
@@ -185,8 +185,7 @@ class _Contest:
         if not self.config.own.get(options.network.name, {}).keys() - {"network"}:
             for name in (PLAN, SPLIT):
                 write_text(place / name, (self.folder / name).read_text(encoding="utf-8"))
-        text = to_yaml(options, title="Resolved options of this run")
-        write_text(place / OPTIONS, text)
+        write_text(place / OPTIONS, options_text(options))
 
 
 def _expect_ours(folder: Path) -> None:
