@@ -1,13 +1,13 @@
 """Reading every case once before training, and telling all that is wrong with them at once."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 
 from medseg3d.data.cases import Dataset
 from medseg3d.data.doctor import CHECKS
-from medseg3d.data.doctor.facts import FOLDS, CaseFacts, Survey
+from medseg3d.data.doctor.facts import AS_FIT_DEALS, CaseFacts, Folding, Survey
 from medseg3d.data.doctor.findings import Finding, Severity, condensed, ranked, summary
 from medseg3d.data.doctor.survey import Draw, survey
 from medseg3d.data.partners import some
@@ -60,9 +60,7 @@ class CheckedCases:
 def examine(
     dataset: Dataset,
     *,
-    folds: int = FOLDS,
-    seed: int = 0,
-    fold_of: Mapping[str, str] | None = None,
+    folding: Folding = AS_FIT_DEALS,
     spacing: Spacing | None = None,
     workers: int = 2,
     advance: Callable[[], None] | None = None,
@@ -73,9 +71,7 @@ def examine(
 
     Args:
         dataset: The cases.
-        folds: Parts that the set is to be split into.
-        seed: Seed of that split.
-        fold_of: Name of the part that holds out a case, where parts are given.
+        folding: How the set is to be split.
         spacing: Of the working grid in mm; None for that which fit would choose.
         workers: Threads that read.
         advance: Called after each case.
@@ -84,9 +80,7 @@ def examine(
     """
     found = survey(
         dataset,
-        folds=folds,
-        seed=seed,
-        fold_of=fold_of,
+        folding=folding,
         spacing=spacing,
         workers=workers,
         advance=advance,
@@ -99,9 +93,7 @@ def examine(
 def check_cases(
     dataset: Dataset,
     *,
-    folds: int = FOLDS,
-    seed: int = 0,
-    fold_of: Mapping[str, str] | None = None,
+    folding: Folding = AS_FIT_DEALS,
     spacing: Spacing | None = None,
     workers: int = 2,
     advance: Callable[[], None] | None = None,
@@ -110,9 +102,7 @@ def check_cases(
 
     Args:
         dataset: Labeled cases.
-        folds: Parts that the set is to be split into.
-        seed: Seed of that split.
-        fold_of: Name of the part that holds out a case, where parts are given.
+        folding: How the set is to be split.
         spacing: Of the working grid in mm; None for that which fit would choose.
         workers: Threads that read.
         advance: Called after each case.
@@ -125,9 +115,7 @@ def check_cases(
     """
     examination = examine(
         dataset,
-        folds=folds,
-        seed=seed,
-        fold_of=fold_of,
+        folding=folding,
         spacing=spacing,
         workers=workers,
         advance=advance,

@@ -1,5 +1,7 @@
 """Tversky and its kin: overlap with false positives and false negatives weighted apart."""
 
+from typing import Any
+
 from torch import Tensor
 
 from medseg3d.errors import ConfigError
@@ -103,25 +105,19 @@ class FocalTversky(Tversky):
         smooth: float = 1e-5,
         ignore_index: int | None = None,
     ) -> None:
-        super().__init__(
-            alpha=alpha,
-            beta=beta,
-            include_background=include_background,
-            batch=batch,
-            smooth=smooth,
-            ignore_index=ignore_index,
-        )
+        options: dict[str, Any] = {
+            "alpha": alpha,
+            "beta": beta,
+            "include_background": include_background,
+            "batch": batch,
+            "smooth": smooth,
+            "ignore_index": ignore_index,
+        }
+        super().__init__(**options)
         if not 1.0 <= gamma <= 3.0:
             raise ConfigError(f"focal_tversky: gamma must lie in [1, 3], got {gamma}")
         self.gamma = gamma
-        self.finest = Tversky(
-            alpha=alpha,
-            beta=beta,
-            include_background=include_background,
-            batch=batch,
-            smooth=smooth,
-            ignore_index=ignore_index,
-        )
+        self.finest = Tversky(**options)
 
     def per_label(self, regions: Regions) -> Tensor:
         """``(1 - Tversky index) ** (1 / gamma)`` of each label."""

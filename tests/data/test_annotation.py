@@ -17,6 +17,7 @@ from medseg3d.data.cache import CachedCase
 from medseg3d.data.canonical import load_case
 from medseg3d.data.cases import description_near
 from medseg3d.data.checks import check_cases
+from medseg3d.data.doctor.facts import Folding
 from medseg3d.data.fingerprint import measure
 from medseg3d.data.layouts import find_cases
 from medseg3d.data.patches import PatchDataset, UniformSampler
@@ -62,7 +63,7 @@ def test_dataset_json_names_the_value(data: Path) -> None:
     assert found.ignore_label == 9
     assert found.label_names == {0: "background", 3: "core", 7: "shell"}
     assert description_near(data / "labels").ignore_label == 9
-    checked = check_cases(found, folds=2)
+    checked = check_cases(found, folding=Folding(2))
     assert checked.label_values == (0, 3, 7)
 
 
@@ -70,7 +71,7 @@ def test_an_option_names_the_value_too(data: Path) -> None:
     (data / "dataset.json").unlink()
     found = find_cases(data).ignoring(7)
     assert found.ignore_label == 7
-    assert check_cases(found, folds=2).label_values == (0, 3, 9)
+    assert check_cases(found, folding=Folding(2)).label_values == (0, 3, 9)
     assert find_cases(data).ignoring(None).ignore_label is None
     named = {"labels": {"background": 0, "core": 3, "unsure": 7, "rest": 9}}
     (data / "dataset.json").write_text(json.dumps(named))

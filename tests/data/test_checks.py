@@ -10,6 +10,7 @@ import pytest
 
 from medseg3d.data.cases import Dataset
 from medseg3d.data.checks import check_cases, examine
+from medseg3d.data.doctor.facts import Folding
 from medseg3d.data.layouts import find_cases
 from medseg3d.errors import DataError
 
@@ -182,5 +183,5 @@ def test_few_patients_are_few_for_the_folds_that_are_made(
 ) -> None:
     for number, case_id in enumerate(("a", "b")):
         add(tmp_path, case_id, image=np.random.default_rng(number).integers(1, 99, SHAPE, np.int16))
-    told = check_cases(described(tmp_path), folds=folds).warnings
+    told = check_cases(described(tmp_path), folding=Folding(folds)).warnings
     assert any(f"fit makes {folds} folds" in warning for warning in told) is warned

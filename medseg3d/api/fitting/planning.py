@@ -38,6 +38,7 @@ from medseg3d.data.augment import Augmentation
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.checks import check_cases
 from medseg3d.data.classes import class_names, with_classes
+from medseg3d.data.doctor.facts import Folding
 from medseg3d.data.fingerprint import measure
 from medseg3d.data.layouts import find_cases
 from medseg3d.data.plan import Plan, make_plan
@@ -162,13 +163,9 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
             if config.plan is not None:
                 fixed = Plan.load(config.plan)
             fold_of = {case: name for name, part in given.items() for case in part.validation}
+            folding = Folding(num_folds, config.seed, fold_of or None)
             checked = check_cases(
-                dataset,
-                folds=num_folds,
-                seed=config.seed,
-                fold_of=fold_of or None,
-                spacing=fixed.spacing,
-                advance=bar.advance,
+                dataset, folding=folding, spacing=fixed.spacing, advance=bar.advance
             )
         folds = given or dealt_folds(config, dataset, checked.facts)
         declared = dataset.ignore_label is not None

@@ -17,6 +17,24 @@ from medseg3d.types import Spacing
 FOLDS: int = FitConfig.model_fields["folds"].default
 """What fit makes if nobody says otherwise."""
 
+
+@dataclass(frozen=True)
+class Folding:
+    """How a set is to be split.
+
+    Attributes:
+        count: Number of folds.
+        seed: Of the dealing.
+        given: Name of the fold that holds out a case, where folds are given; None to deal them.
+    """
+
+    count: int = FOLDS
+    seed: int = 0
+    given: Mapping[str, str] | None = None
+
+
+AS_FIT_DEALS = Folding()
+
 MANY_STRANGE = 50
 """With more values than this that nobody named, it is no label map."""
 
@@ -124,20 +142,16 @@ class Survey:
         facts: One entry per case that could be read, in the order of the cases.
         faults: What is wrong with the files of the others.
         pictures: PNG by case id, of the cases that could be drawn, if pictures were wanted.
-        folds: Parts that the set is to be split into.
+        folding: How the set is to be split.
         spacing: Of the working grid in mm, in RAS order; None for that which fit would choose.
-        seed: Seed of the split.
-        fold_of: Name of the part that holds out a case, where parts are given.
     """
 
     dataset: Dataset
     facts: tuple[CaseFacts, ...]
     faults: tuple[Finding, ...]
     pictures: dict[str, bytes] = field(default_factory=dict)
-    folds: int = FOLDS
+    folding: Folding = AS_FIT_DEALS
     spacing: Spacing | None = None
-    seed: int = 0
-    fold_of: Mapping[str, str] | None = None
 
     @cached_property
     def labeled(self) -> tuple[CaseFacts, ...]:

@@ -108,9 +108,9 @@ def duplicates(survey: Survey) -> Iterator[Finding]:
 def few_patients(survey: Survey) -> Iterator[Finding]:
     """Too few patients for the folds."""
     patients = {case.patient for case in survey.dataset.cases}
-    if len(patients) < survey.folds:
+    if len(patients) < survey.folding.count:
         count = f"{len(patients)} patient{'' if len(patients) == 1 else 's'}"
-        cannot = f"fit makes {survey.folds} folds"
+        cannot = f"fit makes {survey.folding.count} folds"
         if len(patients) < 2:
             cannot = "fit needs two, to hold one out"
         yield Finding(
@@ -219,12 +219,13 @@ def erased_structures(survey: Survey) -> Iterator[Finding]:
 
 def _folds(survey: Survey) -> dict[str, str]:
     """Fold by case id, as fit deals them."""
-    if survey.fold_of is not None:
-        return dict(survey.fold_of)
+    folding = survey.folding
+    if folding.given is not None:
+        return dict(folding.given)
     try:
         labels_of = {facts.case_id: facts.label_counts.keys() - {0} for facts in survey.facts}
         cases = [case for case in survey.dataset.cases if case.labels is not None]
-        folds = make_folds(cases, folds=survey.folds, seed=survey.seed, labels_of=labels_of)
+        folds = make_folds(cases, folds=folding.count, seed=folding.seed, labels_of=labels_of)
     except DataError:
         return {}
     return {case: str(fold) for fold, cases in enumerate(folds) for case in cases}

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg3d.data.canonical import Box, turn_between
 from medseg3d.data.cases import Case, Dataset
-from medseg3d.data.doctor.facts import FOLDS, CaseFacts, ChannelFacts, Survey
+from medseg3d.data.doctor.facts import AS_FIT_DEALS, CaseFacts, ChannelFacts, Folding, Survey
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.reading import COPY, read_channels, read_label_map
 from medseg3d.data.doctor.structures import small_parts
@@ -36,9 +36,7 @@ Draw = Callable[[Volume, LabelVolume | None], bytes]
 def survey(
     dataset: Dataset,
     *,
-    folds: int = FOLDS,
-    seed: int = 0,
-    fold_of: Mapping[str, str] | None = None,
+    folding: Folding = AS_FIT_DEALS,
     spacing: Spacing | None = None,
     workers: int = 2,
     advance: Callable[[], None] | None = None,
@@ -48,9 +46,7 @@ def survey(
 
     Args:
         dataset: The cases.
-        folds: Parts that the set is to be split into.
-        seed: Seed of that split.
-        fold_of: Name of the part that holds out a case, where parts are given.
+        folding: How the set is to be split.
         spacing: Of the working grid in mm, if it is given.
         workers: Threads that read, each one case at a time.
         advance: Called after each case.
@@ -71,10 +67,8 @@ def survey(
             for case, (_, _, picture) in zip(dataset.cases, outcomes, strict=True)
             if picture is not None
         },
-        folds,
+        folding,
         spacing,
-        seed,
-        fold_of,
     )
 
 

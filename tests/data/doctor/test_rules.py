@@ -10,7 +10,7 @@ import pytest
 
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.doctor import CHECKS
-from medseg3d.data.doctor.facts import CaseFacts, ChannelFacts, Survey
+from medseg3d.data.doctor.facts import CaseFacts, ChannelFacts, Folding, Survey
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.outliers import outliers
 from medseg3d.data.doctor.structures import small_parts
@@ -227,7 +227,7 @@ def test_folds_that_are_given_are_those_that_are_told() -> None:
 
     def told(num_held_out: int) -> list[str]:
         fold_of = {one.case_id: "Oslo" for one in them[:num_held_out]}
-        survey = Survey(dataset, tuple(them), (), fold_of=fold_of)
+        survey = Survey(dataset, tuple(them), (), folding=Folding(given=fold_of))
         return [finding.message for finding in CHECKS["label-in-one-fold"](survey)]
 
     assert told(2) == []  # the others have the label too and are always learned from
