@@ -170,7 +170,9 @@ def sentence(error: BaseException) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had, on the processor or on a GPU."""
+    """Whether a library says that memory could not be had, on the processor or on a GPU."""
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
+    if isinstance(error, MedSeg3DError) or not isinstance(error, RuntimeError):
+        return False
+    return bool(_OUT_OF_MEMORY.search(str(error)))

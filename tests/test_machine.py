@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,10 +93,18 @@ def test_processors_are_those_of_the_container(
     assert machine.num_processors() == count
 
 
-def test_disk_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
-    assert machine.free_disk(tmp_path / "not" / "there") == pytest.approx(
-        machine.free_disk(tmp_path), rel=0.01
-    )
+def test_disk_is_that_of_the_nearest_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def usage(path: Path) -> SimpleNamespace:
+        asked.append(path)
+        return SimpleNamespace(free=7)
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    assert machine.free_disk(tmp_path / "not" / "there") == 7
+    assert asked == [tmp_path]
 
 
 def test_the_peak_is_of_this_process_and_not_of_the_one_that_started_it() -> None:

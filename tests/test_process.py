@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from medseg3d.errors import RunError
 from medseg3d.process import out_of_memory, sentence
 
 START = """
@@ -138,4 +139,5 @@ def test_ignored_signals_stay_ignored() -> None:
 )
 def test_lack_of_memory_is_recognized(error: Exception, expected: bool) -> None:
     assert out_of_memory(error) is expected
+    assert not out_of_memory(RunError(str(error))), "what is told already"
     assert ("the memory is used up" in sentence(error)) is expected

@@ -67,7 +67,7 @@ def enough_memory(work: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MedSeg3DError) or not out_of_memory(error):
+        if not out_of_memory(error):
             raise
         raise _out_of_memory(error, work, remedy) from error
 

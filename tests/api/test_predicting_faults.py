@@ -23,7 +23,7 @@ import torch
 
 import medseg3d
 from medseg3d.api.predicting import prediction_batch, worker
-from medseg3d.api.predicting.needs import Needs, needs_of
+from medseg3d.api.predicting.needs import Footprint, Needs, needs_of
 from medseg3d.bundle import read_bundle
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.cases import find_inputs
@@ -214,11 +214,11 @@ def test_empty_borders_do_not_count_for_the_memory(tmp_path: Path, tiny_model: P
         medseg3d.predict(tmp_path / "large.nii", **options)
 
 
-def needs_of_file(path: Path, model: Path) -> Needs:
+def needs_of_file(path: Path, model: Path, footprint: Footprint | None = None) -> Needs:
     plan = read_bundle(find_bundle(model)).plan
     [case] = find_inputs([path])
     config = validated(PredictConfig, {"inputs": [path], "model": model})
-    footprint = worker.footprint_of(config)
+    footprint = footprint or worker.footprint_of(config)
     return needs_of(case, plan, config, model=model, footprint=footprint)
 
 
@@ -266,6 +266,47 @@ def test_a_full_gpu_hands_the_case_to_the_cpu(
     assert devices == ["auto", "cpu"]  # the model is opened once for all of them
     for expected, found in zip(usual, others, strict=True):
         assert found.path.read_bytes() == expected.path.read_bytes()
+
+
+def test_a_case_handed_to_the_cpu_keeps_to_the_memory_that_is_allowed(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.random.default_rng(1).normal(100, 40, (90, 80, 70)).astype(np.int16)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "a.nii")
+    on_gpu, on_cpu = Footprint(per_channel=0), Footprint(per_channel=10_000)
+    more = needs_of_file(tmp_path / "a.nii", tiny_model, on_gpu)
+    needs = needs_of_file(tmp_path / "a.nii", tiny_model, on_cpu)
+    spare = 1000
+    allowed = needs.computing + needs.least_slab + spare
+    assert more.memory < allowed < needs.memory
+    real_open = worker.open_predictor
+    slabs: dict[str, int] = {}
+
+    def opened(config: Any) -> Any:
+        predictor = real_open(config)
+        real_label = predictor.label
+
+        def label(*given: Any, max_slab_bytes: int, **others: Any) -> Any:
+            slabs[config.device] = max_slab_bytes
+            if config.device != "cpu":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            return real_label(*given, max_slab_bytes=max_slab_bytes, **others)
+
+        predictor.label = label  # type: ignore[method-assign]
+        if config.device != "cpu":
+            predictor.device = torch.device("cuda")
+        return predictor
+
+    def footprint(config: Any) -> Footprint:
+        return on_cpu if config.device == "cpu" else on_gpu
+
+    for module in (prediction_batch, worker):
+        monkeypatch.setattr(module, "open_predictor", opened)
+        monkeypatch.setattr(module, "footprint_of", footprint)
+    medseg3d.predict(
+        tmp_path / "a.nii", model=tiny_model, out=tmp_path / "b.nii", max_memory=str(allowed)
+    )
+    assert slabs == {"auto": needs.slab, "cpu": needs.least_slab + spare}
 
 
 def test_doubts_about_a_case_are_logged(

@@ -235,6 +235,7 @@ def test_workers_make_the_same_files_and_a_killed_one_costs_nothing(
     with pytest.raises(RunError, match="1 of 5 cases failed, 4 were written"):
         medseg3d.predict(tmp_path / "in", out=tmp_path / "there", cluster="local:2", **options)
     thread.join(60)
+    assert killed, "all was done before a worker could be killed"
     for number in range(4):
         name = f"c{number}.nii.gz"
         assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()

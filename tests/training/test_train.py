@@ -1,7 +1,6 @@
 """A whole run on toy patches: learning, history, best weights, averaging, exact resume."""
 
 import csv
-import time
 from pathlib import Path
 from typing import Any
 
@@ -162,16 +161,30 @@ def test_a_validation_that_is_never_affordable_leaves_the_last_weights(
     assert kept[0] != kept[0]
 
 
+class Clock:
+    """Time that passes when it is told to, and a little with every look at it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, tick: float = 0.0) -> None:
+        self.now, self.tick = 0.0, tick
+        for module in ("callbacks", "course"):
+            monkeypatch.setattr(f"medseg3d.training.{module}.time", self)
+
+    def monotonic(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
 def test_the_last_weights_are_validated_whatever_it_costs_if_earlier_ones_were(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = Clock(monkeypatch)
     kept: list[float] = []
     scores = iter([0.5, 0.9])
 
     def dearer_than_measured(_: nn.Module, num_cases: int | None) -> list[float]:
         if num_cases is not None:
             return [0.0]
-        time.sleep(0.3)
+        clock.now += 0.3
         return [next(scores)]
 
     history = train_small(
@@ -186,14 +199,17 @@ def test_the_last_weights_are_validated_whatever_it_costs_if_earlier_ones_were(
     assert kept == [0.5, 0.9]
 
 
-def test_measuring_what_a_validation_costs_takes_nothing_of_the_budget(tmp_path: Path) -> None:
+def test_measuring_what_a_validation_costs_takes_nothing_of_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch, tick=0.005)
     measured = 0
 
     def slow(_: nn.Module, num_cases: int | None) -> list[float]:
         nonlocal measured
         assert num_cases == 1
         measured += 1
-        time.sleep(0.6)
+        clock.now += 0.6
         if measured == 2:
             raise KeyboardInterrupt
         return [0.5]

@@ -21,17 +21,17 @@ from medseg3d.api.predicting.region import Region, lengths, masks_of, region_of,
 from medseg3d.api.predicting.sampling import Samples, in_turn, write_samples
 from medseg3d.bundle import read_bundle
 from medseg3d.config import PredictConfig
-from medseg3d.data.canonical import CanonicalCase, canonical
+from medseg3d.data.canonical import canonical
 from medseg3d.data.cases import Case
 from medseg3d.data.familiar import case_warnings
 from medseg3d.data.preprocess import WorkingCase
 from medseg3d.device import find_device
-from medseg3d.errors import DataError, MedSeg3DError
+from medseg3d.errors import DataError
 from medseg3d.inference.backends import BESIDE_GPU, window_bytes
 from medseg3d.inference.cleaning import Change, clean
 from medseg3d.inference.ensemble import told
 from medseg3d.inference.planes import Entropy, PlaneFile, PlaneSink, Probabilities
-from medseg3d.inference.predictor import Predictor, Segmentation
+from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.windows import Advance
 from medseg3d.inference.within import Within
 from medseg3d.io import Volume, read_image, write_labels
@@ -186,9 +186,9 @@ class Worker:
         self.config = config
         self.rules = rules_for(config)
         self._footprint = footprint_of(config)
-        self._cpu: Predictor | None = None
-        self._samples: dict[Predictor, Samples] = {}
-        self._diagnoses: dict[Predictor, Diagnoses] = {}
+        self._cpu: Worker | None = None
+        self._samples: Samples | None = None
+        self._diagnoses: Diagnoses | None = None
 
     def read(self, job: Job) -> Prepared:
         """Read and preprocess.
@@ -222,27 +222,47 @@ class Worker:
                 part = region.canonical_box(case.reorientation, margin)
             working = self.predictor.prepare(case, part=part)
         done = time.perf_counter()
-        slab = self._slab(case, working)
+        slab = self._slab(working, like)
         seconds = {"read": seen - begun, "prepare": done - seen}
         return Prepared(working, like, region, slab, notes, inputs, seconds)
 
     def compute(self, job: Job, prepared: Prepared, advance: Advance | None = None) -> Labeled:
-        """Label a prepared case.
+        """Label a prepared case, on the CPU where it is too large for the GPU.
 
         Raises:
             DataError: If it takes more memory than there is.
         """
+        with _enough_memory(job.needs):
+            try:
+                return self._compute(job, prepared, advance)
+            except RuntimeError as error:
+                if self.predictor.device.type == "cpu" or not out_of_memory(error):
+                    raise
+            log.warning(
+                "case %s: the memory of %s is too small for it; it is predicted on the CPU",
+                job.case.id,
+                self.predictor.device,
+            )
+            cpu = self._on_cpu()
+            slab = cpu._slab(prepared.working, prepared.like)
+            return cpu._compute(job, replace(prepared, slab=slab), advance)
+
+    def _compute(self, job: Job, prepared: Prepared, advance: Advance | None) -> Labeled:
         begun = time.perf_counter()
         planes = self._planes(job.target, prepared)
         first, *others = in_turn(advance, 1 + self.config.samples)
-        with _enough_memory(job.needs):
-            found, used = self._label(job.case.id, prepared, _sinks(planes, prepared), first)
-            labeled = time.perf_counter()
-            cleaning = self._clean(job.case.id, found.labels, prepared)
-            cleaned = time.perf_counter()
-            samples = self._draw(used, prepared, others) if others else ()
-            drawn = time.perf_counter()
-            classes = self._diagnose(used, job.case.id, prepared)
+        found = self.predictor.label(
+            prepared.working,
+            planes=_sinks(planes, prepared),
+            max_slab_bytes=prepared.slab,
+            advance=first,
+        )
+        labeled = time.perf_counter()
+        cleaning = self._clean(job.case.id, found.labels, prepared)
+        cleaned = time.perf_counter()
+        samples = self._draw(prepared, others) if others else ()
+        drawn = time.perf_counter()
+        classes = self._diagnose(job.case.id, prepared)
         timing = found.timing
         voxel = prepared.like.grid.voxel_volume_ml
         record = Record(
@@ -263,8 +283,8 @@ class Worker:
             windows=timing.windows,
             skipped=timing.skipped,
             peak_memory_bytes=0,
-            backend=told(used.network, "backend"),
-            precision=told(used.network, "precision"),
+            backend=told(self.predictor.network, "backend"),
+            precision=told(self.predictor.network, "precision"),
             notes=prepared.notes,
             cleaning=cleaning,
             classes=classes,
@@ -322,35 +342,33 @@ class Worker:
             region.keep(labels)
         return changes
 
-    def _draw(
-        self, used: Predictor, prepared: Prepared, advances: Sequence[Advance | None]
-    ) -> tuple[LabelMap, ...]:
+    def _draw(self, prepared: Prepared, advances: Sequence[Advance | None]) -> tuple[LabelMap, ...]:
         """Samples of a case, cleaned as its labels are."""
-        if used not in self._samples:
+        if self._samples is None:
             config, model = self.config, models_of(self.config)[0]
-            self._samples[used] = Samples(used, model, config.samples, seed=config.seed)
-        found = tuple(self._samples[used](prepared.working, prepared.slab, advances))
+            self._samples = Samples(self.predictor, model, config.samples, seed=config.seed)
+        found = tuple(self._samples(prepared.working, prepared.slab, advances))
         for labels in found:
             self._cleaned(labels, prepared)
         return found
 
-    def _diagnose(self, used: Predictor, case_id: str, prepared: Prepared) -> dict[str, float]:
+    def _diagnose(self, case_id: str, prepared: Prepared) -> dict[str, float]:
         """Probability of each class, if the model knows classes."""
         if not self.predictor.bundle.plan.classes:
             return {}
-        if used not in self._diagnoses:
-            self._diagnoses[used] = Diagnoses(used, models_of(self.config))
-        found = self._diagnoses[used](prepared.working.image)
+        if self._diagnoses is None:
+            self._diagnoses = Diagnoses(self.predictor, models_of(self.config))
+        found = self._diagnoses(prepared.working.image)
         log.info("case %s: class %s", case_id, class_in_words(found))
         return found
 
-    def _slab(self, case: CanonicalCase, working: WorkingCase) -> int:
+    def _slab(self, working: WorkingCase, like: Volume) -> int:
         """Memory for half-finished logits, or a refusal."""
         _, i, j, k = working.image.shape
         config, plan = self.config, self.predictor.bundle.plan
         part = lengths(working.placement.part)
         needs = estimate(
-            case.grid,
+            like.grid,
             plan,
             config,
             working=(i, j, k),
@@ -369,40 +387,13 @@ class Worker:
             found.append(Entropy(target.uncertainty, placement, count))
         return tuple(found)
 
-    def _label(
-        self,
-        case_id: str,
-        prepared: Prepared,
-        planes: Sequence[PlaneSink],
-        advance: Advance | None,
-    ) -> tuple[Segmentation, Predictor]:
-        """The labels, and which predictor found them."""
-        usual = self.predictor
-
-        def by(predictor: Predictor) -> tuple[Segmentation, Predictor]:
-            found = predictor.label(
-                prepared.working, planes=planes, max_slab_bytes=prepared.slab, advance=advance
-            )
-            return found, predictor
-
-        try:
-            return by(usual)
-        except RuntimeError as error:
-            if usual.device.type == "cpu" or not out_of_memory(error):
-                raise
-        log.warning(
-            "case %s: the memory of %s is too small for it; it is predicted on the CPU",
-            case_id,
-            usual.device,
-        )
-        return by(self._on_cpu())
-
-    def _on_cpu(self) -> Predictor:
+    def _on_cpu(self) -> "Worker":
         """The same model on the CPU, kept for the next case that is too large for the GPU."""
         if self._cpu is None:
             precision = "auto" if self.config.precision == "fp16" else self.config.precision
             options = {"device": "cpu", "backend": "auto", "precision": precision}
-            self._cpu = open_predictor(self.config.model_copy(update=options))
+            config = self.config.model_copy(update=options)
+            self._cpu = Worker(open_predictor(config), config)
         return self._cpu
 
 
@@ -419,7 +410,7 @@ def _enough_memory(needs: Needs) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MedSeg3DError) or not out_of_memory(error):
+        if not out_of_memory(error):
             raise
         raise DataError(
             f"the memory ran out; predicting it takes about {in_words(needs.memory)} and this "

@@ -98,7 +98,7 @@ def taken(network: nn.Module, channels: int, windows: Sequence[Size3]) -> list[S
             with torch.inference_mode():
                 network(torch.from_numpy(probe(channels, window)))
         except Exception as error:  # what it takes is what is to be found out
-            if isinstance(error, MemoryError) or out_of_memory(error):
+            if out_of_memory(error):
                 raise
             continue
         fitting.append(window)
