@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from medseg3d.cli_options import UsageError
-from medseg3d.errors import Terminated, TimeIsUp, UnknownNameError
+from medseg3d.errors import ConfigError, Terminated, TimeIsUp
 from medseg3d.process import FAILED, MISUSED, PIPE_CLOSED, drop_output, exit_code, sentence
 from medseg3d.progress import LOGGER
 
@@ -47,7 +47,7 @@ def told(error: BaseException, typed: Sequence[str] = ()) -> tuple[int, str]:
     """Exit code and sentence of an error, given the words of the command line."""
     if isinstance(error, KeyboardInterrupt):
         return exit_code(type(error)), _ended_by(error)
-    is_typed = isinstance(error, UnknownNameError) and _is_among(error.name, typed)
+    is_typed = isinstance(error, ConfigError) and _is_among(error.given, typed)
     return MISUSED if is_typed or isinstance(error, UsageError) else FAILED, sentence(error)
 
 

@@ -21,24 +21,25 @@ class MedSeg3DError(Exception):
 
 
 class ConfigError(MedSeg3DError, ValueError):
-    """An option, a plan or a name is wrong."""
-
-
-class UnknownNameError(ConfigError):
-    """Nothing of that name is registered.
+    """An option, a plan or a name is wrong.
 
     Args:
         message: One sentence.
-        name: As it was given, if it is known; the command line tells by it whether it was typed.
+        given: The wrong word as the user gave it, if it is one; the command line tells by it
+            whether it was typed.
     """
 
-    def __init__(self, message: str, name: str = "") -> None:
-        super().__init__(message, name)
-        self.name = name
+    def __init__(self, message: str, given: str = "") -> None:
+        super().__init__(message, given)
+        self.given = given
 
     def __str__(self) -> str:
         """The sentence alone."""
         return str(self.args[0])
+
+
+class UnknownNameError(ConfigError):
+    """Nothing of that name is registered, or what is has no option of that name."""
 
 
 class DataError(MedSeg3DError, ValueError):

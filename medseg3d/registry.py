@@ -7,7 +7,7 @@ imported, so adding a part touches its own file only.
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any, Generic, TypeVar
 
@@ -69,20 +69,9 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: If the name or an option is unknown, or a value is of a wrong kind.
         """
-        part = self[name]
-        parameters = list(inspect.signature(part).parameters.values())
-        if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
-            known = [each.name for each in parameters[len(args) :]]
-            for option in options:
-                if option not in known:
-                    close = get_close_matches(option, known, n=1)
-                    hint = f"did you mean {close[0]}? " if close else ""
-                    raise ConfigError(
-                        f"{self.kind} {name!r} has no option {option!r}; {hint}"
-                        f"valid options: {', '.join(known) or 'none'}"
-                    )
+        self.expect_options(name, options, taken=len(args))
         try:
-            return part(*args, **options)
+            return self[name](*args, **options)
         except MedSeg3DError:
             raise
         except (TypeError, ValueError) as error:
@@ -90,6 +79,31 @@ class Registry(Generic[T]):
             raise ConfigError(
                 f"{self.kind} {name!r} cannot be built with {given}: {error}"
             ) from error
+
+    def expect_options(self, name: str, options: Iterable[str], *, taken: int = 0) -> None:
+        """Refuse options that the part of that name does not have, as far as it tells.
+
+        Args:
+            name: Of the part.
+            options: Their names.
+            taken: Parameters before them, which are not options.
+
+        Raises:
+            UnknownNameError: If the name or an option is unknown.
+        """
+        parameters = list(inspect.signature(self[name]).parameters.values())
+        if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+            return
+        known = [each.name for each in parameters[taken:]]
+        for option in options:
+            if option not in known:
+                close = get_close_matches(option, known, n=1)
+                hint = f"did you mean {close[0]}? " if close else ""
+                raise UnknownNameError(
+                    f"{self.kind} {name!r} has no option {option!r}; {hint}"
+                    f"valid options: {', '.join(known) or 'none'}",
+                    option,
+                )
 
     def __getitem__(self, name: str) -> T:
         self._walk()

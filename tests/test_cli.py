@@ -386,6 +386,25 @@ def test_an_unknown_name_that_was_typed_is_misuse(api: Recorder, typed: list[str
     assert result.stderr == "medseg3d fit: unknown network 'unet4'; did you mean unet?\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        (["predict", "ct.nii", "--shard", "5/4"], "5/4"),
+        (["predict", "ct.nii", "--shard=5/4"], "5/4"),
+        (["score", "a", "b", "--cluster", "local:none"], "local:none"),
+        (["predict", "a.nii", "b.nii", "-o", "out/one.nii"], "out/one.nii"),
+        (["fit", "cases", "--resume"], "--resume"),
+    ],
+)
+def test_a_word_that_is_refused_is_misuse_if_it_was_typed(
+    api: Recorder, words: list[str], given: str
+) -> None:
+    api.error = ConfigError(f"got {given}", given)
+    assert run(*words).exit_code == 2
+    api.error = ConfigError(f"got {given}", "something of a file")
+    assert run(*words).exit_code == 1
+
+
 def test_an_unknown_name_of_a_file_is_a_wrong_file(api: Recorder, tmp_path: Path) -> None:
     api.error = UnknownNameError("unknown network 'unet4'; did you mean unet?", "unet4")
     for name in ("unet4.yaml", "my_unet4.yaml"):

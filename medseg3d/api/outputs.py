@@ -205,12 +205,17 @@ def _expect_one_file(out: Path, cases: Sequence[Case], config: PredictConfig, su
     if not name.endswith(tuple(OUTPUTS.values())) or name.endswith(READ_ONLY):
         raise ConfigError(
             f"-o {out}: label maps are not written as {out.suffix}; use "
-            f"{', '.join(dict.fromkeys(OUTPUTS.values()))}"
+            f"{', '.join(dict.fromkeys(OUTPUTS.values()))}",
+            str(out),
         )
     if config.format is not None and not name.endswith(suffix):
-        raise ConfigError(f"-o {out} does not end in {suffix} as --format {config.format} does")
+        raise ConfigError(
+            f"-o {out} does not end in {suffix} as --format {config.format} does", str(out)
+        )
     if len(cases) > 1:
-        raise ConfigError(f"-o {out} names one file for {len(cases)} cases; name a folder")
+        raise ConfigError(
+            f"-o {out} names one file for {len(cases)} cases; name a folder", str(out)
+        )
 
 
 def _suffixes_of(image: Path) -> tuple[str, ...]:

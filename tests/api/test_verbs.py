@@ -303,6 +303,15 @@ def test_resume_goes_on_with_the_stored_options(
         medseg3d.fit(cases, out=cut, resume=True)
 
 
+def test_a_misspelled_option_of_the_network_is_found_before_the_cases_are_looked_for(
+    tmp_path: Path,
+) -> None:
+    network = {"name": "unet3d", "options": {"widht": 4}}
+    for dims in (2, 3):
+        with pytest.raises(ConfigError, match="no option 'widht'; did you mean width"):
+            medseg3d.fit(tmp_path / "nothing", out=tmp_path / "run", network=network, dims=dims)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -61,6 +61,9 @@ log = logging.getLogger("medseg3d")
 
 DEFAULT_MINUTES = 60.0
 PLANNED_GPU_GB = 10.0
+CHANNELS = 2
+"""Parameters of a network that are no options: how many channels go in and come out."""
+
 PLANNED = ("spacing", "patch_size", "batch_size", "width", "mirror")
 PLAN = "plan.yaml"
 
@@ -75,6 +78,7 @@ def refuse_what_cannot_be_built(config: FitConfig) -> None:
     _refuse_decided_options(config)
     whole = started(config)
     network, name = NETWORKS[whole.network.name], whole.network.name.removeprefix(SLICES)
+    NETWORKS.expect_options(name, config.network.options, taken=CHANNELS)
     if config.stages and not hasattr(network, "set_stage"):
         raise ConfigError(
             f"network {name!r} has no training stages; leave out stages, or set "
