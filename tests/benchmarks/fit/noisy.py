@@ -137,9 +137,10 @@ def main() -> None:
     results = Results(given.folder / "results.json")
     for seed in () if given.report else given.seeds:
         for way in given.ways:
-            if not results.of(PART, way=way, epochs=given.epochs, seed=seed):
+            cores = num_processors()
+            if not results.of(PART, way=way, epochs=given.epochs, seed=seed, cores=cores):
                 say(f"{way}, {given.epochs} epochs, seed {seed}")
-                found = measure(way, given.epochs, seed, given.folder, cores=num_processors())
+                found = measure(way, given.epochs, seed, given.folder, cores=cores)
                 results.add(PART, **found)
     say(report(results))
 

@@ -141,26 +141,31 @@ def measure(name: str, minutes: float, seed: int, folder: Path) -> Record:
 
 
 def report(results: Results) -> str:
-    """Markdown: one row per candidate, best mean Dice first."""
-    records = [each for each in results.of(PART) if not each["error"]]
-    means = {
-        name: fmean(each["dice"] for each in records if each["name"] == name)
-        for name in dict.fromkeys(each["name"] for each in records)
-    }
+    """Markdown: one row per candidate, best mean Dice first, for each time and number of cores."""
+    groups: dict[tuple[float, int], dict[str, list[Record]]] = {}
+    for each in results.of(PART):
+        if not each["error"]:
+            group = groups.setdefault((each["minutes"], each["cores"]), {})
+            group.setdefault(each["name"], []).append(each)
     rows = []
-    for name in sorted(means, key=lambda name: -means[name]):
-        same = [each for each in records if each["name"] == name]
-        rows.append(
-            [
-                name,
-                f"{means[name]:.4f}",
-                f"{means[name] - means.get('default', math.nan):+.4f}",
-                f"{fmean(each['hd95'] for each in same):.2f}",
-                f"{fmean(each['steps'] for each in same):.0f}",
-                len(same),
-            ]
-        )
-    return table(["one thing changed", "Dice", "difference", "HD95 mm", "steps", "runs"], rows)
+    for (minutes, cores), group in sorted(groups.items()):
+        means = {name: fmean(each["dice"] for each in same) for name, same in group.items()}
+        for name in sorted(means, key=lambda name: -means[name]):
+            same = group[name]
+            rows.append(
+                [
+                    f"{minutes:g}",
+                    cores,
+                    name,
+                    f"{means[name]:.4f}",
+                    f"{means[name] - means.get('default', math.nan):+.4f}",
+                    f"{fmean(each['hd95'] for each in same):.2f}",
+                    f"{fmean(each['steps'] for each in same):.0f}",
+                    len(same),
+                ]
+            )
+    columns = ["minutes", "cores", "changed", "Dice", "difference", "HD95 mm", "steps", "runs"]
+    return table(columns, rows)
 
 
 def main() -> None:
@@ -182,7 +187,8 @@ def main() -> None:
     results = Results(given.folder / "results.json")
     for seed in () if given.report else given.seeds:
         for name in given.candidates:
-            if not results.of(PART, name=name, minutes=given.minutes, seed=seed):
+            facts = {"name": name, "minutes": given.minutes, "seed": seed}
+            if not results.of(PART, **facts, cores=num_processors()):
                 say(f"{name}, {given.minutes:g} minutes, seed {seed}")
                 results.add(PART, **measure(name, given.minutes, seed, given.folder))
     say(report(results))

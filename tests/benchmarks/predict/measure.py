@@ -1,10 +1,11 @@
 """Run a whole command and say how long it took and how much memory it and its children held."""
 
 import os
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ class Measurement:
 
     Attributes:
         seconds: Wall time from the start of the process to its end.
-        peak_bytes: Largest resident memory: of the first process as the kernel counted it, or
-            of it and all its children together, as seen every 50 ms; the larger of both.
+        peak_bytes: Largest resident memory of the process and all its children together, as
+            two looks 50 ms apart both saw it; what they share counts once.
         code: Exit code; negative for a signal.
         error: Last lines it printed, if it failed.
     """
@@ -46,10 +47,23 @@ class Measurement:
         return f"failed: {self.error.splitlines()[-1:]}" if self.code else ""
 
 
-def run(command: Sequence[str | Path], *, log: Path, folder: Path | None = None) -> Measurement:
+def run(
+    command: Sequence[str | Path],
+    *,
+    log: Path,
+    folder: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> Measurement:
     """Run a command to its end, with its output in a file.
 
-    Should the memory run out, the kernel ends this command before anything else.
+    Should the memory run out, the kernel ends this command before anything else. Its children
+    end with it when this process is interrupted.
+
+    Args:
+        command: Words.
+        log: Where its output goes.
+        folder: Where it runs; default here.
+        variables: Of the environment, beside those of this process.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     highest = 0
@@ -57,13 +71,21 @@ def run(command: Sequence[str | Path], *, log: Path, folder: Path | None = None)
 
     def watch(pid: int) -> None:
         nonlocal highest
+        before = 0
         while not ended.wait(PERIOD):
-            highest = max(highest, resident(pid))
+            now = resident(pid)
+            highest = max(highest, min(before, now))  # a process may begin or end during one look
+            before = now
 
     with log.open("w", encoding="utf-8") as output:
         begun = time.perf_counter()
         process = subprocess.Popen(
-            list(map(str, command)), stdout=output, stderr=subprocess.STDOUT, cwd=folder
+            list(map(str, command)),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=os.environ | (variables or {}),
+            start_new_session=True,
         )
         with suppress(OSError):
             Path(f"/proc/{process.pid}/oom_score_adj").write_text("1000", encoding="ascii")
@@ -72,7 +94,7 @@ def run(command: Sequence[str | Path], *, log: Path, folder: Path | None = None)
         try:
             _, status = os.waitpid(process.pid, 0)
         except BaseException:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             raise
         finally:
             ended.set()
@@ -85,13 +107,28 @@ def run(command: Sequence[str | Path], *, log: Path, folder: Path | None = None)
 
 
 def resident(pid: int) -> int:
-    """Resident bytes of a process and all its descendants."""
-    total = 0
-    waiting = [pid]
+    """Resident bytes of a process and all its descendants; what they share counts once."""
+    waiting, found = [pid], []
     while waiting:
         here = Path(f"/proc/{waiting.pop()}")
-        with suppress(OSError, ValueError, IndexError):
-            total += int((here / "statm").read_text().split()[1]) * PAGE
+        with suppress(OSError, ValueError):
             for task in (here / "task").iterdir():
                 waiting += map(int, (task / "children").read_text().split())
+            found.append(here)
+    held = _alone if len(found) == 1 else _share
+    total = 0
+    for here in found:
+        with suppress(OSError, ValueError, IndexError):  # it may have ended
+            total += held(here)
     return total
+
+
+def _alone(process: Path) -> int:
+    return int((process / "statm").read_text().split()[1]) * PAGE
+
+
+def _share(process: Path) -> int:
+    """Its own pages, and of each that several processes hold its part (proc_pid_smaps(5))."""
+    lines = (process / "smaps_rollup").read_text().splitlines()
+    [size] = (line.split()[1] for line in lines if line.startswith("Pss:"))
+    return int(size) << 10

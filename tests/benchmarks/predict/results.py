@@ -1,8 +1,13 @@
 """Measurements that outlive an interrupted run: one JSON file, and tables made of it."""
 
+import fcntl
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +43,54 @@ class Results:
         ]
 
     def add(self, part: str, **record: Any) -> None:
-        """Keep a record, beside those that others have added meanwhile."""
-        self._read()
-        self.parts.setdefault(part, []).append(record)
-        self._write()
+        """Keep a record and where it comes from, beside those that others have added meanwhile."""
+        with self._alone():
+            self._read()
+            self.parts.setdefault(part, []).append(record | {"origin": origin()})
+            self._write()
 
     def forget(self, part: str, **facts: Any) -> None:
         """Drop the records that have these facts, to measure them again."""
-        self._read()
-        gone = self.of(part, **facts)
-        self.parts[part] = [record for record in self.parts.get(part, []) if record not in gone]
-        self._write()
+        with self._alone():
+            self._read()
+            gone = self.of(part, **facts)
+            self.parts[part] = [record for record in self.parts.get(part, []) if record not in gone]
+            self._write()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other process change the file meanwhile."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _read(self) -> None:
         if self.path.is_file():
             self.parts = json.loads(self.path.read_text(encoding="utf-8"))
 
     def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".part")
         partial.write_text(json.dumps(self.parts, indent=1), encoding="utf-8")
         partial.rename(self.path)
+
+
+def origin() -> Record:
+    """When, on which processor and with which commit something was measured."""
+    words = ["git", "describe", "--always", "--dirty"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": found.stdout.strip(),
+        "processor": models[0] if models else "",
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+    }
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -5,18 +5,20 @@
     python step_of_peer.py nnunet|monai CHANNELS LABELS BATCH STEPS I J K WIDTH [WIDTH ...]
 
 Prints one line of JSON. nnU-Net's trainer computes in float32 on a CPU, and so does the loop of
-MONAI's tutorials. Both have deep supervision at all but the two coarsest stages.
+MONAI's tutorials. As medseg3d's, both are supervised at all but the two coarsest stages; the
+third coarsest output that nnU-Net's network makes has no weight in its trainer either.
 """
 
 import json
 import sys
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def of_nnunet(channels: int, labels: int, widths: list[int]) -> tuple[torch.nn.Module, object]:
+def of_nnunet(channels: int, labels: int, widths: list[int]) -> tuple[torch.nn.Module, Any]:
     """Its network and its loss as its trainer builds them."""
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
     from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
@@ -46,13 +48,13 @@ def of_nnunet(channels: int, labels: int, widths: list[int]) -> tuple[torch.nn.M
         {},
         dice_class=MemoryEfficientSoftDiceLoss,
     )
-    weights = [0.5**depth for depth in range(stages - 1)]
+    weights = [0.5**depth for depth in range(stages - 2)] + [0.0]
     return network, DeepSupervisionWrapper(single, [each / sum(weights) for each in weights])
 
 
-def of_monai(channels: int, labels: int, widths: list[int]) -> tuple[torch.nn.Module, object]:
+def of_monai(channels: int, labels: int, widths: list[int]) -> tuple[torch.nn.Module, Any]:
     """DynUNet and the loss of MONAI's tutorials."""
-    from monai.losses import DeepSupervisionLoss, DiceCELoss
+    from monai.losses import DiceCELoss
     from monai.networks.nets import DynUNet
 
     strides = [1] + [2] * (len(widths) - 1)
@@ -65,9 +67,15 @@ def of_monai(channels: int, labels: int, widths: list[int]) -> tuple[torch.nn.Mo
         upsample_kernel_size=strides[1:],
         filters=widths,
         deep_supervision=True,
-        deep_supr_num=len(widths) - 2,
+        deep_supr_num=len(widths) - 3,
     )
-    return network, DeepSupervisionLoss(DiceCELoss(to_onehot_y=True, softmax=True, batch=True))
+    single = DiceCELoss(to_onehot_y=True, softmax=True)
+
+    def loss(outputs: list[Tensor], target: Tensor) -> Tensor:
+        costs = [0.5**depth * single(output, target) for depth, output in enumerate(outputs)]
+        return torch.stack(costs).sum()
+
+    return network, loss
 
 
 def main() -> None:
