@@ -148,7 +148,7 @@ def given_options(
     for text in settings:
         key, value = _setting(text)
         if key in from_flags:
-            raise UsageError(f"{key} is given twice, as --{_dashed(key)} and with --set")
+            raise UsageError(f"{key} is given twice, as a flag and with --set")
         _place(from_settings, key.split("."), value)
     from_file = read_yaml(file) if file is not None else {}
     return {str(file): from_file, FLAGS: from_flags, SETTINGS: from_settings}
@@ -225,14 +225,16 @@ def _is_wrong_as_typed(model: type[BaseModel], layers: Mapping[str, Mapping[str,
 
 
 def option_rows(model: type[BaseModel], prefix: str = "") -> Iterator[dict[str, str]]:
-    """Name, type, default and description of every option, nested ones with dots."""
+    """Name, flag, type, default and description of every option, nested ones with dots."""
     for name, field in model.model_fields.items():
         inner = plain_type(field.annotation)
         if is_model(inner) and "name" not in inner.model_fields:
             yield from option_rows(inner, f"{prefix}{name}.")
             continue
+        is_flag = _marks(field).get("cli") and not _marks(field).get("positional")
         yield {
             "name": prefix + name,
+            "flag": _spelling(name, field).partition("/")[0] if is_flag else "",
             "type": _type_text(field.annotation),
             "default": _default_text(field) or "",
             "description": field.description or "",
@@ -264,15 +266,20 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     if _marks(field).get("positional"):
         info = typer.Argument(metavar=name.upper(), **facts)
     else:
-        dashed = _dashed(name)
-        usual = f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"
-        spelling = _marks(field).get("flag", usual)
         if is_model(kind):
             facts["metavar"] = "NAME"
         elif kind is Path:
             facts["metavar"] = "PATH"
-        info = typer.Option(spelling, *_marks(field).get("names", ()), **facts)
+        info = typer.Option(_spelling(name, field), *_marks(field).get("names", ()), **facts)
     return _keyword(name, Annotated[_flag_type(kind) | None, info])
+
+
+def _spelling(name: str, field: FieldInfo) -> str:
+    """The flag, with its opposite of what is switched on and off."""
+    dashed = _dashed(name)
+    is_switch = plain_type(field.annotation) is bool
+    usual = f"--{dashed}/--no-{dashed}" if is_switch else f"--{dashed}"
+    return str(_marks(field).get("flag", usual))
 
 
 def _flag_type(kind: Any) -> Any:

@@ -292,7 +292,7 @@ def test_a_budget_on_the_command_line_replaces_the_one_in_the_file(
         ),
         (["--set", "batch_size"], "--set expects KEY=VALUE, such as batch_size=2"),
         (["--set", "batch_size=[1"], "--set batch_size: '[1' is not a YAML value"),
-        (["--seed", "1", "--set", "seed=2"], "seed is given twice, as --seed and with --set"),
+        (["--seed", "1", "--set", "seed=2"], "seed is given twice, as a flag and with --set"),
         (["--epochs", "0"], "command line: epochs: input should be greater than 0, got 0"),
         (["--fold", "9"], "options: fold 9 does not exist; folds are 0 to 4"),
         (["--set", "stages=[{}]"], "--set: stages.0.name is missing; stages.0.share is missing"),
@@ -500,13 +500,20 @@ def test_list_of_options_covers_every_field() -> None:
     rows = json.loads(run("list", "options", "--json").stdout)
     names = {row["name"] for row in rows if row["command"] == "fit"}
     assert {"data", "patch_size", "augmentation.mirror_axes", "network"} <= names
+    flags = {row["name"]: row["flag"] for row in rows if row["command"] == "fit"}
+    assert [flags[name] for name in ("data", "start_from", "loss", "width")] == [
+        "",
+        "--from",
+        "--loss",
+        "",
+    ]
     assert all(row["description"] for row in rows)
 
 
 def test_list_without_terminal_is_tab_separated() -> None:
     lines = run("list", "options").stdout.splitlines()
-    assert lines[0].split("\t") == ["command", "name", "type", "default", "description"]
-    assert {line.count("\t") for line in lines} == {4}
+    assert lines[0].split("\t") == ["command", "name", "flag", "type", "default", "description"]
+    assert {line.count("\t") for line in lines} == {5}
 
 
 @pytest.mark.parametrize("kind", ["networks", "losses", "metrics"])
@@ -555,6 +562,41 @@ def test_demo_without_checkout_says_what_it_needs(
     result = run("demo")
     assert result.exit_code == 1
     assert result.stderr.startswith("medseg3d demo: the demo needs the source checkout")
+
+
+def checkout_with(script: str, folder: Path) -> Path:
+    """A checkout whose sample cases are not all there, and what would make them."""
+    (folder / "sample_data" / "labelsTs").mkdir(parents=True)
+    write(folder / "sample_data" / "make_sample_data.py", script)
+    return folder
+
+
+def test_demo_makes_sample_cases_that_are_half_made(tmp_path: Path) -> None:
+    done = "from pathlib import Path; Path(__file__).with_name('dataset.json').write_text('{}')"
+    sample = cli._sample_data(checkout_with(done, tmp_path))
+    assert (sample / "dataset.json").read_text() == "{}"
+    write(sample / "make_sample_data.py", "raise SystemExit('they are there')")
+    assert cli._sample_data(tmp_path) == sample
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("raise PermissionError(13, 'may not write', 'x')", "PermissionError: [Errno 13] may"),
+        ("raise SystemExit(3)", "exit code 3"),
+    ],
+)
+def test_demo_says_in_a_sentence_why_there_are_no_sample_cases(
+    script: str, reason: str, api: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = checkout_with(script, tmp_path)
+    monkeypatch.setattr(cli, "__file__", str(checkout / "medseg3d" / "cli.py"))
+    result = run("demo")
+    assert result.exit_code == 1
+    told = result.stderr.splitlines()
+    path = checkout / "sample_data" / "make_sample_data.py"
+    assert told[-1].startswith(f"medseg3d demo: {path} cannot make the sample cases ({reason}")
+    assert not api.calls
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy() -> None:

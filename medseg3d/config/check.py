@@ -56,7 +56,7 @@ class CheckConfig(Options):
     )
     ignore_geometry: bool = Field(
         False,
-        description="In the copy, give them the affine of their image instead.",
+        description="In the copy, give label maps on another grid the affine of their image.",
         json_schema_extra=FLAG,
     )
     resample_channels: bool = Field(
@@ -84,7 +84,8 @@ class CheckConfig(Options):
         0.05,
         ge=0,
         lt=0.5,
-        description="In the copy, label maps at most this far off get the affine of their image.",
+        description="In the copy, label maps at most this many voxels off get the affine of their "
+        "image.",
     )
 
     @property

@@ -34,7 +34,11 @@ class AugmentationConfig(Options):
         "axis 0, labels named as left and right change places.",
     )
     intensity_probability: float = Field(
-        0.15, ge=0, le=1, description="Share of patches for each of noise, blur, gamma, contrast."
+        0.15,
+        ge=0,
+        le=1,
+        description="Share of patches for each of noise, blur, "
+        "brightness, contrast, a coarser grid and gamma.",
     )
 
 
@@ -92,8 +96,8 @@ class FitConfig(Options):
     max_minutes: float | None = Field(
         None,
         gt=0,
-        description="Train this long instead; default 60 when no epochs are given. On a CPU a "
-        "short time makes most networks narrow; see width.",
+        description="Train this long instead of a number of epochs; default 60 if neither is "
+        "given. On a CPU a short time makes most networks narrow; see width.",
         json_schema_extra=FLAG,
     )
     fold: int | str = Field(
@@ -151,8 +155,8 @@ class FitConfig(Options):
     start_from: Path | None = Field(
         None,
         description="Run folder or bundle whose weights to begin with; its labels may lack or "
-        "exceed those of the data, and so may its channels. Network, spacing and patch are its, "
-        "unless given.",
+        "exceed those of the data, and so may its channels. The network is that of the model; "
+        "spacing and patch are too, unless they are given.",
         json_schema_extra={"cli": True, "flag": "--from"},  # from is a word of Python's
     )
     dry_run: bool = Field(
@@ -218,7 +222,11 @@ class FitConfig(Options):
         "minutes are too few for 32 (pipelines/recipe.md).",
     )
     memory_gb: float | None = Field(
-        None, gt=0, description="Memory that training may take; default from the machine."
+        None,
+        gt=0,
+        description="Memory that training may take, by which patch and batch are chosen; default "
+        "half of the machine's, on a GPU what it has but at most 10. A larger patch needs a larger "
+        "machine to predict with, too.",
     )
     accumulate: int = Field(
         1, gt=0, description="Batches whose gradients are added up to one optimizer step."

@@ -131,7 +131,7 @@ class PredictConfig(Options):
         "labels from 0 (all are equal) to 1, as <name>_samples_entropy.nii.gz.",
         json_schema_extra=FLAG,
     )
-    seed: int = Field(0, ge=0, description="Of the random numbers behind samples.")
+    seed: int = Field(0, ge=0, description="Seed of the random numbers behind samples.")
     shard: str | None = Field(
         None,
         description="Do the i-th of n parts of the cases, as i/n, or as the job array says: slurm.",
