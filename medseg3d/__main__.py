@@ -5,6 +5,8 @@ import sys
 
 def main() -> None:
     """Run the command line; Ctrl-C while it is being loaded ends it without a word."""
+    if sys.platform == "win32":
+        sys.exit("medseg3d: this is Windows, and medseg3d runs on Linux; run it in WSL")
     try:
         from medseg3d import cli
     except KeyboardInterrupt:

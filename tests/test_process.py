@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from medseg3d.__main__ import main
 from medseg3d.errors import RunError
 from medseg3d.process import out_of_memory, sentence
 
@@ -120,6 +121,12 @@ def test_ignored_signals_stay_ignored() -> None:
         output = process.stdout.read()
         process.wait(20)
     assert (output, process.returncode) == ("still here\n", 0)
+
+
+def test_on_windows_one_sentence_says_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit, match="runs on Linux; run it in WSL"):
+        main()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ COMMON = frozenset({"image", "labels", "case", "maps"})
 class OptimizerSettings:
     """AdamW and its schedule; see the fields of the same names in ``FitConfig``."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.03
     warmup: float = 0.03
     decay_power: float = 1.5
