@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from medseg3d.bundle import SUFFIX
+from medseg3d.bundle import BEST
 from medseg3d.device import Precision
 from medseg3d.errors import RunError
 from medseg3d.losses.deep_supervision import LEVEL_DECAY, DeepSupervision
@@ -311,7 +311,7 @@ class _Session:
 
 def _what_is_left(checkpoints: Path) -> str:
     kept = ""
-    best = checkpoints / f"best{SUFFIX}"
+    best = checkpoints / BEST.name
     if best.is_file():
         kept += f"; the best model so far is kept in {best}"
     if (checkpoints / LAST).is_file():

@@ -1,10 +1,11 @@
 """``fit``: from a folder of cases to a model file."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ from medseg3d.api.fitting.watching import Watch
 from medseg3d.api.provenance import Origin, known
 from medseg3d.api.scoring.run import ScoreResult
 from medseg3d.bundle import (
+    BEST,
     FILE_NAME,
-    SUFFIX,
     Bundle,
     load_bundle,
     load_weights,
@@ -181,58 +182,26 @@ class _Fit:
 
     def run(self) -> Run:
         """Preprocess, train, validate on native grids, write the bundle."""
-        config, plan, held_out = self.config, self.plan, self.held_out
-        origin = Origin.of(config, [*self.training, *self.target], held_out)
+        config, plan = self.config, self.plan
+        cases = [*self.training, *self.held_out, *self.target]
+        origin = Origin.of(config, [*self.training, *self.target], self.held_out)
         preparation = Preparation(config, plan, origin.digests)
-        cases = [*self.training, *held_out, *self.target]
         torch.manual_seed(config.seed)
         network, options = make_network(config, plan)
         preparation.require_room(
             cases, self.training, network, make_loss(config, plan), self.folder
         )
         start = begin(network, options, plan, config, self.folder)
-        several = f"{self.team.count} processes, " if self.team.count > 1 else ""
         origin.write(
             self.folder / "provenance.json",
-            device=f"{several}{self.device}",
+            device=f"{self._processes()}{self.device}",
             precision=self.precision,
         )
-        cached = preparation.prepare(cases)
-        learned, cached = cached[: len(self.training)], cached[len(self.training) :]
-        kept, target = cached[: len(held_out)], cached[len(held_out) :]
-        warn_of_absent_labels(plan, learned, kept, fold=config.fold)
-        best = self.folder / "checkpoints" / f"best{SUFFIX}"
-        watch = Watch(self.folder, config, plan, kept, device=self.device, precision=self.precision)
-        log.info("watch it: %s", watch.path)
-
-        def dice(network: nn.Module, limit: int | None) -> list[float]:
-            return validate(
-                network,
-                kept[:limit],
-                plan,
-                overlap=config.overlap,
-                device=self.device,
-                precision=self.precision,
-                look=watch.look if limit is None else None,  # else only its cost is measured
-                regions=plan.region_indices,
-            )
-
-        def save_best(network: nn.Module, mean_dice: float) -> None:
-            description = origin.describe(
-                network, options, plan, precision=self.precision, scores={"mean": mean_dice}
-            )
-            told = {"training": description.training | start}
-            description = description.model_copy(update=told)
-            # a resumed run repeats the way to better weights, kept already
-            if best.exists() and not keeps_last(network):
-                before = read_bundle(best)
-                same_stage = before.options.get("stage") == description.options.get("stage")
-                if same_stage and before.scores.get("mean", 0.0) > mean_dice:
-                    return
-            save_bundle(best, description, network)
-
-        if several:
-            log.info("%s%d patches each in a step", several, plan.batch_size)
+        cached = iter(preparation.prepare(cases))
+        learned, held_out, target = (
+            list(islice(cached, len(part))) for part in (self.training, self.held_out, self.target)
+        )
+        warn_of_absent_labels(plan, learned, held_out, fold=config.fold)
         loss = make_loss(config, plan, learned)
         job = Job(
             config,
@@ -244,8 +213,73 @@ class _Fit:
             target=tuple(target),
             maps=preparation.maps_of(learned, network, loss),
         )
+        best = _BestWeights(self.folder / BEST, partial(self._describe, origin, options, start))
+        history = self._train(network, loss, job, held_out, best)
+        if plan.classes:
+            write_diagnoses(
+                _network_of(best.path),
+                self.held_out,
+                held_out,
+                plan.classes,
+                self.folder / "validation" / DIAGNOSES,
+                window=plan.patch_size,
+                device=self.device,
+            )
+        can_tell = [
+            case
+            for case, found in zip(self.held_out, held_out, strict=True)
+            if found.labels_present
+        ]
+        return self._finish(best.path, can_tell, history)
+
+    def _processes(self) -> str:
+        return f"{self.team.count} processes, " if self.team.count > 1 else ""
+
+    def _describe(
+        self,
+        origin: Origin,
+        options: dict[str, Any],
+        start: dict[str, Any],
+        network: nn.Module,
+        mean_dice: float,
+    ) -> Bundle:
+        """What a model file says of a network that was built and begun so."""
+        found = origin.describe(
+            network, options, self.plan, precision=self.precision, scores={"mean": mean_dice}
+        )
+        return found.model_copy(update={"training": found.training | start})
+
+    def _train(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        job: Job,
+        held_out: Sequence[CachedCase],
+        best: "_BestWeights",
+    ) -> History:
+        """Train with all processes of the team; the best weights so far are kept on the way."""
+        config, plan = self.config, self.plan
+        watch = Watch(
+            self.folder, config, plan, held_out, device=self.device, precision=self.precision
+        )
+        log.info("watch it: %s", watch.path)
+        if processes := self._processes():
+            log.info("%s%d patches each in a step", processes, plan.batch_size)
+
+        def dice(network: nn.Module, limit: int | None) -> list[float]:
+            return validate(
+                network,
+                held_out[:limit],
+                plan,
+                overlap=config.overlap,
+                device=self.device,
+                precision=self.precision,
+                look=watch.look if limit is None else None,  # else only its cost is measured
+                regions=plan.region_indices,
+            )
+
         self.team.hand_out(job)
-        history = train(
+        return train(
             network,
             loss,
             job.patches(),
@@ -253,7 +287,7 @@ class _Fit:
             label_names=list(self.labels.values()),
             validate=dice,
             num_held_out=len(held_out),
-            save_best=save_best,
+            save_best=best.keep,
             settings=training_settings(config, plan),
             device=self.device,
             precision=self.precision,
@@ -261,20 +295,6 @@ class _Fit:
             publish=watch.publish,
             team=self.team,
         )
-        if plan.classes:
-            write_diagnoses(
-                _network_of(best),
-                held_out,
-                kept,
-                plan.classes,
-                self.folder / "validation" / DIAGNOSES,
-                window=plan.patch_size,
-                device=self.device,
-            )
-        can_tell = [
-            case for case, found in zip(held_out, kept, strict=True) if found.labels_present
-        ]
-        return self._finish(best, can_tell, history)
 
     def _finish(self, best: Path, can_tell: Sequence[Case], history: History) -> Run:
         """Validate the best weights as ``predict`` will use them, and write the bundle."""
@@ -312,6 +332,29 @@ class _Fit:
             "model %s, Dice %.4f on %d held-out cases", path, reached["mean"], len(self.held_out)
         )
         return Run(self.folder, path, dice, scores)
+
+
+@dataclass(frozen=True)
+class _BestWeights:
+    """The best weights of a run so far, in a model file.
+
+    Attributes:
+        path: The file.
+        describe: What it says of a network and its mean Dice.
+    """
+
+    path: Path
+    describe: Callable[[nn.Module, float], Bundle]
+
+    def keep(self, network: nn.Module, mean_dice: float) -> None:
+        """Keep these weights, unless a resumed run repeats the way to better ones."""
+        description = self.describe(network, mean_dice)
+        if self.path.exists() and not keeps_last(network):
+            before = read_bundle(self.path)
+            same_stage = before.options.get("stage") == description.options.get("stage")
+            if same_stage and before.scores.get("mean", 0.0) > mean_dice:
+                return
+        save_bundle(self.path, description, network)
 
 
 def make_loss(config: FitConfig, plan: Plan, cases: Sequence[CachedCase] = ()) -> nn.Module:
