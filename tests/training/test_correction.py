@@ -3,6 +3,7 @@
 import csv
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +289,11 @@ def test_cases_with_many_changes_are_named(
     assert "1 cases: bad (75%); look at them" in line
     text = (tmp_path / "corrections.csv").read_text()
     assert text.splitlines() == ["case,share_outvoted", "bad,0.7500", "good,0.0200", "empty,0.0000"]
+
+
+def test_the_table_keeps_names_that_are_not_utf8(tmp_path: Path) -> None:
+    correction = after(2, Sure(0.1, 0.2, 0.7))
+    correction.counts = {os.fsdecode(b"P\xe9rez"): [2, 100]}
+    correction.write(tmp_path / "corrections.csv")
+    written = (tmp_path / "corrections.csv").read_bytes()
+    assert written == b"case,share_outvoted\nP\xe9rez,0.0200\n"
