@@ -471,7 +471,11 @@ def demo(
 
 
 def _sample_data(checkout: Path) -> Path:
-    """The generated cases of the checkout; they are made if they are not there."""
+    """The generated cases of the checkout; they are made if they are not all there.
+
+    Raises:
+        RunError: If they cannot be made, or this is no checkout.
+    """
     folder = checkout / "sample_data"
     script = folder / "make_sample_data.py"
     if not script.is_file():
@@ -479,9 +483,17 @@ def _sample_data(checkout: Path) -> Path:
             f"the demo needs the source checkout, but {folder} holds no {script.name}; "
             "clone the repository and run make demo in it"
         )
-    if not (folder / "labelsTs").is_dir():
+    if not (folder / "dataset.json").is_file():  # which comes last
         LOGGER.info("making the sample cases in %s", folder)
-        subprocess.run([sys.executable, str(script)], check=True)
+        command_line = [sys.executable, str(script)]
+        made = subprocess.run(command_line, stderr=subprocess.PIPE, check=False)
+        if made.returncode != 0:
+            told = made.stderr.decode(errors="backslashreplace").split("\n")
+            reason = next(filter(str.strip, reversed(told)), f"exit code {made.returncode}")
+            raise RunError(
+                f"{script} cannot make the sample cases ({reason}); mend that, and give the "
+                "command again"
+            )
     return folder
 
 

@@ -30,6 +30,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
+from medseg3d.io import atomic
+
 Array: TypeAlias = npt.NDArray[np.float64]
 """World points ``(..., 3)`` in mm, or one value per point ``(...)``."""
 
@@ -429,18 +431,19 @@ def write_nifti(path: Path, array: npt.NDArray[np.generic], affine: Array) -> No
     buffer = BytesIO()
     with gzip.GzipFile("", "wb", 9, buffer, mtime=0) as stream:
         stream.write(volume.to_bytes())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
+    with atomic(path) as beside:
+        beside.write_bytes(buffer.getvalue())
 
 
 def write_all(out: Path) -> None:
-    """Write both sets and ``dataset.json`` into ``out``."""
+    """Write both sets into ``out``, each file whole, and last of all ``dataset.json``."""
     for suffix, cases in (("Tr", TRAINING), ("Ts", HELD_OUT)):
         for name, storage in cases.items():
             image, labels, affine = make_case(name, storage)
             write_nifti(out / f"images{suffix}" / f"{name}_0000.nii.gz", image, affine)
             write_nifti(out / f"labels{suffix}" / f"{name}.nii.gz", labels, affine)
-    (out / "dataset.json").write_text(json.dumps(DATASET, indent=2) + "\n", encoding="utf-8")
+    with atomic(out / "dataset.json") as beside:
+        beside.write_text(json.dumps(DATASET, indent=2) + "\n", encoding="utf-8")
 
 
 def best_threshold_dice(folder: Path) -> tuple[float, float]:

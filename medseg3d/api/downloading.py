@@ -11,12 +11,12 @@ Reference:
 
 import hashlib
 import logging
+import os
 import re
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from http.client import HTTPException
@@ -27,7 +27,7 @@ from urllib.request import urlopen
 
 from medseg3d.config import DownloadConfig, validated
 from medseg3d.errors import ConfigError, DataError, RunError
-from medseg3d.io.atomic import reason_of
+from medseg3d.io.atomic import half_made, reason_of, sweep
 from medseg3d.machine import free_disk, in_words
 from medseg3d.progress import Progress
 
@@ -86,7 +86,11 @@ def download(task: str | DownloadConfig, **options: Any) -> Download:
                 "the command"
             )
         arrived = _unpack(archive, folder / "unpacked", name)
-        (folder / "unpacked" / name).rename(target)
+        made = folder / "unpacked" / name
+        for path in (*made.rglob("*"), made):
+            _flush(path)
+        made.rename(target)
+        _flush(config.out)
     log.info("%s: %d files, %s", target, arrived[0], in_words(arrived[1]))
     return Download(target, *arrived)
 
@@ -120,15 +124,20 @@ def _plain(text: str) -> str:
 
 @contextmanager
 def _working_folder(out: Path) -> Iterator[Path]:
-    """A folder inside ``out`` that is gone at the end, and ``out`` too if nothing came of it."""
-    is_new = not out.exists()
+    """A folder inside ``out`` that is gone at the end, and ``out`` too if nothing came of it.
+
+    What killed downloads left in ``out`` is removed first.
+    """
+    is_new, folder = not out.exists(), half_made(out / "download")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".medseg3d-download-", dir=out) as folder:
-            yield Path(folder)
+        sweep(out)
+        folder.mkdir()
+        yield folder
     except OSError as error:
         raise RunError(f"{out} cannot be written: {reason_of(error)}") from error
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
         if is_new:
             with suppress(OSError):  # not empty
                 out.rmdir()
@@ -190,6 +199,16 @@ def _require_room(out: Path, size: int) -> None:
             f"{out} has {in_words(free)} free, but {in_words(2 * size)} are needed to download "
             "and unpack the task; free some space, or choose another folder with -o"
         )
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or the names in a folder are on the disk, where no power cut takes them."""
+    with suppress(OSError) if path.is_dir() else nullcontext():  # not all systems do folders
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _unpack(archive: Path, into: Path, name: str) -> tuple[int, int]:

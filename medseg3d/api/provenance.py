@@ -20,7 +20,8 @@ from medseg3d.data.plan import Plan
 from medseg3d.data.threads import in_threads
 from medseg3d.device import Precision
 from medseg3d.errors import RunError
-from medseg3d.io import atomic, sources
+from medseg3d.io import sources
+from medseg3d.io.atomic import spelled_out, write_text
 from medseg3d.progress import track
 
 PACKAGES = ("torch", "monai", "torchio", "lightning", "nibabel", "SimpleITK", "numpy", "scipy")
@@ -106,7 +107,6 @@ class Origin:
             scores: Dice per label name, and their mean.
         """
         stage = getattr(network, "stage", None)
-        data = self.config.data.resolve().name.encode("utf-8", "backslashreplace").decode()
         return Bundle(
             network=self.config.network.name,
             options=options | ({} if stage is None else {"stage": stage}),
@@ -116,7 +116,7 @@ class Origin:
             scores=known(scores),
             cases=self._unnamed_digests(),
             training={
-                "data": data,
+                "data": spelled_out(self.config.data.resolve().name),
                 "fold": self.config.fold,
                 "seed": self.config.seed,
                 "versions": _versions(),
@@ -141,16 +141,6 @@ def known(scores: Mapping[str, float]) -> dict[str, float]:
         {'liver': 0.912346}
     """
     return {name: round(score, 6) for name, score in scores.items() if math.isfinite(score)}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole.
-
-    Raises:
-        RunError: If it cannot be written.
-    """
-    with atomic(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def _digest(case: Case) -> str:

@@ -5,11 +5,13 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from medseg3d.errors import DataError, RunError
 from medseg3d.machine import free_disk
@@ -30,7 +32,9 @@ _REASONS = {
 
 _STOPS_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
-_HALF_MADE = re.compile(r"\.medseg3d-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}-part(?:\..*)?", re.DOTALL)
+_HALF_MADE = re.compile(
+    r"\.medseg3d-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}-(?:part(?:\..*)?|before-(.+))", re.DOTALL
+)
 SECONDS_OF_A_DAY = 86_400
 LITTLE = 16_384
 """Bytes; with less than that left, a full disk is why a writer gave up, whatever it says."""
@@ -67,8 +71,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     suffix = "".join(target.suffixes[-2:] if target.suffix.lower() == ".gz" else [target.suffix])
     # a fixed short stem, because the target's own name may already be of the greatest length
-    stem = f".medseg3d-{_system()}-{os.getpid()}-{secrets.token_hex(6)}-part"
-    beside = target.parent / f"{stem}{suffix if len(os.fsencode(suffix)) <= LONGEST_SUFFIX else ''}"
+    kept = suffix if len(os.fsencode(suffix)) <= LONGEST_SUFFIX else ""
+    beside = target.parent / f"{half_made(target).name}{kept}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -87,6 +91,50 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise RunError(f"{target} cannot be written: {_REASONS[error.errno]}") from error
         raise
     _sync_folder(target.parent)
+
+
+def write_text(
+    path: Path,
+    text: str,
+    *,
+    errors: Literal["backslashreplace", "surrogateescape"] = "backslashreplace",
+) -> None:
+    """Write a small UTF-8 file whole.
+
+    Args:
+        path: File to write or replace.
+        text: What it shall hold.
+        errors: Whether bytes of file names that are no UTF-8 are spelled out, as people and JSON
+            need it, or stay what they are, as in tables.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    with atomic(path) as beside:
+        beside.write_text(text, encoding="utf-8", errors=errors)
+
+
+def spelled_out(text: str) -> str:
+    r"""The text with bytes of file names that are no UTF-8 spelled out.
+
+    Examples:
+        >>> print(spelled_out(os.fsdecode(b"caf\xe9.nii")))
+        caf\udce9.nii
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def half_made(target: Path) -> Path:
+    """A hidden name beside a file or folder for making it; :func:`sweep` knows it."""
+    return target.parent / f"{_mark()}-part"
+
+
+def set_aside(target: Path) -> Path:
+    """A hidden name for what is at ``target`` while something else takes its place.
+
+    If the process is killed before that, :func:`sweep` gives it its name back.
+    """
+    return target.parent / f"{_mark()}-before-{target.name}"
 
 
 def reason_of(error: OSError) -> str:
@@ -112,13 +160,13 @@ def stops_all(error: BaseException | None) -> bool:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove what killed processes were writing in a folder.
+    """Remove what killed processes were making in a folder, and give back what they set aside.
 
-    Only files named as by :func:`atomic` count, when the process that made them has ended on
-    this machine, or when nobody has written to them for a day.
+    Only files and folders named as by :func:`half_made` and :func:`set_aside` count, when the
+    process that made them has ended on this machine, or when nobody has written to them for a day.
 
     Returns:
-        What was removed.
+        What is no longer there.
     """
     removed = []
     with suppress(OSError):
@@ -126,14 +174,24 @@ def sweep(folder: Path) -> list[Path]:
             found = _HALF_MADE.fullmatch(entry.name)
             if found and _is_abandoned(entry, found[1], int(found[2])):
                 with suppress(OSError):
-                    entry.unlink()
+                    if found[3] and not os.path.lexists(folder / found[3]):
+                        entry.rename(folder / found[3])
+                    elif entry.is_dir() and not entry.is_symlink():
+                        shutil.rmtree(entry)
+                    else:
+                        entry.unlink()
                     removed.append(entry)
     return removed
 
 
+def _mark() -> str:
+    return f".medseg3d-{_system()}-{os.getpid()}-{secrets.token_hex(6)}"
+
+
 def _is_abandoned(path: Path, system: str, process: int) -> bool:
     with suppress(OSError):
-        if time.time() - path.lstat().st_mtime > SECONDS_OF_A_DAY:
+        newest = max(held.lstat().st_mtime for held in (path, *path.rglob("*")))
+        if time.time() - newest > SECONDS_OF_A_DAY:
             return True
         if system == _system():
             try:

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
@@ -19,7 +20,9 @@ from medseg3d.api.contest import contestant
 from medseg3d.api.contest import run as contest
 from medseg3d.api.contest.contestant import FACTS, FAULT, Facts, gflop_per_patch
 from medseg3d.api.contest.options import own_options, shared_options
+from medseg3d.api.contest.run import PROVENANCE
 from medseg3d.api.fitting.run import _save_again
+from medseg3d.api.provenance import Origin
 from medseg3d.bundle import FILE_NAME, read_bundle
 from medseg3d.config import BakeoffConfig, FitConfig, Part, read_yaml, validated
 from medseg3d.data.layouts import find_cases
@@ -187,6 +190,82 @@ def test_a_network_that_fails_is_reported_and_tried_again(
     assert processes.calls == [*both_steps("unet3d"), ("measure", "vnet")]
     assert not result.failed
     assert {row["status"] for row in rows_of(folder).values()} == {"done"}
+
+
+def test_a_network_whose_process_fails_after_measuring_is_measured_again(
+    cases: Path, small: dict[str, Any], processes: Processes, tmp_path: Path
+) -> None:
+    def dies_at_exit(place: Path) -> int:
+        Facts(1 << 30, 1 << 29, 1000, 1.5, 0.25).write(place)
+        return -signal.SIGSEGV
+
+    processes.acts = {("measure", "unet3d"): dies_at_exit}
+    folder = tmp_path / "runs"
+    [failed] = bake(cases, networks=NAMES[:1], out=folder, fit=small).failed
+    assert "was ended by signal 11" in failed.note
+
+    processes.acts, processes.calls = {}, []
+    [done] = bake(cases, networks=NAMES[:1], out=folder).contestants
+    assert processes.calls == [("measure", "unet3d")]
+    assert (done.status, done.dice) == ("done", 0.5)
+
+
+def copied(cases: Path, folder: Path) -> Path:
+    """The same cases in another place."""
+    return Path(shutil.copytree(cases, folder))
+
+
+def test_networks_trained_by_other_cases_are_not_compared(
+    cases: Path, small: dict[str, Any], processes: Processes, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs"
+    bake(cases, networks=NAMES[:1], out=folder, fit=small)
+    before = Origin.of(FitConfig(data=cases), find_cases(cases).cases, ())
+    before.write(folder / "unet3d" / PROVENANCE, device="cpu", precision="fp32")
+    tables = {path.name: path.read_text() for path in folder.glob("bakeoff.*")}
+    processes.calls = []
+
+    corrected = copied(cases, tmp_path / "v2")
+    (corrected / "imagesTr" / "case_3_0000.nii.gz").write_bytes(
+        (corrected / "imagesTr" / "case_0_0000.nii.gz").read_bytes()
+    )
+    told = (
+        f"v2 holds other cases than those that trained network unet3d in {folder}: 1 case "
+        r"\(case_3\) changed; restore what was there, choose another folder with -o, or remove"
+    )
+    with pytest.raises(RunError, match=told):
+        bake(corrected, networks=NAMES[:2], out=folder)
+    assert processes.calls == []
+    assert {path.name: path.read_text() for path in folder.glob("bakeoff.*")} == tables
+
+    bake(copied(cases, tmp_path / "moved"), networks=NAMES[:2], out=folder)
+    assert processes.calls == both_steps("vnet")
+
+
+def test_names_that_are_no_text_are_spelled_out(
+    cases: Path,
+    small: dict[str, Any],
+    processes: Processes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuses(config: FitConfig, folder: Path) -> None:
+        raise DataError(f"{config.data}: no such case")
+
+    def ended(module: str, arguments: Sequence[str]) -> int:
+        with pytest.raises(SystemExit):
+            contestant.main(arguments)
+        return 1
+
+    for name in ("handle_signals", "forgive_characters", "end_with_parent"):
+        monkeypatch.setattr(contestant, name, lambda: None)
+    monkeypatch.setitem(contestant.STEPS, "train", refuses)
+    monkeypatch.setattr(contest, "run_apart", ended)
+    data = copied(cases, tmp_path / os.fsdecode(b"caf\xe9"))
+    [failed] = bake(data, networks=NAMES[:1], out=tmp_path / "runs", fit=small).failed
+    assert failed.note.endswith(r"caf\udce9: no such case")
+    page = (tmp_path / "runs" / "bakeoff.md").read_text(encoding="utf-8")
+    assert page.startswith(r"# 0 of 1 networks on caf\udce9")
 
 
 def test_it_goes_on_where_it_was_interrupted(
@@ -378,7 +457,8 @@ def test_real_processes_train_and_measure(
     LOGGER.setLevel(logging.ERROR)
     [done] = bake(cases, networks=NAMES[:1], out=folder, fit=small).contestants
     run = folder / "unet3d"
-    assert {"history.csv", "validation", FILE_NAME, FACTS} <= {path.name for path in run.iterdir()}
+    left = {path.name for path in run.iterdir()}
+    assert {"history.csv", "validation", PROVENANCE, FILE_NAME, FACTS} <= left
     with (run / "validation" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     dice = sum(float(row["dice"]) for row in rows) / len(rows)

@@ -1,9 +1,11 @@
 """Download of a task: from a server of this process, and every way it can go wrong."""
 
+import errno
 import hashlib
 import http.server
 import io
 import logging
+import os
 import socket
 import tarfile
 import threading
@@ -251,6 +253,51 @@ def test_ctrl_c_leaves_nothing(
             with pytest.raises(KeyboardInterrupt):
                 api.download("4", out=tmp_path / "data")
         assert not (tmp_path / "data").exists()
+
+
+def test_what_a_killed_download_left_is_removed_and_what_runs_is_not(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(server, archive(FILES), monkeypatch)
+    left = tmp_path / ".medseg3d-00000000-1-000000000000-part"  # of another machine
+    left.mkdir()
+    (left / "archive").write_bytes(b"half")
+    for path in (left / "archive", left):
+        os.utime(path, (0, 0))
+    with downloading._working_folder(tmp_path) as running:
+        (running / "archive").write_bytes(b"half")
+        assert not left.exists()
+        api.download("4", out=tmp_path)
+        assert set(tmp_path.iterdir()) == {tmp_path / TASK, running}
+        assert (running / "archive").read_bytes() == b"half"
+
+
+def test_all_is_on_the_disk_before_it_gets_its_name(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: set[str] = set()
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        if not (tmp_path / TASK).exists():
+            flushed.add(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        sync(descriptor)
+
+    offer(server, archive(FILES), monkeypatch)
+    monkeypatch.setattr(os, "fsync", note)
+    api.download("4", out=tmp_path)
+    assert flushed >= {part for name in FILES for part in Path(name).parts}
+
+
+def test_a_disk_that_fails_while_it_is_flushed_leaves_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "no")
+
+    offer(server, archive(FILES), monkeypatch)
+    monkeypatch.setattr(os, "fsync", fail)
+    refused(tmp_path, RunError, "cannot be written: the disk reports an error")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from medseg3d.errors import RunError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import Volume, atomic, write_labels
-from medseg3d.io.atomic import sweep
+from medseg3d.io.atomic import half_made, sweep, write_text
 
 LIKE = Volume.from_array(np.zeros((1, 3, 4, 5)), Grid((3, 4, 5), np.eye(4)))
 LABELS = np.ones((3, 4, 5), np.uint8)
@@ -145,6 +146,53 @@ def test_what_another_machine_left_is_swept_after_a_day(tmp_path: Path) -> None:
     os.utime(left, (yesterday, yesterday))
     assert sweep(tmp_path) == [left]
     assert sweep(tmp_path / "absent") == []
+
+
+def test_folders_of_killed_processes_go_and_what_they_set_aside_comes_back(tmp_path: Path) -> None:
+    for name in ("old", "replaced"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "page").write_text(name)
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from medseg3d.io.atomic import half_made, set_aside\n"
+        "for name in sys.argv[1:]:\n"
+        "    place = Path(name)\n"
+        "    (half_made(place) / 'cases').mkdir(parents=True)\n"
+        "    place.rename(set_aside(place))\n"
+    )
+    places = [str(tmp_path / name) for name in ("old", "replaced")]
+    subprocess.run([sys.executable, "-c", code, *places], check=True)
+    (tmp_path / "replaced").mkdir()
+    (tmp_path / "replaced" / "page").write_text("new")
+    mine = half_made(tmp_path / "mine")
+    mine.mkdir()
+    assert len(sweep(tmp_path)) == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == [mine.name, "old", "replaced"]
+    assert (tmp_path / "old" / "page").read_text() == "old"
+    assert (tmp_path / "replaced" / "page").read_text() == "new"
+
+
+def test_a_folder_that_another_machine_writes_into_today_stays(tmp_path: Path) -> None:
+    making = tmp_path / ".medseg3d-0123abcd-1-0123456789ab-part"
+    (making / "cases").mkdir(parents=True)
+    (making / "cases" / "0001.js").write_text("new")
+    yesterday = time.time() - 86_500
+    for folder in (making / "cases", making):
+        os.utime(folder, (yesterday, yesterday))
+    assert sweep(tmp_path) == []
+    os.utime(making / "cases" / "0001.js", (yesterday, yesterday))
+    assert sweep(tmp_path) == [making]
+
+
+@pytest.mark.parametrize(
+    ("errors", "held"),
+    [("backslashreplace", b"p\\udce9 \xc3\xa4"), ("surrogateescape", b"p\xe9 \xc3\xa4")],
+)
+def test_bytes_of_names_that_are_no_utf8_are_spelled_out_or_kept(
+    tmp_path: Path, errors: Literal["backslashreplace", "surrogateescape"], held: bytes
+) -> None:
+    write_text(tmp_path / "a.txt", os.fsdecode(b"p\xe9 \xc3\xa4"), errors=errors)
+    assert (tmp_path / "a.txt").read_bytes() == held
 
 
 def test_a_writer_with_other_words_for_a_full_disk_is_understood(

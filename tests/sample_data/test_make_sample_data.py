@@ -1,5 +1,6 @@
 """The sample data are what their script makes, small, sound, and no matter of a threshold."""
 
+import gzip
 import importlib.util
 import sys
 from pathlib import Path
@@ -55,6 +56,29 @@ def test_the_files_are_small_and_carry_no_time() -> None:
     assert sum(path.stat().st_size for path in volumes(FOLDER).values()) < 3_000_000
     for path in volumes(FOLDER).values():
         assert path.read_bytes()[4:8] == bytes(4)  # the time stamp of gzip
+
+
+def test_making_them_again_takes_nothing_from_who_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "imagesTr" / "case_0000.nii.gz"
+    script.write_nifti(path, np.zeros((2, 2, 2), np.int16), np.eye(4))
+    with path.open("rb") as reader:
+        script.write_nifti(path, np.ones((2, 2, 2), np.int16), np.eye(4))
+        stored = nib.Nifti1Image.from_bytes(gzip.decompress(reader.read()))
+    assert not np.asarray(stored.dataobj).any()
+    assert np.asarray(nib.load(path).dataobj).all()
+    assert list(tmp_path.rglob("*.nii.gz")) == [path]
+
+
+def test_what_says_that_they_are_whole_comes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(name: str, storage: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "make_case", stop)
+    with pytest.raises(KeyboardInterrupt):
+        script.write_all(tmp_path)
+    assert not (tmp_path / "dataset.json").exists()
 
 
 @pytest.mark.parametrize("name", [*script.TRAINING, *script.HELD_OUT])

@@ -22,7 +22,6 @@ from medseg3d.api.fitting.cross_validation import HELD_OUT, TABLE
 from medseg3d.api.fitting.planning import planned, refuse_what_cannot_be_built
 from medseg3d.api.fitting.run import fit, use_allowed_processors
 from medseg3d.api.fitting.verdict import evenly
-from medseg3d.api.provenance import write_text
 from medseg3d.bundle import FILE_NAME, read_bundle
 from medseg3d.config import FitConfig, read_yaml, validated
 from medseg3d.data.canonical import canonical
@@ -30,6 +29,7 @@ from medseg3d.data.plan import Plan
 from medseg3d.device import resolve_device
 from medseg3d.inference.predictor import Predictor
 from medseg3d.io import read_image
+from medseg3d.io.atomic import write_text
 from medseg3d.machine import peak_memory
 from medseg3d.networks import build_network
 from medseg3d.process import FAILED, TERMINATED, forgive_characters, handle_signals, sentence

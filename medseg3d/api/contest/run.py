@@ -8,9 +8,10 @@
       bakeoff.csv bakeoff.md bakeoff.png   written anew after each network
 """
 
+import json
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,12 @@ from medseg3d.api.contest.tables import (
 )
 from medseg3d.api.fitting.planning import PLAN, planned
 from medseg3d.api.fitting.splitting import SPLIT
-from medseg3d.api.provenance import write_text
+from medseg3d.api.provenance import Origin
 from medseg3d.config import BakeoffConfig, FitConfig, validated
+from medseg3d.data.cases import Case
+from medseg3d.data.partners import count
 from medseg3d.errors import RunError
+from medseg3d.io.atomic import write_text
 from medseg3d.progress import LOGGER, duration
 from medseg3d.report.bakeoff_table import Contestant, ranked
 from medseg3d.runs import OURS, RUNS, locked, options_text
@@ -46,6 +50,7 @@ log = logging.getLogger("medseg3d")
 
 CHILD = "medseg3d.api.contest.contestant"
 HANDED_ON = ("data", "device", "workers", "cache")
+PROVENANCE = "provenance.json"
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ def bakeoff(data: Path | str | BakeoffConfig, **options: Any) -> Bakeoff:
     Raises:
         ConfigError: If an option or a name is wrong, or the folder was begun with other options.
         DataError: If the cases cannot be trusted; all faulty ones are listed.
-        RunError: If the folder holds other things, is in use or cannot be written.
+        RunError: If the folder holds other things or networks trained by other cases, is in use or
+            cannot be written.
     """
     given = {"data": data} | options
     config = data if isinstance(data, BakeoffConfig) else validated(BakeoffConfig, given)
@@ -99,14 +105,17 @@ def bakeoff(data: Path | str | BakeoffConfig, **options: Any) -> Bakeoff:
         expect_same(name, runs[name])
     with locked(folder):
         contest = _Contest(config, folder, runs)
-        contest.write()
+        if not recipe.resume:
+            contest.write()  # by which the folder is known from here on
         try:
-            planned(recipe, folder)
+            dataset, _, parts = planned(recipe, folder)
         except Exception:
             if not recipe.resume:
                 remove_tables(folder)
             raise
         try:
+            ids = {*parts.training, *parts.validation}
+            contest.expect_same_cases(recipe, [case for case in dataset.cases if case.id in ids])
             return contest.hold()
         except KeyboardInterrupt:
             log.warning("stopped; the same command goes on")
@@ -131,8 +140,41 @@ class _Contest:
         self._places |= {name: place_of(run) for name, run in runs.items()}
         self._rows: dict[str, Contestant] = {}
 
+    def expect_same_cases(self, recipe: FitConfig, cases: Sequence[Case]) -> None:
+        """Refuse to compare with networks that other cases trained.
+
+        Args:
+            recipe: Options of all.
+            cases: Those of the recipe, as they are now.
+
+        Raises:
+            RunError: If cases have changed since a network was begun.
+        """
+        begun = {
+            name: place / PROVENANCE
+            for name, place in self._places.items()
+            if (place / PROVENANCE).is_file()
+        }
+        if not begun:
+            return
+        digests = Origin.of(recipe, cases, ()).digests
+        for name, path in begun.items():
+            before = json.loads(path.read_text(encoding="utf-8"))["data"]
+            changed = sorted(
+                case_id
+                for case_id in before.keys() & digests.keys()
+                if before[case_id]["sha256"] != digests[case_id]
+            )
+            if changed:
+                raise RunError(
+                    f"{recipe.data} holds other cases than those that trained network {name} in "
+                    f"{self.folder}: {count(changed, 'case')} changed; restore what was there, "
+                    f"choose another folder with -o, or remove {self.folder} to begin anew"
+                )
+
     def hold(self) -> Bakeoff:
         """Train and measure every network that is not finished."""
+        self.write()
         left = [name for name in self.runs if not is_finished(self._places[name])]
         if finished := len(self.runs) - len(left):
             log.info("%d of %d networks are finished", finished, len(self.runs))
@@ -167,7 +209,8 @@ class _Contest:
         self._begin(options, place)
         (place / FAULT).unlink(missing_ok=True)
         handed_on = options.model_copy(update={"out": place, "resume": True})
-        text = handed_on.model_dump_json(include={*HANDED_ON, "out", "resume"})
+        values = handed_on.model_dump(mode="json", include={*HANDED_ON, "out", "resume"})
+        text = json.dumps(values)  # pydantic's own refuses paths that are no UTF-8
         steps = ["measure"] if is_trained(place) else ["train", "measure"]
         for step in steps:
             code = run_apart(CHILD, [step, text, str(LOGGER.getEffectiveLevel())])

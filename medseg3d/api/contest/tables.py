@@ -7,10 +7,9 @@ from typing import Literal
 
 from medseg3d.api.contest.contestant import FAULT, Facts, is_trained
 from medseg3d.api.fitting.cross_validation import HELD_OUT, TABLE
-from medseg3d.api.provenance import write_text
 from medseg3d.bundle import FILE_NAME, read_bundle
 from medseg3d.data.regions import numbered
-from medseg3d.io import atomic
+from medseg3d.io.atomic import atomic, write_text
 from medseg3d.report.bakeoff_figure import draw_bakeoff
 from medseg3d.report.bakeoff_table import Contestant, as_csv, as_markdown
 from medseg3d.scoring import read_table, summarize
@@ -19,8 +18,8 @@ CSV, MARKDOWN, FIGURE = "bakeoff.csv", "bakeoff.md", "bakeoff.{}"
 
 
 def is_finished(place: Path) -> bool:
-    """Whether a network is trained and measured."""
-    return is_trained(place) and Facts.of(place).parameters > 0
+    """Whether a network is trained and measured, by processes that ended well."""
+    return is_trained(place) and Facts.of(place).parameters > 0 and not (place / FAULT).is_file()
 
 
 def fault_of(place: Path) -> str:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from io import StringIO
 from pathlib import Path
 
-from medseg3d.api.provenance import write_text
 from medseg3d.config import Cleaning
+from medseg3d.io.atomic import write_text
 
 log = logging.getLogger("medseg3d")
 

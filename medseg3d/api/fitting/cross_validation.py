@@ -14,7 +14,7 @@ from pathlib import Path
 from medseg3d.api.fitting.planning import PLAN, PLANNED
 from medseg3d.api.fitting.splitting import SPLIT, write_split
 from medseg3d.api.fitting.validating import mean
-from medseg3d.api.provenance import known, write_text
+from medseg3d.api.provenance import known
 from medseg3d.api.scoring.run import ScoreResult, write_scores
 from medseg3d.bundle import FILE_NAME
 from medseg3d.config import FitConfig
@@ -24,6 +24,7 @@ from medseg3d.data.split import Folds, Split
 from medseg3d.data.split_files import read_splits
 from medseg3d.errors import RunError
 from medseg3d.io import atomic
+from medseg3d.io.atomic import write_text
 from medseg3d.runs import SPLITS, fold_folder, options_text
 from medseg3d.scoring import Row, read_table
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medseg3d.api.provenance import write_text
 from medseg3d.data.cache import CachedCase
 from medseg3d.data.cases import Case
 from medseg3d.inference.classifying import Classifier
+from medseg3d.io.atomic import write_text
 from medseg3d.progress import track
 from medseg3d.types import Size3
 
@@ -57,5 +57,5 @@ def write_diagnoses(
         right += found == case.class_name
         shown = [f"{value:.4f}" for value in probabilities.tolist()]
         writer.writerow([case.id, case.class_name, found, *shown])
-    write_text(path, table.getvalue())
+    write_text(path, table.getvalue(), errors="surrogateescape")
     log.info("class of %d of %d held-out cases found (%s)", right, len(cases), path)

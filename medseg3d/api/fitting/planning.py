@@ -30,7 +30,6 @@ from medseg3d.api.fitting.starting import (
     started,
 )
 from medseg3d.api.fitting.target_domain import refuse_other_domains
-from medseg3d.api.provenance import write_text
 from medseg3d.api.scoring.inputs import with_patients
 from medseg3d.config import FitConfig
 from medseg3d.config.fit import StageConfig
@@ -47,6 +46,7 @@ from medseg3d.data.split import Split, with_unlabeled
 from medseg3d.data.threads import in_threads
 from medseg3d.device import resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, DataError, RunError
+from medseg3d.io.atomic import write_text
 from medseg3d.losses import LOSSES
 from medseg3d.losses.building import build_loss
 from medseg3d.losses.regions import build_region_loss

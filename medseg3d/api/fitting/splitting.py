@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg3d.api.provenance import write_text
 from medseg3d.config import FitConfig
 from medseg3d.config.fit import ALL_FOLDS
 from medseg3d.data.cases import Case, Dataset
@@ -14,6 +13,7 @@ from medseg3d.data.partners import count
 from medseg3d.data.split import Folds, Split, chosen_fold, deal_folds
 from medseg3d.data.split_files import given_splits, leave_one_site_out, read_splits, splits_text
 from medseg3d.errors import ConfigError, DataError
+from medseg3d.io.atomic import write_text
 from medseg3d.runs import SPLITS
 
 log = logging.getLogger("medseg3d")

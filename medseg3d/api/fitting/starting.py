@@ -15,13 +15,13 @@ from typing import Any
 
 from torch import nn
 
-from medseg3d.api.provenance import write_text
 from medseg3d.bundle import Bundle, inspect_bundle, load_bundle, read_bundle
 from medseg3d.config import FitConfig, Part, validated
 from medseg3d.data.plan import Plan
 from medseg3d.data.stages import size3
 from medseg3d.errors import ConfigError
 from medseg3d.io import atomic
+from medseg3d.io.atomic import write_text
 from medseg3d.networks import SLICES, build_network
 from medseg3d.runs import find_bundle
 from medseg3d.training.warm_start import Ends, refuse_another, take_weights

@@ -15,9 +15,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from medseg3d.api.provenance import write_text
 from medseg3d.bundle.description import MOST_DICE_CHANGE
 from medseg3d.device import Precision, automatic_precision
+from medseg3d.io.atomic import write_text
 
 log = logging.getLogger("medseg3d")
 
