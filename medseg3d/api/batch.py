@@ -29,10 +29,20 @@ class Failure:
 COLUMNS = tuple(field.name for field in fields(Failure))
 
 
+def failed_csv(output: str) -> str:
+    """The table of an output that may share its folder with others, after the output's name.
+
+    Examples:
+        >>> failed_csv("scores")
+        'scores_failed.csv'
+    """
+    return f"{output}_{FAILED_CSV}"
+
+
 class Failures:
     """The cases of a batch that failed, in memory and in ``failed.csv``.
 
-    A table that an earlier batch left is removed first.
+    A table that an earlier call left is removed first, however many cases there are now.
 
     Args:
         num_cases: How many cases there are; a single one gets no table.
@@ -44,7 +54,7 @@ class Failures:
         self.num_cases = num_cases
         self.path = folder / name
         self.found: list[Failure] = []
-        if num_cases > 1 and _is_ours(self.path):
+        if _is_ours(self.path):
             self.path.unlink()
 
     @contextmanager

@@ -2,22 +2,25 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medseg3d.api.batch import FAILED_CSV, Failures
+from medseg3d.api.batch import Failures, failed_csv
 from medseg3d.api.outputs import expect_writable
+from medseg3d.api.scoring.inputs import patients_in
 from medseg3d.api.scoring.origin import region_rows
 from medseg3d.api.scoring.regions import HELD_OUT, ignored_label, plan_near
 from medseg3d.config import FitConfig, ReviewConfig, read_yaml, validated
-from medseg3d.data.cases import Case, Dataset, description_near, label_names_near, patient_of
+from medseg3d.data.cases import Case, Dataset, description_near, label_names_near
 from medseg3d.data.dataset_json import Description, description_in
 from medseg3d.data.layouts import find_cases as find_labeled
 from medseg3d.data.partners import Fault, count, without_role
 from medseg3d.errors import ConfigError, DataError
 from medseg3d.io import case_stem, sources
+from medseg3d.io.atomic import sweep
 from medseg3d.progress import track
 from medseg3d.review.blocks import values_of
 from medseg3d.review.finding import find_cases
@@ -98,7 +101,7 @@ class _Page:
         picture = thumbnail(page.case, k, page.window, colors_of(names))
         entry = Entry(
             id=files.id,
-            patient=next((row.patient for row in rows if row.patient), patient_of(files.id)),
+            patient=next((row.patient for row in rows if row.patient), files.patient),
             has_reference=files.reference is not None,
             measures=measures,
             rows=rows,
@@ -133,7 +136,7 @@ class _Page:
             case.reference,
             case.grid,
             labels=self.config.labels or names,
-            patient=patient_of(files.id),
+            patient=files.patient,
         )
 
 
@@ -158,13 +161,14 @@ def review(predictions: Path | str | ReviewConfig, **options: Any) -> Review:
     )
     inputs = _inputs(config)
     out = inputs.out
+    sweep(Path(os.path.realpath(out)).parent)
     expect_free(out, overwrite=config.overwrite)
     expect_writable([out.absolute().parent])
     unusable: list[Fault] = []
     cases = find_cases(inputs.predictions, inputs.images, inputs.references, unusable=unusable)
     table = {} if inputs.scores is None else _table(inputs.scores, inputs.predictions)
     failures = Failures(
-        len(cases) + len(unusable), out.absolute().parent, name=f"{out.name}_{FAILED_CSV}"
+        len(cases) + len(unusable), out.absolute().parent, name=failed_csv(out.name)
     )
     for fault in unusable:
         failures.add(", ".join(fault.cases), fault.file, fault)
@@ -212,6 +216,7 @@ def _inputs(config: ReviewConfig) -> _Inputs:
             dataset = find_labeled(
                 trained.data, skip_unpaired=trained.skip_unpaired, unlabeled=True
             )
+            patients = {} if trained.patients is None else patients_in(trained.patients, [])
         except DataError as error:
             raise DataError(
                 f"the cases of {run} cannot be used: {error}; others are given with --images and "
@@ -219,7 +224,10 @@ def _inputs(config: ReviewConfig) -> _Inputs:
             ) from error
         dataset = dataset.ignoring(trained.ignore_label)
         known = known or dataset
-        images = {case.id: case for case in dataset.cases}
+        images = {
+            case.id: replace(case, patient=patients.get(case.id, case.patient))
+            for case in dataset.cases
+        }
         names = names or dataset.label_names or {}
         channels = dataset.channel_names or ()
     ignored = None if known is None else ignored_label(known, plan_near(predictions))

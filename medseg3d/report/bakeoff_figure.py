@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from medseg3d.io.atomic import spelled_out
 from medseg3d.report.bakeoff_table import GIB, Contestant
 
 Form = Literal["png", "svg"]
@@ -103,4 +104,5 @@ def _draw_cost(axis: Any, title: str, values: Sequence[float]) -> None:
 
 
 def _short(name: str) -> str:
+    name = spelled_out(name)
     return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 3]}..."

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from medseg3d.io.atomic import spelled_out
+
 Form = Literal["png", "svg"]
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -192,4 +194,5 @@ def _draw_shares(axis: Any, panel: Panel) -> None:
 
 
 def _short(name: str) -> str:
+    name = spelled_out(name)
     return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 3]}..."

@@ -9,7 +9,7 @@ from pathlib import Path
 from medseg3d.data.checks import Examination
 from medseg3d.data.doctor.findings import Finding, Severity, condensed
 from medseg3d.data.remedies import Change
-from medseg3d.io import atomic
+from medseg3d.io.atomic import write_text
 from medseg3d.report.tables import (
     Measure,
     Table,
@@ -33,8 +33,7 @@ def write_page(path: Path, examination: Examination, changes: Sequence[Change] =
     Raises:
         RunError: If the file cannot be written.
     """
-    with atomic(path) as partial:
-        partial.write_text(page(examination, changes), encoding="utf-8")
+    write_text(path, page(examination, changes))
 
 
 def page(examination: Examination, changes: Sequence[Change] = ()) -> str:
@@ -83,11 +82,13 @@ def _findings(findings: Sequence[Finding]) -> str:
 def _pictures(examination: Examination) -> str:
     """The cases that something was found about, the worst first."""
     by_case: dict[str, list[Finding]] = {}
+    pictures = examination.survey.pictures
     for finding in examination.findings:
-        if finding.case in examination.survey.pictures and finding.severity is not Severity.NOTE:
-            by_case.setdefault(finding.case, []).append(finding)
+        case = finding.case
+        if case is not None and case in pictures and finding.severity is not Severity.NOTE:
+            by_case.setdefault(case, []).append(finding)
     figures = [
-        _figure(case, examination.survey.pictures[case], findings)
+        _figure(case, pictures[case], findings)
         for case, findings in list(by_case.items())[:MOST_PICTURES]
     ]
     if not figures:

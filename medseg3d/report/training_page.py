@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from medseg3d.io import atomic
+from medseg3d.io.atomic import write_text
 from medseg3d.report.curves import Points, color_of, curves
 from medseg3d.report.pictures import COLORS
 
@@ -63,8 +63,7 @@ def write_training_page(path: Path, state: TrainingState) -> None:
     Raises:
         RunError: If the file cannot be written.
     """
-    with atomic(path) as partial:
-        partial.write_text(training_page(state), encoding="utf-8")
+    write_text(path, training_page(state))
 
 
 def training_page(state: TrainingState) -> str:

@@ -2,10 +2,9 @@
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from medseg3d.errors import RunError
 from medseg3d.io import atomic
-from medseg3d.io.atomic import reason_of
+from medseg3d.io.atomic import half_made, reason_of, set_aside, spelled_out
 
 PAGE = "index.html"
 LIST = "cases.js"
@@ -28,6 +27,11 @@ def expect_free(out: Path, *, overwrite: bool) -> None:
     Raises:
         RunError: Saying what is there and what to do.
     """
+    if os.path.ismount(os.path.realpath(out)):
+        raise RunError(
+            f"{out} is where a disk is mounted, which no review can replace; name a folder inside "
+            f"it: -o {out / 'review'}"
+        )
     if not os.path.lexists(out):
         return
     if not out.is_dir():
@@ -44,7 +48,8 @@ def expect_free(out: Path, *, overwrite: bool) -> None:
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder to write into, which takes the place of ``out`` at the end.
 
-    After any exception ``out`` is as it was.
+    After any exception ``out`` is as it was; after a killed process, once the folder that it is in
+    is swept.
 
     Args:
         out: Where the review shall appear; a review that is there is replaced, and what else
@@ -57,20 +62,21 @@ def new_folder(out: Path) -> Iterator[Path]:
         RunError: If the place cannot be written.
     """
     place = Path(os.path.realpath(out))
-    beside = place.with_name(f".medseg3d-{secrets.token_hex(6)}-part")
-    before = place.with_name(f"{beside.name}-before")
+    beside, before = half_made(place), set_aside(place)
     try:
         beside.mkdir(parents=True)
+        with suppress(FileNotFoundError):  # that the name is too long is told before the work
+            before.lstat()
         yield beside
         if place.is_dir():
+            _keep_others(place, beside)
+            os.utime(place)  # from now on, nobody sweeps it
             place.rename(before)
-            _move_others(before, beside)
         beside.rename(place)
     except OSError as error:
         raise RunError(f"{out} cannot be written: {reason_of(error)}") from error
     finally:
-        if before.is_dir() and not place.exists():
-            _move_others(beside, before)
+        if os.path.lexists(before) and not os.path.lexists(place):
             before.rename(place)
         for left in (beside, before):
             shutil.rmtree(left, ignore_errors=True)
@@ -124,7 +130,7 @@ def write_picture(folder: Path, name: str, content: bytes) -> None:
 def _unicode(value: Any) -> Any:
     """The value with bytes that are no UTF-8 spelled out in all its texts."""
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+        return spelled_out(value)
     if isinstance(value, Mapping):
         return {_unicode(key): _unicode(held) for key, held in value.items()}
     if isinstance(value, list | tuple):
@@ -132,11 +138,22 @@ def _unicode(value: Any) -> Any:
     return value
 
 
-def _move_others(folder: Path, target: Path) -> None:
-    """Move what is no part of a review, such as exported verdicts, to another folder."""
+def _keep_others(folder: Path, target: Path) -> None:
+    """Have what is no part of a review, such as exported verdicts, in another folder too."""
     for path in sorted(folder.iterdir()):
-        if path.name not in OURS:
-            path.rename(target / path.name)
+        if path.name in OURS:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, target / path.name, symlinks=True, copy_function=_link_or_copy)
+        else:
+            _link_or_copy(path, target / path.name)
+
+
+def _link_or_copy(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # not all file systems know links
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:

@@ -19,7 +19,7 @@ from medseg3d.io import Volume, read_image, read_labels, write_image, write_scal
 from medseg3d.review.blocks import block_for, grid_of_blocks, label_of_blocks, mean_of_blocks
 from medseg3d.review.display import Modality, modality_of, stored, window_of
 from medseg3d.review.slices import Slice
-from medseg3d.types import LabelMap, Size3
+from medseg3d.types import LabelMap, Size3, Spacing
 
 RIGHT, FALSE_POSITIVE, FALSE_NEGATIVE, WRONG_LABEL = 1, 2, 3, 4
 """Values of the map of errors."""
@@ -35,6 +35,7 @@ class CaseFiles:
         prediction: Predicted label map.
         reference: Label map by an expert, or None.
         uncertainty: Entropy that was written beside the prediction, or None.
+        patient: Whom it is of.
     """
 
     id: str
@@ -42,6 +43,7 @@ class CaseFiles:
     prediction: Path
     reference: Path | None = None
     uncertainty: Path | None = None
+    patient: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,7 @@ class CaseVolumes:
         reference: Labels by an expert, or None.
         uncertainty: Entropy of the prediction in [0, 1], or None.
         grid: Their grid.
+        stored: Grid of the image as its file holds it.
     """
 
     image: npt.NDArray[Any]
@@ -61,6 +64,7 @@ class CaseVolumes:
     reference: LabelMap | None
     uncertainty: npt.NDArray[np.float32] | None
     grid: Grid
+    stored: Grid
 
     def annotated(self, ignored: int | None) -> "CaseVolumes":
         """The case with background wherever its reference has the value ``ignored``."""
@@ -114,6 +118,7 @@ def load(files: CaseFiles, *, channel: int = 0) -> CaseVolumes:
         reference=None if files.reference is None else labels(files.reference),
         uncertainty=_uncertainty(files, turn),
         grid=turn.grid,
+        stored=volume.grid,
     )
 
 
@@ -136,6 +141,7 @@ def for_page(case: CaseVolumes, *, channel_name: str = "") -> PageVolumes:
             None if case.reference is None else label_of_blocks(case.reference, block),
             None,
             grid_of_blocks(original, block),
+            case.stored,
         )
     return PageVolumes(case, block, original, modality, window)
 
@@ -162,6 +168,9 @@ def error_map(prediction: LabelMap, reference: LabelMap) -> npt.NDArray[np.uint8
 def script_of(case_id: str, page: PageVolumes, worst: Mapping[int, Slice]) -> dict[str, Any]:
     """What the script of a case holds, for ``window.REVIEW_CASE``.
 
+    The volumes are packed as if their axes were those of the patient, since the viewer would
+    turn strongly oblique ones its own way; where voxels truly lie is told beside them.
+
     Args:
         case_id: Name of the case.
         page: Its volumes.
@@ -174,27 +183,31 @@ def script_of(case_id: str, page: PageVolumes, worst: Mapping[int, Slice]) -> di
         "id": case_id,
         "modality": page.modality,
         "window": list(page.window),
-        "image": packed(kept.array, grid, slope=kept.slope),
-        "prediction": packed(_narrow(case.prediction), grid),
-        "reference": None if case.reference is None else packed(_narrow(case.reference), grid),
-        "errors": None if errors is None else packed(errors, grid),
+        "image": packed(kept.array, grid.spacing, slope=kept.slope),
+        "prediction": packed(_narrow(case.prediction), grid.spacing),
+        "reference": (
+            None if case.reference is None else packed(_narrow(case.reference), grid.spacing)
+        ),
+        "errors": None if errors is None else packed(errors, grid.spacing),
         "worst": {str(label): _place(found, page) for label, found in worst.items()},
         "reduced": page.block != (1, 1, 1),
         "original_shape": list(page.original.shape),
         "shape": list(grid.shape),
         "spacing_mm": list(grid.spacing),
+        "voxel_to_mm": grid.affine[:3].tolist(),
+        "voxel_to_file": _to_file(page).tolist(),
     }
 
 
-def packed(array: npt.NDArray[Any], grid: Grid, *, slope: float = 1.0) -> str:
-    """A gzipped NIfTI file of ``(I, J, K)`` as base64.
+def packed(array: npt.NDArray[Any], spacing: Spacing, *, slope: float = 1.0) -> str:
+    """A gzipped NIfTI file of ``(I, J, K)`` in RAS order as base64.
 
     Args:
         array: Small integers.
-        grid: Their grid.
+        spacing: Of the voxels in mm.
         slope: What readers multiply them by.
     """
-    like = Volume.from_array(array[None], grid)
+    like = Volume.from_array(array[None], Grid(array.shape, np.diag([*spacing, 1.0])))
     with TemporaryDirectory(prefix="medseg3d-") as folder:
         path = Path(folder) / "volume.nii.gz"
         if slope == 1.0:
@@ -240,11 +253,16 @@ def _narrow(labels: LabelMap) -> LabelMap:
 
 
 def _place(found: Slice, page: PageVolumes) -> dict[str, Any]:
-    """A slice as the page understands it: its index among the voxels that are shown."""
-    position_mm = page.original.affine @ [*found.voxel, 1.0]
+    """A slice as the page understands it: with a voxel among those that are shown."""
     return {
         "axis": found.axis,
-        "index": found.voxel[found.axis] // page.block[found.axis],
-        "position_mm": [round(float(length), 3) for length in position_mm[:3]],
+        "voxel": [at // joined for at, joined in zip(found.voxel, page.block, strict=True)],
         "error_voxels": found.error_voxels,
     }
+
+
+def _to_file(page: PageVolumes) -> npt.NDArray[np.int64]:
+    """From a voxel that is shown to the first one in the file that it stands for, ``(3, 4)``."""
+    turned = np.linalg.solve(page.case.stored.affine, page.original.affine)
+    steps: npt.NDArray[np.int64] = np.rint(turned @ np.diag([*page.block, 1])).astype(np.int64)
+    return steps[:3]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg3d.io.atomic import atomic
+from medseg3d.io.atomic import atomic, write_text
 from medseg3d.scoring.comparison import Comparison, Difference, Family
 from medseg3d.scoring.measures import Subject
 from medseg3d.scoring.ranking import Ranking
@@ -69,8 +69,7 @@ def write_comparison(comparison: Comparison, path: Path, origin: Mapping[str, An
         origin: What it was made from and by: files, versions, options.
     """
     text = json.dumps(as_dict(comparison) | dict(origin), indent=2, ensure_ascii=False)
-    with atomic(path) as beside:
-        beside.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
+    write_text(path, f"{text}\n")  # escapes of bytes that are no UTF-8 are JSON's own
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:

@@ -8,11 +8,13 @@ import csv
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from contextlib import closing
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from medseg3d.errors import DataError, RunError
+from medseg3d.errors import DataError
+from medseg3d.io.atomic import spelled_out
 
 Cell: TypeAlias = str | int | float | None
 Line: TypeAlias = Sequence[Cell]
@@ -20,6 +22,8 @@ Line: TypeAlias = Sequence[Cell]
 SHEET = "scores"
 MOST_LINES = 1_048_576
 """Lines that an Excel sheet holds, with its header."""
+
+OUR_SHEETS = re.compile(rf"{SHEET}( \d+)?")
 
 TEXTS = ("case", "patient", "model", "name", "metric", "status")
 """Columns of text; the others hold numbers."""
@@ -49,61 +53,53 @@ def read_csv(path: Path) -> Iterator[Line]:
 
 
 def write_xlsx(path: Path, header: Sequence[str], lines: Iterable[Line]) -> None:
-    """Write one sheet whose header stays in view; no text is ever taken for a formula.
+    """Write a sheet whose header stays in view; no text is ever taken for a formula.
 
-    Raises:
-        RunError: If a sheet does not hold that many lines.
+    What a sheet does not hold goes on in another one, with the header again.
     """
     from openpyxl import Workbook
     from openpyxl.cell import WriteOnlyCell
 
     lines = list(lines)
-    if len(lines) >= MOST_LINES:
-        raise RunError(
-            f"{len(lines)} rows are too many for an Excel sheet, which holds {MOST_LINES - 1}; "
-            "name a .csv or .parquet, or choose the wide layout"
-        )
     book = Workbook(write_only=True)
-    sheet = book.create_sheet(SHEET)
-    sheet.freeze_panes = "A2"
+    for number, start in enumerate(range(0, max(1, len(lines)), MOST_LINES - 1), start=1):
+        sheet = book.create_sheet(SHEET if number == 1 else f"{SHEET} {number}")
+        sheet.freeze_panes = "A2"
 
-    def cell(value: Cell) -> Any:
-        if isinstance(value, float) and math.isinf(value):
-            value = str(value)
-        if not isinstance(value, str):
-            return value
-        made = WriteOnlyCell(sheet, _printable(value))
-        made.data_type = "s"
-        return made
+        def cell(value: Cell, sheet: Any = sheet) -> Any:
+            if isinstance(value, float) and math.isinf(value):
+                value = str(value)
+            if not isinstance(value, str):
+                return value
+            made = WriteOnlyCell(sheet, _printable(value))
+            made.data_type = "s"
+            return made
 
-    for line in chain([header], lines):
-        sheet.append([cell(value) for value in line])
+        for line in chain([header], lines[start : start + MOST_LINES - 1]):
+            sheet.append([cell(value) for value in line])
     book.save(path)
 
 
 def read_xlsx(path: Path) -> Iterator[Line]:
-    """Read the sheet of scores, or the first one.
+    """Read the sheets of scores as one, or the first sheet.
 
     Raises:
-        DataError: If it is no workbook.
+        DataError: If it is no workbook, or a damaged one.
     """
-    from zipfile import BadZipFile
-
     from openpyxl import load_workbook
-    from openpyxl.utils.exceptions import InvalidFileException
 
     try:
-        book = load_workbook(path, read_only=True, data_only=True)
-    except (OSError, BadZipFile, InvalidFileException, KeyError, ValueError) as error:
+        with closing(load_workbook(path, read_only=True, data_only=True)) as book:
+            ours = [name for name in book.sheetnames if OUR_SHEETS.fullmatch(name)]
+            width = 0
+            for number, name in enumerate(ours or book.sheetnames[:1]):
+                for line in islice(book[name].iter_rows(values_only=True), number > 0, None):
+                    width = width or len(line)  # later lines may end at their last filled cell
+                    yield [*line, *[None] * (width - len(line))]
+    except MemoryError:
+        raise
+    except Exception as error:  # damage is told by whatever the parsers stumble over
         raise _unreadable(path, "an Excel file", error) from None
-    try:
-        sheet = book[SHEET] if SHEET in book.sheetnames else book.worksheets[0]
-        width = 0
-        for line in sheet.iter_rows(values_only=True):
-            width = width or len(line)  # later lines may end at their last cell that is not empty
-            yield [*line, *[None] * (width - len(line))]
-    finally:
-        book.close()
 
 
 def write_parquet(path: Path, header: Sequence[str], lines: Iterable[Line]) -> None:
@@ -114,7 +110,7 @@ def write_parquet(path: Path, header: Sequence[str], lines: Iterable[Line]) -> N
     columns = [list(column) for column in zip(*lines, strict=True)] or [[] for _ in header]
     arrays = [
         pyarrow.array(
-            [_unicode(cell) if isinstance(cell, str) else cell for cell in cells],
+            [spelled_out(cell) if isinstance(cell, str) else cell for cell in cells],
             type=_parquet_type(name),
         )
         for name, cells in zip(header, columns, strict=True)
@@ -148,14 +144,9 @@ def _parquet_type(name: str) -> Any:
     return pyarrow.int64() if name == "label" else pyarrow.float64()
 
 
-def _unicode(text: str) -> str:
-    """The text with bytes that are no UTF-8 spelled out."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def _printable(text: str) -> str:
     """The text without the characters that XML, which a sheet is made of, cannot hold."""
-    return NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", _unicode(text))
+    return NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", spelled_out(text))
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> DataError:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from medseg3d.io.atomic import atomic
+from medseg3d.io.atomic import write_text
 from medseg3d.scoring.bootstrap import LEVEL, RESAMPLES
 from medseg3d.scoring.columns import Column
 from medseg3d.scoring.statistics import Group, Statistics, Summary, summarize
@@ -99,8 +99,7 @@ def write_json(summary: Summary, path: Path, *, about: Mapping[str, Any]) -> Non
     """
     facts = {**about, **as_dict(summary)}
     text = json.dumps(facts, indent=2, allow_nan=False, ensure_ascii=False, default=str)
-    with atomic(path) as beside:  # bytes of file names that are no UTF-8 become JSON's escapes
-        beside.write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
+    write_text(path, f"{text}\n")  # escapes of bytes that are no UTF-8 are JSON's own
 
 
 def summary_table(summary: Summary) -> Table:

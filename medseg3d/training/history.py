@@ -1,12 +1,18 @@
 """The course of a run as a table and a picture."""
 
 import csv
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg3d.io import atomic
+from medseg3d.io.atomic import spelled_out
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIXED = ("epoch", "step", "minutes", "learning_rate", "loss", "dice")
 
@@ -30,7 +36,10 @@ class History:
 
     def write_csv(self, path: Path) -> None:
         """Write the table beside the target and rename."""
-        with atomic(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        with (
+            atomic(path) as partial,
+            partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             writer = csv.DictWriter(file, self.columns, restval="")
             writer.writeheader()
             for row in self.rows:
@@ -38,6 +47,16 @@ class History:
 
     def draw(self, path: Path) -> None:
         """Draw loss and validation Dice over the minutes as a PNG."""
+        from matplotlib import rc_context
+
+        settings: dict[Any, Any] = {"text.parse_math": False}  # names may hold dollar signs
+        with rc_context(settings), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            figure = self._figure()
+            with atomic(path) as partial:
+                figure.savefig(partial, dpi=110, format="png")
+
+    def _figure(self) -> "Figure":
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -55,16 +74,17 @@ class History:
         at = [row["minutes"] for row in validated]
         for name in self.label_names:
             values = [row[f"dice_{name}"] for row in validated]
-            dice_axis.plot(at, values, marker=".", linewidth=1, label=name)
+            dice_axis.plot(at, values, marker=".", linewidth=1, label=spelled_out(name))
         if len(self.label_names) > 1:
             mean = [row["dice"] for row in validated]
             dice_axis.plot(at, mean, color="black", linewidth=2, label="mean")
         if validated:
-            best = max(validated, key=lambda row: float(row["dice"]))
-            figure.suptitle(f"best mean Dice {best['dice']:.3f} after {best['minutes']:.1f} min")
             dice_axis.legend(loc="lower right")
-        with atomic(path) as partial:
-            figure.savefig(partial, dpi=110, format="png")
+        known = [row for row in validated if not math.isnan(row["dice"])]
+        if known:
+            best = max(known, key=lambda row: float(row["dice"]))
+            figure.suptitle(f"best mean Dice {best['dice']:.3f} after {best['minutes']:.1f} min")
+        return figure
 
 
 def _short(value: Any) -> Any:

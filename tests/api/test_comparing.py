@@ -267,7 +267,10 @@ def test_models_are_told_apart_by_what_tells_them_apart() -> None:
         *("scores x", "scores y", "more"),
     ]
     assert model_names([(a, "x"), (b, "x")]) == ["a/scores", "b/scores"]
-    assert model_names([(a, "x"), (Path("c/a/scores.csv"), "x")]) == ["x (1)", "x (2)"]
+    runs = [Path(f"runs/{run}/validation/scores.csv") for run in "ab"]
+    names = ["a/validation/scores", "b/validation/scores"]
+    assert model_names([(run, "") for run in runs]) == names
+    assert model_names([(a, "x"), (a.with_suffix(".xlsx"), "x")]) == ["x (1)", "x (2)"]
 
 
 def test_the_figure_shows_the_metrics_that_say_most() -> None:

@@ -28,7 +28,7 @@ from medseg3d.config import FitConfig
 from medseg3d.data.canonical import CanonicalCase
 from medseg3d.data.cases import Case
 from medseg3d.data.layouts import find_cases
-from medseg3d.data.split import split
+from medseg3d.data.split import deal_folds
 from medseg3d.errors import ModelError
 from medseg3d.types import LabelMap
 
@@ -335,7 +335,7 @@ def test_fit_writes_the_verdict_into_the_bundle(
 ) -> None:
     for number in range(4):
         write_case(tmp_path / "data", number)
-    held_out = split(find_cases(tmp_path / "data").cases, fold=0, folds=2, seed=0).validation
+    held_out = deal_folds(find_cases(tmp_path / "data").cases, folds=2)["0"].validation
     write_case(tmp_path / "data", int(held_out[0][-1]), is_empty=True)
     stub = Stub(lost_in_bf16=lost)
     monkeypatch.setattr(final_validation, "Predictor", stub)

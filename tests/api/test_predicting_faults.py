@@ -79,8 +79,8 @@ def in_folder(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != REPORT)
 
 
-def failures(folder: Path) -> list[dict[str, str]]:
-    with (folder / "failed.csv").open(encoding="utf-8", newline="") as file:
+def failures(folder: Path, name: str = "failed.csv") -> list[dict[str, str]]:
+    with (folder / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -153,6 +153,19 @@ def test_a_single_bad_case_is_one_sentence_and_no_table(images: Path, tiny_model
     with pytest.raises(RunError, match=r"^case case0: .*case0\.nii is an empty file"):
         medseg3d.predict(images / "case0.nii", model=tiny_model, out=images.parent / "out")
     assert not (images.parent / "out").exists()
+
+
+def test_a_table_of_yesterday_goes_though_there_is_one_case_today(
+    images: Path, tiny_model: Path
+) -> None:
+    out = images.parent / "out"
+    (images / "case0.nii").write_bytes(b"junk")
+    with pytest.raises(RunError, match=r"^1 of 4 cases failed"):
+        medseg3d.predict(images, model=tiny_model, out=out)
+    for number in range(3):
+        (images / f"case{number}.nii").unlink()
+    medseg3d.predict(images, model=tiny_model, out=out, overwrite=True)
+    assert "failed.csv" not in in_folder(out)
 
 
 def test_somebody_elses_table_of_that_name_is_kept(images: Path, tiny_model: Path) -> None:
@@ -664,10 +677,10 @@ def test_score_goes_on_after_a_bad_pair(images: Path, tiny_model: Path) -> None:
     good = (out / "case2.nii.gz").read_bytes()
     (out / "case2.nii.gz").write_bytes(good[:-40])
     table = images.parent / "tables" / "scores.csv"
-    with pytest.raises(RunError, match=r"^1 of 4 cases could not be scored.*failed\.csv$"):
+    with pytest.raises(RunError, match=r"^1 of 4 cases could not be scored.*scores_failed\.csv$"):
         medseg3d.score(out, out, out=table)
-    assert in_folder(table.parent) == ["failed.csv", "scores.csv", "scores.json"]
-    assert [row["case"] for row in failures(table.parent)] == ["case2"]
+    assert in_folder(table.parent) == ["scores.csv", "scores.json", "scores_failed.csv"]
+    assert [row["case"] for row in failures(table.parent, "scores_failed.csv")] == ["case2"]
     assert json.loads(table.with_suffix(".json").read_text())["convention"]
     (out / "case2.nii.gz").write_bytes(good)
     with pytest.raises(RunError, match="exist already; give --overwrite"):

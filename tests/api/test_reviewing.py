@@ -194,6 +194,19 @@ def test_a_review_is_replaced_only_when_asked(data: Path) -> None:
     assert len(list((data / "labels").iterdir())) == 6
 
 
+def test_a_review_that_a_killed_one_hid_is_not_lost(data: Path) -> None:
+    review("predictions", images="images", title="first")
+    hidden = data / ".medseg3d-0123abcd-1-0123456789ab-before-review"
+    (data / "review").rename(hidden)
+    for path in (*hidden.rglob("*"), hidden):
+        os.utime(path, (0, 0))
+    again = run("predictions", "--images", "images", "--title", "second")
+    assert again.exit_code == 1
+    assert "review exists already; give --overwrite" in again.stderr
+    assert listed(data / "review")["title"] == "first"
+    assert not hidden.exists()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_an_interrupted_review_leaves_nothing(
     data: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
@@ -246,6 +259,18 @@ def test_a_run_is_reviewed_with_the_data_that_it_learned_from(data: Path) -> Non
     assert found["title"] == "first: held-out cases"
     assert [case["id"] for case in found["cases"]] == list(CASES[:-1])
     assert all(case["has_reference"] and case["status"] == "ok" for case in found["cases"])
+
+
+def test_the_patients_of_a_run_are_those_that_it_was_told(data: Path) -> None:
+    folder = data / "runs" / "first"
+    shutil.copytree(data / "predictions", folder / "validation")
+    lines = [f"{case},person {number // 2}" for number, case in enumerate(CASES)]
+    (data / "who.csv").write_text("\n".join(["case,patient", *lines]))
+    config = FitConfig(data=data, patients=data / "who.csv")
+    (folder / "config.yaml").write_text(to_yaml(config, title="run"))
+    review(folder)
+    found = [case["patient"] for case in listed(folder / "review")["cases"]]
+    assert found == [line.split(",")[1] for line in lines]
 
 
 def test_a_run_finds_its_data_from_any_folder_and_without_some_label_maps(

@@ -359,7 +359,22 @@ def test_the_others_are_scored_when_some_cannot_be(folder: Path) -> None:
     found = {(row.case, row.model) for row in read_table(Path("scores.csv"))}
     assert found == {(c, m) for c in CASES for m in "ab"} - {("s1_ses-1", "a"), ("s3", "b")}
     assert len(told("scores.json")["files"]) == 6
-    assert Path("failed.csv").read_text().count("\n") == 3
+    assert Path("scores_failed.csv").read_text().count("\n") == 3
+
+
+def test_failures_are_listed_for_each_table_and_leave_those_of_others(folder: Path) -> None:
+    listed = "case,file,error\ns9,s9.nii,torn\n"
+    Path("failed.csv").write_text(listed)  # of predict in the same folder
+    good = Path("b/s3.nii.gz").read_bytes()
+    Path("b/s3.nii.gz").write_bytes(b"broken")
+    with pytest.raises(RunError, match=r"failures are in b_failed\.csv$"):
+        medseg3d.score("b", "r", out="b.csv")
+    medseg3d.score("a", "r", out="a.csv")
+    assert Path("b_failed.csv").read_text().count("\n") == 2
+    Path("b/s3.nii.gz").write_bytes(good)
+    medseg3d.score("b/s3.nii.gz", "r/s3.nii.gz", out="b.csv", overwrite=True)
+    assert not Path("b_failed.csv").exists()
+    assert Path("failed.csv").read_text() == listed
 
 
 def test_a_full_disk_ends_the_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

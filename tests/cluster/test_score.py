@@ -55,11 +55,11 @@ def test_parts_keep_their_failures_apart(folders: tuple[Path, Path], tmp_path: P
         (folders[0] / f"{case}.nii").write_bytes(b"broken")
     tables = tmp_path / "tables"
     for index in (1, 2):
-        with pytest.raises(RunError, match=rf"failures are in .*failed-{index}of2\.csv$"):
+        with pytest.raises(RunError, match=rf"failures are in .*scores-{index}of2_failed\.csv$"):
             medseg3d.score(*folders, out=tables / "scores.csv", shard=f"{index}/2")
-    assert failed(tables / "failed-1of2.csv") == ["c0", "c2"]
-    assert failed(tables / "failed-2of2.csv") == ["c1"]
-    assert not (tables / "failed.csv").exists()
+    assert failed(tables / "scores-1of2_failed.csv") == ["c0", "c2"]
+    assert failed(tables / "scores-2of2_failed.csv") == ["c1"]
+    assert not (tables / "scores_failed.csv").exists()
 
 
 def test_a_task_without_cases_ends_well(
@@ -90,7 +90,7 @@ def test_workers_write_the_same_as_this_process(
             medseg3d.score("p", "r", out=Path(name, "scores.csv"), labels=LABELS, cluster=cluster)
     for name in ("scores.csv", "scores.json"):
         assert Path("here", name).read_bytes() == Path("there", name).read_bytes()
-    assert failed(Path("there", "failed.csv")) == ["c3"]
+    assert failed(Path("there", "scores_failed.csv")) == ["c3"]
     assert len(read_table(Path("there", "scores.csv"))) == 4 * len(LABELS)
 
 

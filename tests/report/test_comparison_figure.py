@@ -1,6 +1,7 @@
 """The figure of a comparison: its files, what is written in it, and odd input."""
 
 import io
+import os
 import re
 from xml.etree import ElementTree
 
@@ -46,6 +47,11 @@ def test_an_svg_names_models_labels_and_metrics() -> None:
         assert text in drawn
     higher, lower = re.findall(r"(. better \| . better)", re.sub(r" +", " ", drawn))
     assert (higher, lower) == ("a better | b better", "b better | a better")
+
+
+def test_bytes_of_names_that_are_no_utf8_are_spelled_out() -> None:
+    drawn = words(draw_comparison([panel(os.fsdecode(b"p\xe9"))], form="svg"))
+    assert "p\\udce9" in drawn
 
 
 def test_several_pairs_have_a_legend() -> None:

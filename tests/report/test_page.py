@@ -2,7 +2,9 @@
 
 import base64
 import io
+import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from medseg3d.data.doctor.findings import Finding, Severity, ranked
 from medseg3d.data.remedies import Change
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import LabelVolume, Volume
-from medseg3d.report.page import page
+from medseg3d.report.page import page, write_page
 from medseg3d.report.pictures import COLORS, FILL, draw
 from medseg3d.report.tables import label_table, measures
 
@@ -117,3 +119,11 @@ def test_a_picture_shows_the_label_where_its_affine_says() -> None:
     assert draw(gray, None) != draw(gray, plain)
     flat = Volume(np.zeros((1, 9, 9, 1), np.int16), Grid((9, 9, 1), np.eye(4)), Path())
     assert draw(flat, None).startswith(b"\x89PNG")
+
+
+def test_a_case_whose_name_is_no_utf8_is_on_the_page(tmp_path: Path) -> None:
+    name = os.fsdecode(b"p\xe9")
+    found = examination()
+    finding = replace(found.findings[0], case=name, file=Path(name))
+    write_page(tmp_path / "check.html", replace(found, findings=(finding,)))
+    assert "p\\udce9" in (tmp_path / "check.html").read_text(encoding="utf-8")

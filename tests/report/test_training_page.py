@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -232,3 +233,10 @@ def test_a_pixel_is_as_long_in_mm_in_both_directions_and_the_prediction_is_on_to
 def test_colors_are_those_of_the_pictures() -> None:
     assert color_of(2) == "rgb(64, 190, 255)"
     assert color_of(1) == color_of(1 + len(COLORS))
+
+
+def test_a_run_whose_name_is_no_utf8_has_a_page(tmp_path: Path) -> None:
+    title = os.fsdecode(b"p\xe9")
+    state = TrainingState(title=title, verdict="", facts=(), labels=(), rows=())
+    write_training_page(tmp_path / "live.html", state)
+    assert "p\\udce9: training" in (tmp_path / "live.html").read_text(encoding="utf-8")

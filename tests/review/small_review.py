@@ -59,8 +59,7 @@ def write_case(path: Path, case: str, prediction: Map, reference: Map | None) ->
     image[BRIGHT] = 1000
     place = {
         "axis": 2,
-        "index": WORST[2],
-        "position_mm": (AFFINE @ [*WORST, 1])[:3].tolist(),
+        "voxel": WORST,
         "error_voxels": 12 if reference is not None else 0,
     }
     value = {
@@ -71,11 +70,13 @@ def write_case(path: Path, case: str, prediction: Map, reference: Map | None) ->
         "prediction": packed(prediction),
         "reference": None if reference is None else packed(reference),
         "errors": None if reference is None else packed(errors_of(prediction, reference)),
-        "worst": {"0": place, "70": {**place, "axis": 0, "index": 16}},
+        "worst": {"0": place, "70": {**place, "axis": 0, "voxel": (16, *WORST[1:])}},
         "reduced": False,
         "original_shape": list(SHAPE),
         "shape": list(SHAPE),
         "spacing_mm": [2, 2, 4],
+        "voxel_to_mm": AFFINE[:3].tolist(),
+        "voxel_to_file": np.eye(4)[:3].tolist(),
     }
     path.write_text(f"window.REVIEW_CASE({json.dumps(value)});", encoding="ascii")
 

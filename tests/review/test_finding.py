@@ -86,6 +86,23 @@ def test_a_prediction_without_an_image_spoils_no_other(tmp_path: Path) -> None:
     assert (fault.cases, str(fault)) == (("x",), "has no image of its name")
 
 
+def test_the_reason_is_the_images_own_and_other_images_do_not_matter(tmp_path: Path) -> None:
+    images = put(tmp_path / "i", "a_0000", "a_0001", "p", "x_0000", "x_0002", "torn")
+    (images / "torn.nii.gz").write_bytes(b"")
+    unusable: list[Fault] = []
+    nowhere = tmp_path / "nowhere.nii.gz"
+    predictions = put(tmp_path / "p", "a", "p_pred")
+    found = find_cases(predictions, [images, nowhere], unusable=unusable)
+    assert [case.id for case in found] == ["a"]
+    assert [(fault.cases, fault.file) for fault in unusable] == [
+        (("p_pred",), images / "p.nii.gz"),
+        (("nowhere.nii.gz",), nowhere),
+    ]
+    assert "lacks the channel number that others have" in unusable[0]
+    with pytest.raises(DataError, match="lacks the channel number that others have"):
+        find_cases(put(tmp_path / "q", "p"), [images], unusable=[])
+
+
 def test_a_data_set_brings_images_and_references(tmp_path: Path) -> None:
     put(tmp_path, "a", "ct", "b", "other")
     cases = {

@@ -2,11 +2,14 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from medseg3d.errors import RunError
+from medseg3d.io.atomic import sweep
 from medseg3d.review.folder import (
     expect_free,
     new_folder,
@@ -108,6 +111,46 @@ def test_an_old_review_comes_back_when_the_last_step_fails(
     ):
         fill(folder)
     assert contents(tmp_path) == before
+
+
+def test_after_a_kill_the_old_review_comes_back_and_nothing_stays_hidden(tmp_path: Path) -> None:
+    out = tmp_path / "review"
+    (out / "notes").mkdir(parents=True)
+    fill(out, "old")
+    (out / "review.csv").write_text("verdicts")
+    (out / "notes" / "1.txt").write_text("note")
+    before = contents(tmp_path)
+    code = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from medseg3d.review.folder import new_folder\n"
+        "rename = Path.rename\n"
+        "def killed(self, target):\n"
+        "    if self.name.endswith('-part'):\n"
+        "        os._exit(9)\n"
+        "    return rename(self, target)\n"
+        "Path.rename = killed\n"
+        "with new_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'index.html').write_text('new')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(out)], check=False).returncode == 9
+    assert not out.exists()
+    sweep(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_too_long_a_name_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="the name is too long"), new_folder(tmp_path / ("n" * 240)):
+        pytest.fail("the work was begun")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_a_disk_is_mounted_no_review_can_appear(tmp_path: Path) -> None:
+    (tmp_path / "mounted").symlink_to("/")
+    for place in (Path("/"), tmp_path / "mounted"):
+        with pytest.raises(
+            RunError, match=r"a disk is mounted.*; name a folder inside it: -o .*/review$"
+        ):
+            expect_free(place, overwrite=True)
 
 
 def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:

@@ -10,10 +10,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from medseg3d.review.folder import write_case
+from medseg3d.review.slices import ANY_LABEL, Slice
+from medseg3d.review.volumes import CaseFiles, for_page, load, script_of
 from tests.review.small_review import (
     BRIGHT,
     COLORS,
@@ -296,7 +300,7 @@ def test_keys_go_through_cases_and_to_the_worst_slice(page: Page) -> None:
     page.until_shown("poor")
     page.press("b")
     page.until_shown("missed")
-    told = "voxel " + ", ".join(str(index + 1) for index in WORST)
+    told = "voxel " + ", ".join(map(str, WORST))
     assert told in page.text("place")
     page.press("\ue013")  # arrow up
     assert told not in page.text("place")
@@ -304,7 +308,7 @@ def test_keys_go_through_cases_and_to_the_worst_slice(page: Page) -> None:
     assert told in page.text("place")
     assert "prediction: core" in page.text("place")
     page.press("l", "l", "w")  # the second label has a worst slice of its own
-    assert "voxel 17, " in page.text("place")
+    assert "voxel 16, " in page.text("place")
     page.press("\ue012", "?")  # a left arrow means nothing, ? helps
     assert page.run("return document.getElementById('help').open")
     page.press("\ue00c")
@@ -465,6 +469,32 @@ def test_two_hundred_cases_open_quickly(other: Page) -> None:
     assert other.run("return performance.getEntriesByName('list')[0].startTime") < MOST_MS
     missing = [line["message"] for line in other.driver.get_log("browser")]
     assert len([line for line in missing if "/cases/" in line]) <= 1  # only the next is fetched
+
+
+def test_a_strongly_oblique_image_is_shown_with_the_voxels_of_its_file(other: Page) -> None:
+    axes = np.array([[0.55, -0.65, 0.524], [0.615, 0.74, 0.271], [-0.564, 0.173, 0.807]]).T
+    affine = np.eye(4)
+    affine[:3, :3] = axes * (2.0, 2.0, 4.0)
+    affine[:3, 3] = (10.0, -20.0, 30.0)
+    # the file holds what is shown as (i, j, k) at (11 - k, 23 - i, j)
+    stored = affine @ [[0, -1, 0, 23], [0, 0, 1, 0], [-1, 0, 0, 11], [0, 0, 0, 1]]
+    labels = labels_of()
+    for name, array in (("image", labels.astype(np.int16)), ("prediction", labels)):
+        turned = array[::-1, :, ::-1].transpose(2, 0, 1)
+        nib.Nifti1Image(turned, stored).to_filename(other.folder / f"{name}.nii")
+    files = CaseFiles("good", (other.folder / "image.nii",), other.folder / "prediction.nii")
+    told = script_of("good", for_page(load(files)), {ANY_LABEL: Slice(2, WORST, 0)})
+    write_case(other.folder, "cases/0001.js", told)
+    other.load("good")
+    other.until_shown("good")
+    x, y, z = (affine @ [*WORST, 1.0])[:3]
+    i, j, k = WORST
+    place = other.text("place")
+    assert f"voxel {11 - k}, {23 - i}, {j} \u00b7 RAS {x:.1f}, {y:.1f}, {z:.1f} mm" in place
+    assert "prediction: core" in place
+    other.run("Viewer.set({opacity: OPAQUE, outlines: {}})")
+    core, shell = (mostly(other.axial(), COLORS[label]).sum() for label in (3, 70))
+    assert core / shell == pytest.approx(8 / 6, rel=0.1)
 
 
 def test_without_its_list_the_page_says_what_to_do(other: Page) -> None:

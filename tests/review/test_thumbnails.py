@@ -22,7 +22,7 @@ def drawn(
     """Pixels ``(row, column, RGB)`` of the slice in the middle."""
     image = np.zeros(prediction.shape, np.float32) if image is None else image
     grid = Grid(prediction.shape, np.diag([*spacing, 1.0]))
-    case = CaseVolumes(image, prediction, reference, None, grid)
+    case = CaseVolumes(image, prediction, reference, None, grid, grid)
     png = thumbnail(case, prediction.shape[2] // 2, (0.0, 100.0), {1: COLOR})
     pixels = np.rint(255 * imread(io.BytesIO(png))[..., :3]).astype(int)
     assert pixels.shape == (EDGE, EDGE, 3)

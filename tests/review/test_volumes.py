@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medseg3d.errors import DataError
-from medseg3d.geometry.grid import Grid
 from medseg3d.review import volumes
 from medseg3d.review.slices import ANY_LABEL, Slice, worst_slices
 from medseg3d.review.volumes import CaseFiles, error_map, for_page, load, packed, script_of
@@ -79,7 +78,7 @@ def test_the_page_gets_readable_files_on_one_ras_grid(files: CaseFiles) -> None:
     case = load(files)
     images = {name: unpacked(told[name]) for name in ("image", "prediction", "reference", "errors")}
     for found in images.values():
-        assert np.allclose(found.affine, case.grid.affine)
+        assert np.allclose(found.affine, np.diag([0.5, 2.0, 3.0, 1.0]))
         assert found.shape == tuple(told["shape"]) == SHAPE
     assert np.array_equal(np.asarray(images["prediction"].dataobj), case.prediction)
     assert np.array_equal(np.asarray(images["reference"].dataobj), case.reference)
@@ -173,19 +172,19 @@ def test_the_place_of_the_worst_slice_fits_the_reduced_image(
     assert told["reduced"]
     assert (told["shape"], told["original_shape"]) == ([3, 3, 5], list(SHAPE))
     assert np.allclose(told["spacing_mm"], [1.5, 4.0, 3.0])
-    shown = unpacked(told["prediction"])
     place = told["worst"]["1"]
     assert place["error_voxels"] == 3
-    voxel = np.linalg.solve(shown.affine, [*place["position_mm"], 1.0])[:3]
-    assert round(voxel[place["axis"]]) == place["index"]
-    # the middle one of the voxels that lack, of which the original tells where it is
-    original = np.linalg.solve(LPS, [*place["position_mm"], 1.0])[:3]
-    assert np.allclose(original, (1, 2, 2), atol=1e-3)
+    # the middle of the voxels that lack is (1, 2, 2) in the file, (5, 3, 2) in RAS order
+    assert place["voxel"] == [1, 1, 2]
+    shown = [*place["voxel"], 1]
+    assert (np.array(told["voxel_to_file"]) @ shown).tolist() == [3, 3, 2]  # of 3 x 2, the first
+    middle = LPS @ [2, 2.5, 2, 1]
+    assert np.allclose(np.array(told["voxel_to_mm"]) @ shown, middle[:3])
 
 
 def test_a_scale_is_kept_for_the_reader() -> None:
     array = np.array([0, 7, -3, 4095], np.int16).reshape(2, 2, 1)
-    found = unpacked(packed(array, Grid((2, 2, 1), LPS), slope=0.25))
+    found = unpacked(packed(array, (0.5, 2.0, 3.0), slope=0.25))
     assert np.array_equal(found.get_fdata(), array * 0.25)
     assert found.get_data_dtype() == np.int16
 

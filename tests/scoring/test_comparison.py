@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -263,6 +264,13 @@ def printed(comparison: Comparison) -> str:
     text = StringIO()
     Console(file=text, width=120).print(comparison_text(comparison))
     return text.getvalue()
+
+
+def test_bytes_of_names_that_are_no_utf8_are_escapes_in_the_json(tmp_path: Path) -> None:
+    name = os.fsdecode(b"p\xe9")
+    write_comparison(compared(FIRST, later()), tmp_path / "c.json", {"tables": [name]})
+    told = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
+    assert told["tables"] == [name]
 
 
 def test_the_terminal_shows_each_pair_and_the_ranks() -> None:

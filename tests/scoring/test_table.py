@@ -2,9 +2,11 @@
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from hypothesis import given, settings
@@ -170,15 +172,46 @@ def test_parquet_has_types(tmp_path: Path) -> None:
     assert parquet.read_table(path).column("dice").null_count == 1
 
 
-def test_a_sheet_that_is_too_short_is_told_before_it_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("layout", ["wide", "long"])
+def test_what_a_sheet_does_not_hold_goes_on_in_the_next(
+    tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from openpyxl import load_workbook
+
     monkeypatch.setattr(sheets, "MOST_LINES", 3)
     path = tmp_path / "scores.xlsx"
-    write_table([OK, MISSED], path)
-    with pytest.raises(RunError, match="4 rows are too many for an Excel sheet, which holds 2"):
-        write_table([OK, MISSED], path, layout="long")
-    assert read_table(path) == [OK, MISSED]
+    write_table(ROWS, path, layout=layout)
+    book = load_workbook(path)
+    lengths = {
+        "wide": {"scores": 3, "scores 2": 2},
+        "long": dict.fromkeys(("scores", "scores 2", "scores 3"), 3),
+    }
+    assert {sheet.title: sheet.max_row for sheet in book} == lengths[layout]
+    assert same(read_table(path), ROWS)
+
+
+@pytest.mark.parametrize("cut", [200, 600, 1500])
+def test_a_damaged_workbook_is_told(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "scores.xlsx"
+    write_table(ROWS, path)
+    with ZipFile(path) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    with ZipFile(path, "w") as book:
+        for name, content in parts.items():
+            book.writestr(name, content[:cut] if name == sheet else content)
+    with pytest.raises(DataError, match=r"cannot be read as an Excel file .*; write it again"):
+        read_table(path)
+
+
+def test_wherever_a_byte_of_a_workbook_is_damaged_it_is_told_or_read(tmp_path: Path) -> None:
+    path = tmp_path / "scores.xlsx"
+    write_table(ROWS, path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), len(whole) // 60):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with suppress(DataError):
+            assert len(read_table(path)) == len(ROWS)
 
 
 @pytest.mark.parametrize("suffix", [".xlsx", ".parquet"])

@@ -14,6 +14,7 @@ from typing import Any
 from medseg3d import __version__
 from medseg3d.api.outputs import expect_writable
 from medseg3d.api.scoring.comparison_panels import draw
+from medseg3d.api.scoring.inputs import shortest_ends
 from medseg3d.api.scoring.origin import region_rows
 from medseg3d.config import CompareConfig, validated
 from medseg3d.errors import ConfigError, DataError, RunError
@@ -166,7 +167,7 @@ def model_names(origins: Sequence[tuple[Path, str]]) -> list[str]:
     """A name for each model that no other has.
 
     That in its table, else the table's; where two are the same, the table's, with the model's
-    if it holds several; then with the table's folder, else with a number.
+    if it holds several, and with as many folders as it takes; else with a number.
 
     Args:
         origins: Table of each model, and its name therein, which may be empty.
@@ -185,13 +186,14 @@ def model_names(origins: Sequence[tuple[Path, str]]) -> list[str]:
         f"{table.stem} {model}".strip() if times[table] > 1 else table.stem
         for table, model in origins
     ]
-    folders = [
-        f"{table.absolute().parent.name}/{name}"
+    if len(set(plain)) == len(plain):
+        return plain
+    places = [
+        (*table.absolute().parent.parts, name)
         for (table, _), name in zip(origins, longer, strict=True)
     ]
-    for names in (plain, longer, folders):
-        if len(set(names)) == len(names):
-            return names
+    if len(set(places)) == len(places):
+        return shortest_ends(places)
     return [f"{name} ({number})" for number, name in enumerate(plain, start=1)]
 
 

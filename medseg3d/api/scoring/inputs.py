@@ -64,10 +64,20 @@ def model_names(folders: Sequence[Path]) -> list[str]:
     for folder, place in zip(folders, places, strict=True):
         if places.count(place) > 1:
             raise ConfigError(f"the predictions {folder} are given twice; name each model once")
+    return shortest_ends(places)
+
+
+def shortest_ends(paths: Sequence[Sequence[str]]) -> list[str]:
+    """The ends of different paths, with as many of their parts as it takes to tell them apart.
+
+    Examples:
+        >>> shortest_ends([("a", "validation", "scores"), ("b", "validation", "scores")])
+        ['a/validation/scores', 'b/validation/scores']
+    """
     for depth in count(1):
-        names = ["/".join(place[-depth:]) for place in places]
-        if len(set(names)) == len(names):
-            return names
+        ends = ["/".join(path[-depth:]) for path in paths]
+        if len(set(ends)) == len(ends):
+            return ends
     raise AssertionError  # different paths differ somewhere
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from medseg3d.api.batch import FAILED_CSV, Failures
+from medseg3d.api.batch import Failures, failed_csv
 from medseg3d.api.outputs import expect_writable
 from medseg3d.api.scoring.inputs import find_pairs
 from medseg3d.api.scoring.origin import REGION_ROWS, files_scored, options_scored, origin
@@ -97,7 +97,7 @@ def score(
     pairs = _of_shard(shard, find_pairs(config))
     table = config.out.with_name(shard.name(config.out.name))
     _expect_free(table, overwrite=config.overwrite)
-    failures = Failures(len(pairs), table.parent, name=shard.name(FAILED_CSV))
+    failures = Failures(len(pairs), table.parent, name=failed_csv(table.stem))
     plan = plan_near(config.predictions)
     rules = Rules(
         names=config.labels or _known_names(config.references),

@@ -149,7 +149,7 @@ class Survey:
     dataset: Dataset
     facts: tuple[CaseFacts, ...]
     faults: tuple[Finding, ...]
-    pictures: dict[str, bytes] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
     folding: Folding = AS_FIT_DEALS
     spacing: Spacing | None = None
 

@@ -8,6 +8,7 @@ from medseg3d.data.doctor import CHECKS
 from medseg3d.data.doctor.facts import CaseFacts, Survey
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.outliers import outliers
+from medseg3d.data.fingerprint import AIR_HU
 
 HUGE = 1e6
 """Intensities beyond this are rarely meant."""
@@ -15,8 +16,6 @@ HUGE = 1e6
 LEAST_SPACING_MM, MOST_SPACING_MM = 1e-3, 100.0
 LEAST_HU = -50.0
 """A scan in Hounsfield units holds fat or air, below this."""
-
-AIR_HU = -900.0
 
 FEW_SLICES = 4
 """A volume with this many times fewer slices than rows rarely has cubic voxels."""

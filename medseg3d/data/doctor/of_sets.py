@@ -12,14 +12,13 @@ from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.outliers import FEWEST
 from medseg3d.data.doctor.salvage import INCOMPLETE
 from medseg3d.data.doctor.structures import Part, erased
-from medseg3d.data.files import volumes_in
+from medseg3d.data.files import parts_of, volumes_in
 from medseg3d.data.partners import count, some
 from medseg3d.data.preprocess import working_shape
 from medseg3d.data.sizes import target_spacing
 from medseg3d.data.split import make_folds
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
-from medseg3d.io import sources
 from medseg3d.types import Size3, Spacing
 
 SPLITS = ("splits_final.json", "splits.json")
@@ -165,7 +164,7 @@ def unused_files(survey: Survey) -> Iterator[Finding]:
     """Volumes beside those of the cases that belong to no case."""
     cases = survey.dataset.cases
     named = [file for case in cases for file in (*case.images, case.labels) if file is not None]
-    used = {part.absolute() for file in named for part in (file, *_parts(file))}
+    used = {part.absolute() for file in named for part in (file, *parts_of(file))}
     folders = sorted({file.parent for file in named})
     unused = [
         file for folder in folders for file in volumes_in(folder, []) if file.absolute() not in used
@@ -243,13 +242,6 @@ def _splits(path: Path) -> list[dict[str, list[str]]]:
         for fold in folds
         if isinstance(fold, dict) and all(isinstance(cases, list) for cases in fold.values())
     ]
-
-
-def _parts(file: Path) -> tuple[Path, ...]:
-    try:
-        return sources(file)
-    except DataError:
-        return (file,)
 
 
 def _shape(facts: CaseFacts) -> Size3:

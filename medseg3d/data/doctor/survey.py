@@ -1,8 +1,12 @@
 """Reading every case of a set once, keeping numbers and no volumes."""
 
 import hashlib
+import os
+import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from tempfile import TemporaryFile
+from typing import BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +37,35 @@ Draw = Callable[[Volume, LabelVolume | None], bytes]
 """Makes a small picture of a case."""
 
 
+class Pictures(Mapping[str, bytes]):
+    """Pictures by case id, on the disk, since few of those of a large set are ever shown."""
+
+    def __init__(self) -> None:
+        self._file: BinaryIO | None = None
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def add(self, case_id: str, picture: bytes) -> None:
+        """Keep one more; the first makes the file, which has no name and ends with this object."""
+        if self._file is None:
+            self._file = cast(BinaryIO, TemporaryFile())  # noqa: SIM115  (kept open)
+            weakref.finalize(self, self._file.close)
+        start = self._file.seek(0, os.SEEK_END)
+        self._file.write(picture)
+        self._places[case_id] = start, len(picture)
+
+    def __getitem__(self, case_id: str) -> bytes:
+        start, length = self._places[case_id]
+        assert self._file is not None
+        self._file.seek(start)
+        return self._file.read(length)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
 def survey(
     dataset: Dataset,
     *,
@@ -52,24 +85,19 @@ def survey(
         advance: Called after each case.
         draw: Makes a picture of each case while it is in memory.
     """
-    outcomes = []
-    for outcome in in_threads(lambda case: survey_case(case, draw), dataset.cases, threads=workers):
-        outcomes.append(outcome)
+    measured: list[CaseFacts] = []
+    faults: list[Finding] = []
+    pictures = Pictures()
+    outcomes = in_threads(lambda case: survey_case(case, draw), dataset.cases, threads=workers)
+    for case, (facts, findings, picture) in zip(dataset.cases, outcomes, strict=True):
+        if facts is not None:
+            measured.append(facts.without(dataset.ignore_label))
+        faults += findings
+        if picture is not None:
+            pictures.add(case.id, picture)
         if advance:
             advance()
-    ignored = dataset.ignore_label
-    return Survey(
-        dataset,
-        tuple(facts.without(ignored) for facts, _, _ in outcomes if facts is not None),
-        tuple(finding for _, findings, _ in outcomes for finding in findings),
-        {
-            case.id: picture
-            for case, (_, _, picture) in zip(dataset.cases, outcomes, strict=True)
-            if picture is not None
-        },
-        folding,
-        spacing,
-    )
+    return Survey(dataset, tuple(measured), tuple(faults), pictures, folding, spacing)
 
 
 def survey_case(

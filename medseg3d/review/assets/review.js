@@ -124,7 +124,7 @@ const Review = (() => {
     const value = Number(intensity.toPrecision(4));
     const parts = [unit ? `${value}${unit}` : `intensity ${value}`, `prediction: ${prediction}`];
     if (reference !== null) parts.push(`reference: ${reference}`);
-    parts.push(`voxel ${voxel.map((index) => index + 1).join(", ")}`, `${position} mm`);
+    parts.push(`voxel ${voxel.join(", ")}`, `RAS ${position} mm`);
     at("place").textContent = parts.join(" \u00b7 ");
   }
 

@@ -184,11 +184,9 @@ const Viewer = (() => {
   function worst(value) {
     const found = shown?.data.worst?.[value] ?? shown?.data.worst?.[0];
     if (!found) return null;
-    const place = Array.from(shown.image.mm2vox(found.position_mm));
-    place[found.axis] = found.index;
     const plane = Outlines.PLANES.findIndex(({ through }) => through === found.axis);
     if (state.view !== "planes" && VIEWS[plane + 1] !== state.view) set({ view: VIEWS[plane + 1] });
-    goTo(place);
+    goTo(found.voxel);
     return { ...found, plane: Outlines.PLANES[plane].name.toLowerCase() };
   }
 
@@ -235,19 +233,20 @@ const Viewer = (() => {
     });
   }
 
-  /* What lies under the crosshair. */
+  /* What lies under the crosshair; the voxel is that of the file, counted from 0. */
   function place() {
     const at = voxel();
-    const { image, maps, dims, labels } = shown;
+    const { data, image, maps, dims, labels } = shown;
     const offset = at[0] + dims[0] * (at[1] + dims[1] * at[2]);
     const named = (map) => {
       if (!map) return null;
       if (map[offset] === 0) return "background";
       return labels[map[offset] - 1]?.name ?? "other label";
     };
+    const mapped = (rows) => rows.map(([i, j, k, shift]) => i * at[0] + j * at[1] + k * at[2] + shift);
     return {
-      voxel: at,
-      mm: Array.from(nv.frac2mm(nv.scene.crosshairPos, 0, true)).slice(0, 3),
+      voxel: mapped(data.voxel_to_file),
+      mm: mapped(data.voxel_to_mm),
       intensity: image.getValue(...at),
       prediction: named(maps.prediction),
       reference: named(maps.reference),

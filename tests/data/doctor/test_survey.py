@@ -11,7 +11,7 @@ import pytest
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.doctor import reading
 from medseg3d.data.doctor.facts import CaseFacts
-from medseg3d.data.doctor.survey import _channel_facts, survey, survey_case
+from medseg3d.data.doctor.survey import Pictures, _channel_facts, survey, survey_case
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import Volume, read_image, read_labels, write_labels
 
@@ -99,6 +99,17 @@ def test_the_box_is_where_any_channel_is_not_zero(tmp_path: Path) -> None:
     facts = measured(case_of(tmp_path, first, second, labels=some_labels()))
     assert facts.box == (slice(2, 5), slice(1, 4), slice(1, 2))
     assert facts.num_channels == 2
+
+
+def test_pictures_are_kept_by_case_and_not_in_memory() -> None:
+    pictures = Pictures()
+    assert dict(pictures) == {}
+    drawn = {f"p{number}": bytes([number]) * number for number in range(1, 5)}
+    for case, picture in drawn.items():
+        pictures.add(case, picture)
+        assert pictures["p1"] == drawn["p1"]  # read between two writes
+    assert dict(pictures) == drawn
+    assert "p9" not in pictures
 
 
 def test_every_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
