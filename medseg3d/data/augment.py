@@ -35,6 +35,7 @@ from medseg3d.data.intensity_steps import (
     through_coarser_grid,
 )
 from medseg3d.data.sides import SAGITTAL
+from medseg3d.data.stages import size3
 from medseg3d.data.warping import Matrix, rotation_matrix, warp
 from medseg3d.errors import ConfigError
 from medseg3d.geometry.grid import coarse_axis
@@ -110,7 +111,7 @@ class Changes:
             takes what lies beyond as empty; otherwise the patch itself.
         """
         if not self.moves:
-            return as_size(start), size
+            return size3(start), size
         half = (np.array(size) - 1) / 2
         reach = half if self.matrix is None else np.abs(self.matrix) @ half
         if self.displacement is not None:
@@ -118,7 +119,7 @@ class Changes:
         center = np.array(start) + half
         first = np.clip(np.floor(center - reach).astype(int), 0, np.array(shape) - 1)
         last = np.clip(np.ceil(center + reach).astype(int) + 1, first + 1, shape)
-        return as_size(first), as_size(last - first)
+        return size3(first), size3(last - first)
 
     def carry(
         self,
@@ -291,7 +292,7 @@ class Augmentation:
                 labels,
                 changes.matrix,
                 changes.displacement,
-                size=size or as_size(labels.shape),
+                size=size or size3(labels.shape),
                 offset=offset,
             )
         if SAGITTAL in changes.flips and self.mirrored_labels:
@@ -352,12 +353,6 @@ def log_uniform(
 ) -> npt.NDArray[np.float64]:
     """Numbers between two positive limits, even on the logarithmic scale."""
     return np.exp(generator.uniform(math.log(limits[0]), math.log(limits[1]), count))
-
-
-def as_size(numbers: Sequence[int] | npt.NDArray[Any]) -> Size3:
-    """Three plain integers."""
-    i, j, k = (int(number) for number in numbers)
-    return i, j, k
 
 
 def steps_in_order(changes: Changes, size: Sequence[int]) -> list[Step]:

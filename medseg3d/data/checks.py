@@ -62,7 +62,6 @@ def examine(
     *,
     folding: Folding = AS_FIT_DEALS,
     spacing: Spacing | None = None,
-    workers: int = 2,
     advance: Callable[[], None] | None = None,
     draw: Draw | None = None,
     known: Iterable[Finding] = (),
@@ -73,7 +72,6 @@ def examine(
         dataset: The cases.
         folding: How the set is to be split.
         spacing: Of the working grid in mm; None for that which fit would choose.
-        workers: Threads that read.
         advance: Called after each case.
         draw: Makes a picture of each case.
         known: Findings that are there already.
@@ -82,7 +80,6 @@ def examine(
         dataset,
         folding=folding,
         spacing=spacing,
-        workers=workers,
         advance=advance,
         draw=draw,
     )
@@ -95,7 +92,6 @@ def check_cases(
     *,
     folding: Folding = AS_FIT_DEALS,
     spacing: Spacing | None = None,
-    workers: int = 2,
     advance: Callable[[], None] | None = None,
 ) -> CheckedCases:
     """Read and check every case, as ``medseg3d check`` does.
@@ -104,7 +100,6 @@ def check_cases(
         dataset: Labeled cases.
         folding: How the set is to be split.
         spacing: Of the working grid in mm; None for that which fit would choose.
-        workers: Threads that read.
         advance: Called after each case.
 
     Returns:
@@ -117,7 +112,6 @@ def check_cases(
         dataset,
         folding=folding,
         spacing=spacing,
-        workers=workers,
         advance=advance,
     )
     errors = examination.of(Severity.ERROR)

@@ -14,7 +14,7 @@ from medseg3d.errors import DataError
 from medseg3d.io import OUTPUTS, SUFFIXES, case_stem
 from medseg3d.io.dicom import chosen_in
 from medseg3d.io.dicom.sniff import Kind, files_in, holds_volume, kind_of, segmentation_in, why_none
-from medseg3d.io.formats import FORMATS, format_of
+from medseg3d.io.formats import FORMATS, format_of, sources
 
 LOGGER = logging.getLogger("medseg3d")
 DICOM_SUFFIX = OUTPUTS["dicom-seg"]
@@ -317,6 +317,14 @@ def _halves_alone(folder: Path) -> list[Path]:
         and entry.name[0] != "."
         and f"{case_stem(entry).lower()}.hdr" not in names
     ]
+
+
+def parts_of(file: Path) -> tuple[Path, ...]:
+    """All files that a volume is read from; only itself where it is none."""
+    try:
+        return sources(file)
+    except DataError:
+        return (file,)
 
 
 def _strange(folder: Path, found: Sequence[Path]) -> list[str]:

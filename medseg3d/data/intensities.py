@@ -125,16 +125,6 @@ def scaling_of(channel: npt.NDArray[Any], rule: Normalization, *, threads: int =
     return ZScore(mean, sd, exponent)
 
 
-def normalize(channel: npt.NDArray[Any], rule: Normalization) -> npt.NDArray[np.float32]:
-    """One channel ``(I, J, K)`` as float32, scaled; an image of one value becomes 0.
-
-    Z-scores end at what half precision holds, so that no intensity overflows.
-    """
-    scaled = channel.astype(np.float32)
-    scaling_of(channel, rule)(scaled)
-    return scaled
-
-
 def _moments(plane: npt.NDArray[Any]) -> Moments:
     inside = plane.astype(np.float32).astype(np.float64).ravel(order="K")
     if not inside.all():

@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torchio as tio
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchio.data.sampler import PatchSampler
 
-from medseg3d.data.augment import Augmentation, Changes, as_size, patch_subject
+from medseg3d.data.augment import Augmentation, Changes, patch_subject
 from medseg3d.data.cache import CachedCase
+from medseg3d.data.stages import size3
 from medseg3d.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class UniformSampler(CaseSampler):
         if len(voxels := case.annotated_voxels()):
             return start_around(voxels, case.shape, self.size, generator)
         lowest, highest = allowed_starts(case.shape, self.size)
-        return as_size(generator.integers(lowest, highest, endpoint=True))
+        return size3(generator.integers(lowest, highest, endpoint=True))
 
 
 class ForegroundSampler(CaseSampler):
@@ -288,21 +289,6 @@ class PatchDataset(Dataset[dict[str, Any]]):
         return int(order[place])
 
 
-def batches(
-    dataset: PatchDataset, batch_size: int, *, first_step: int = 0, num_steps: int, workers: int = 0
-) -> DataLoader[dict[str, Any]]:
-    """Batches of consecutive samples, from those of step ``first_step`` on."""
-    numbers = range(first_step * batch_size, (first_step + num_steps) * batch_size)
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=numbers,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
 def case_of(subject: tio.Subject) -> CachedCase:
     """The case that :func:`case_subject` made a subject of."""
     case = subject["case"]
@@ -329,7 +315,7 @@ def start_around(
     """First voxel of a patch around one of the voxels ``(N, 3)``, moved into the volume."""
     center = voxels[generator.integers(len(voxels))].astype(np.int64)
     lowest, highest = allowed_starts(shape, size)
-    return as_size(np.clip(center - np.array(size) // 2, lowest, highest))
+    return size3(np.clip(center - np.array(size) // 2, lowest, highest))
 
 
 def share_of(share: float, count: int) -> int:

@@ -8,10 +8,11 @@ from itertools import chain
 from pathlib import Path
 
 from medseg3d.data.cases import Case, Dataset
+from medseg3d.data.files import parts_of
 from medseg3d.data.remedies import CaseRepair, Change, Remedies
 from medseg3d.data.threads import in_threads
-from medseg3d.errors import ConfigError, DataError, RunError
-from medseg3d.io import atomic, sources
+from medseg3d.errors import ConfigError, RunError
+from medseg3d.io import atomic
 from medseg3d.machine import free_disk, in_words
 
 LOG_NAME = "fixes.csv"
@@ -22,7 +23,6 @@ def repair(
     out: Path,
     remedies: Remedies,
     *,
-    workers: int = 2,
     dry_run: bool = False,
     advance: Callable[[], None] | None = None,
 ) -> tuple[Change, ...]:
@@ -32,7 +32,6 @@ def repair(
         dataset: The cases; all other files of the folder are copied as they are.
         out: New or empty folder.
         remedies: What may be changed.
-        workers: Threads, each one case at a time.
         dry_run: Only say what would be changed.
         advance: Called after each case.
 
@@ -55,7 +54,7 @@ def repair(
             if advance:
                 advance()
 
-    found = in_threads(repaired, dataset.cases, threads=workers)
+    found = in_threads(repaired, dataset.cases)
     changes = tuple(chain.from_iterable(found))
     if not dry_run:
         for file in _all_files(dataset):
@@ -99,7 +98,7 @@ def _all_files(dataset: Dataset) -> Iterator[Path]:
     files = set(_walk(dataset.root))
     for case in dataset.cases:
         for path in (*case.images, *(() if case.labels is None else (case.labels,))):
-            files.update(part for part in _sources(path) if part.is_file())
+            files.update(part for part in parts_of(path) if part.is_file())
     return iter(sorted(files))
 
 
@@ -109,13 +108,6 @@ def _walk(root: Path) -> Iterator[Path]:
             path = Path(folder, name)
             if path.is_file():
                 yield path
-
-
-def _sources(path: Path) -> Iterable[Path]:
-    try:
-        return sources(path)
-    except DataError:
-        return (path,)
 
 
 def _copy(file: Path, target: Path) -> None:

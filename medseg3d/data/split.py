@@ -182,26 +182,3 @@ def chosen_fold(folds: Folds, fold: int | str) -> Split:
         return folds[names[fold]]
     named = "" if names == [*map(str, range(len(names)))] else f" ({', '.join(names)})"
     raise ConfigError(f"fold {fold} does not exist; folds are 0 to {len(names) - 1}{named}")
-
-
-def split(
-    cases: Sequence[Case],
-    fold: int = 0,
-    folds: int = 5,
-    seed: int = 0,
-    labels_of: Mapping[str, Collection[int]] | None = None,
-) -> Split:
-    """Hold out one fold and learn from the others.
-
-    Args:
-        cases: All labelled cases.
-        fold: Which fold to hold out, counted from 0.
-        folds: How many folds there are; see :func:`make_folds` for few patients.
-        seed: Seed of the shuffle; the folds of one seed never overlap.
-        labels_of: Foreground labels that each case has, by its id.
-
-    Raises:
-        ConfigError: If there is no such fold.
-        DataError: If all cases are of one patient.
-    """
-    return chosen_fold(deal_folds(cases, folds=folds, seed=seed, labels_of=labels_of), fold)

@@ -1,6 +1,8 @@
 """Patch and stages of a network, from the size of the cases and the shape of their voxels."""
 
+from collections.abc import Iterable
 from math import prod
+from typing import SupportsInt
 
 import numpy as np
 
@@ -76,7 +78,7 @@ def _kernel(spacing: np.ndarray) -> Size3:
     return size3(3 if edge <= 2 * spacing.min() else 1 for edge in spacing)
 
 
-def size3(values: object) -> Size3:
+def size3(values: Iterable[SupportsInt]) -> Size3:
     """Three plain integers."""
-    first, second, third = (int(value) for value in values)  # type: ignore[attr-defined]
+    first, second, third = map(int, values)
     return first, second, third

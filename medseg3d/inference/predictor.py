@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,15 +129,9 @@ class Predictor:
 
     def with_network(self, network: WindowNetwork) -> "Predictor":
         """The same with another network for the same windows."""
-        return Predictor(
-            self.bundle,
-            network,
-            device=self.device,
-            overlap=self.overlap,
-            mirror=bool(self.mirror_axes),
-            crop=self.crop,
-            threads=self.threads,
-        )
+        other = copy(self)
+        other.network = network
+        return other
 
     def prepare(self, case: CanonicalCase, *, part: Box | None = None) -> WorkingCase:
         """Preprocess one case, or a part of it, as in training.

@@ -173,11 +173,7 @@ def predict_labels(
     window: Size3,
     overlap: float = 0.5,
     slice_axis: int | None = None,
-    mirror_axes: tuple[int, ...] = (),
-    mirrored_labels: tuple[int, ...] = (),
-    batch_size: int = 1,
     threads: int = 1,
-    advance: Advance | None = None,
 ) -> npt.NDArray[np.uint16]:
     """Number ``(i, j, k)`` of the largest logit on the working grid itself; see :func:`stream`."""
     i, j, k = (AxisMap(0, np.arange(length, dtype=np.float64)) for length in image.shape[1:])
@@ -191,11 +187,7 @@ def predict_labels(
         window=window,
         overlap=overlap,
         slice_axis=slice_axis,
-        mirror_axes=mirror_axes,
-        mirrored_labels=mirrored_labels,
-        batch_size=batch_size,
         threads=threads,
-        advance=advance,
     )
     return out
 

@@ -15,8 +15,16 @@ def cut_out(masks: MaskPair) -> tuple[Mask, Mask]:
         >>> cut_out(MaskPair(prediction, reference))[0].shape
         (3, 1, 1)
     """
-    either = masks.prediction | masks.reference
-    axes = range(either.ndim)
-    used = [np.flatnonzero(either.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
-    box = tuple(slice(int(at[0]), int(at[-1]) + 1) if at.size else slice(0, 0) for at in used)
+    box = box_of(masks)
     return masks.prediction[box], masks.reference[box]
+
+
+def box_of(masks: MaskPair) -> tuple[slice, ...]:
+    """The smallest box that holds both masks; without voxels if they are empty."""
+    first, second = masks.prediction, masks.reference
+    box: tuple[slice, ...] = ()
+    for axis in range(first.ndim):
+        others = tuple(a for a in range(first.ndim) if a != axis)
+        used = np.flatnonzero(first[box].any(axis=others) | second[box].any(axis=others))
+        box += (slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0),)
+    return box

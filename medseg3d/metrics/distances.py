@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from medseg3d.errors import ConfigError
+from medseg3d.metrics.boxes import box_of
 from medseg3d.metrics.masks import MaskPair
 from medseg3d.metrics.mesh import pieces
 from medseg3d.metrics.nearest import ROUNDING, Distances, nearest_distances
@@ -202,10 +203,5 @@ def _cropped(masks: MaskPair, margin: int) -> tuple[Mask, Mask]:
     first, second = masks.prediction, masks.reference
     if masks.image_shape is not None:
         return first, second
-    box: tuple[slice, ...] = ()
-    for axis in range(first.ndim):
-        others = tuple(a for a in range(first.ndim) if a != axis)
-        used = np.flatnonzero(first[box].any(axis=others) | second[box].any(axis=others))
-        box += (slice(int(used[0]), int(used[-1]) + 1),)
-    box = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box)
+    box = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box_of(masks))
     return first[box], second[box]

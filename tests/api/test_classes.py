@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import medseg3d
+from medseg3d.api.fitting.diagnoses import write_diagnoses
 from medseg3d.api.fitting.rehearsal import rehearse
 from medseg3d.bundle import read_bundle
 from medseg3d.config import FitConfig
@@ -102,6 +105,13 @@ def test_the_class_that_is_found_of_each_held_out_case_is_told(run: medseg3d.Run
         probabilities = {name: float(row[f"probability_{name}"]) for name in ("healthy", "ill")}
         assert sum(probabilities.values()) == pytest.approx(1, abs=2e-4)
         assert row["found"] == max(probabilities, key=lambda name: probabilities[name])
+
+
+def test_a_class_whose_name_is_no_utf8_keeps_its_bytes(tmp_path: Path) -> None:
+    name = os.fsdecode(b"p\xe9")
+    options = {"window": (4, 4, 4), "device": torch.device("cpu")}
+    write_diagnoses(nn.Identity(), [], [], [name], tmp_path / "classes.csv", **options)
+    assert (tmp_path / "classes.csv").read_bytes() == b"case,class,found,probability_p\xe9\n"
 
 
 def test_the_objective_gets_classes_and_what_is_not_annotated(

@@ -22,10 +22,11 @@ from scipy import ndimage
 
 from medseg3d.data.augment import Augmentation
 from medseg3d.data.cache import CachedCase
-from medseg3d.data.patches import PatchDataset, batches
+from medseg3d.data.patches import PatchDataset
 from medseg3d.losses import LOSSES
 from medseg3d.losses.deep_supervision import DeepSupervision
 from medseg3d.networks import build_network
+from medseg3d.training.feed import batches
 
 PATCH = (40, 56, 40)
 SHAPE = (48, 64, 48)
@@ -55,7 +56,7 @@ def our_batches(folder: Path, volumes: list[Volume]) -> Iterator[Any]:
         for n, (image, labels) in enumerate(volumes)
     ]
     dataset = PatchDataset(cases, PATCH, seed=0, augmentation=Augmentation())
-    return iter(batches(dataset, 2, num_steps=10_000))
+    return iter(batches(dataset, 2, first_step=0, workers=0, device=torch.device("cpu")))
 
 
 def torchio_batches(folder: Path, volumes: list[Volume]) -> Iterator[Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -14,9 +15,10 @@ from medseg3d.data.cache import CachedCase
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.classes import class_indices, class_names, with_classes
 from medseg3d.data.layouts import find_cases
-from medseg3d.data.patches import PatchDataset, batches
+from medseg3d.data.patches import PatchDataset
 from medseg3d.data.split import Split, deal_folds, with_unlabeled
 from medseg3d.errors import DataError
+from medseg3d.training.feed import batches
 
 MASK = Path("mask.nii.gz")
 
@@ -161,8 +163,7 @@ def test_patches_of_a_case_without_labels_know_nothing_even_beyond_it(tmp_path: 
 
 def test_batches_hold_the_classes(tmp_path: Path) -> None:
     cases = [cached(tmp_path, f"{n}", np.full(SHAPE, n, np.uint8)) for n in range(3)]
-    (batch,) = batches(
-        PatchDataset(cases, (4, 4, 4), seed=0, classes=[5, 6, 7]), batch_size=3, num_steps=1
-    )
+    patches = PatchDataset(cases, (4, 4, 4), seed=0, classes=[5, 6, 7])
+    batch = next(iter(batches(patches, 3, first_step=0, workers=0, device=torch.device("cpu"))))
     assert batch["classes"].tolist() == [5 + int(name) for name in batch["case"]]
     assert "classes" not in PatchDataset(cases, (4, 4, 4), seed=0)[0]

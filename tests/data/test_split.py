@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg3d.data.cases import Case
-from medseg3d.data.split import Split, chosen_fold, deal_folds, make_folds, split
+from medseg3d.data.split import Split, chosen_fold, deal_folds, make_folds
 from medseg3d.errors import ConfigError, DataError
 
 
@@ -162,7 +162,7 @@ def test_single_visits_give_folds_that_differ_by_one_case_at_most() -> None:
 
 def test_each_fold_is_held_out_once() -> None:
     cases = of_patients(*[1] * 8)
-    splits = [split(cases, fold, folds=5, seed=7) for fold in range(5)]
+    splits = deal_folds(cases, folds=5, seed=7).values()
     held_out = [case_id for part in splits for case_id in part.validation]
     assert sorted(held_out) == [case.id for case in cases]
     for part in splits:
@@ -172,9 +172,10 @@ def test_each_fold_is_held_out_once() -> None:
 
 def test_few_patients_are_held_out_one_at_a_time() -> None:
     cases = of_patients(1, 1, 2)
-    assert [len(split(cases, fold).validation) for fold in range(3)].count(2) == 1
+    folds = deal_folds(cases)
+    assert [len(part.validation) for part in folds.values()].count(2) == 1
     with pytest.raises(ConfigError, match=r"fold 3 does not exist; folds are 0 to 2$"):
-        split(cases, 3)
+        chosen_fold(folds, 3)
 
 
 def test_a_fold_has_a_number_or_the_name_of_a_site() -> None:
@@ -193,13 +194,13 @@ def test_folds_are_numbered() -> None:
     cases = of_patients(1, 1, 1)
     folds = deal_folds(cases, folds=2)
     assert list(folds) == ["0", "1"]
-    assert folds["1"] == split(cases, 1, folds=2)
+    assert folds["1"] == chosen_fold(folds, 1)
 
 
 @pytest.mark.parametrize("visits", [(1,), (4,), ()])
 def test_one_patient_cannot_be_split(visits: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="cannot be split"):
-        split(of_patients(*visits))
+        deal_folds(of_patients(*visits))
 
 
 def test_one_fold_is_refused() -> None:
@@ -208,7 +209,7 @@ def test_one_fold_is_refused() -> None:
 
 
 def test_a_split_survives_json() -> None:
-    part = split(of_patients(1, 1, 1), seed=1)
+    part = deal_folds(of_patients(1, 1, 1), seed=1)["0"]
     assert Split(**json.loads(json.dumps(part.as_dict()))) == part
 
 

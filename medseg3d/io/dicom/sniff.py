@@ -94,14 +94,6 @@ def files_in(folder: Path) -> Iterator[Path]:
             continue
 
 
-def holds_slices(folder: Path) -> bool:
-    """Whether single slices lie directly inside a folder."""
-    try:
-        return any(kind_of(file) is Kind.SLICE for file in files_in(folder))
-    except OSError:
-        return False
-
-
 def holds_volume(folder: Path) -> bool:
     """Whether the DICOM files directly inside a folder make a volume: slices or one file."""
     try:

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from medseg3d.data.cases import find_inputs
-from medseg3d.data.split import split
+from medseg3d.data.split import deal_folds
 from tests.benchmarks.predict.agreement import compare, load
 from tests.benchmarks.predict.compare import MEDSEG3D
 from tests.benchmarks.predict.measure import Measurement, run
@@ -40,7 +40,7 @@ def held_out(folder: Path) -> tuple[Path, list[str]]:
     """The split as one file for all tools, and the cases that are held out."""
     path = folder / "split.json"
     if not path.is_file():
-        fold = split(find_inputs([DATA / "imagesTr"]))
+        fold = deal_folds(find_inputs([DATA / "imagesTr"]))["0"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(fold.as_dict(), indent=1), encoding="utf-8")
     return path, json.loads(path.read_text(encoding="utf-8"))["validation"]
