@@ -26,7 +26,8 @@ class Workers:
     """Watches the data workers while training waits for them.
 
     Torch watches them too, but only in the first training of a process, and it may wait for a
-    dead one as long as for a slow one.
+    dead one as long as for a slow one. Processes that were there before this object are none of
+    them.
 
     Args:
         interrupts: Tells when a step must not be cut in two.
@@ -38,6 +39,7 @@ class Workers:
     def __init__(self, interrupts: Interrupts) -> None:
         self.ended: str | None = None
         self._interrupts = interrupts
+        self._others = set(multiprocessing.active_children())
         self._processes: list[BaseProcess] = []
 
     def watch(self, number: int) -> None:
@@ -46,8 +48,8 @@ class Workers:
         Raises:
             WorkerEndedError: If there are fewer than ``number``.
         """
-        children = multiprocessing.active_children()
-        self._processes = [child for child in children if child.daemon][-number:] if number else []
+        begun = set(multiprocessing.active_children()) - self._others
+        self._processes = [child for child in begun if child.daemon] if number else []
         if len(self._processes) < number:
             self.ended = "a data worker ended as soon as it was begun"
         if number and threading.current_thread() is threading.main_thread():

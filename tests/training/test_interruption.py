@@ -1,9 +1,11 @@
 """Training that is stopped anywhere goes on as if nothing had happened."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -284,6 +286,20 @@ def test_a_worker_that_fails_is_told_in_one_sentence(
     )
     assert "\n" not in str(caught.value)
     assert 0 < stored(tmp_path).facts["step"] <= 6
+
+
+def test_a_worker_that_fails_is_found_among_other_processes(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    others = [context.Process(target=signal.pause, daemon=True) for _ in range(8)]
+    for process in others:
+        process.start()
+    try:
+        with pytest.raises(RunError, match="died with exit code 3"):
+            run(tmp_path, in_patches=in_a_worker(13, partial(os._exit, 3)), workers=1)
+    finally:
+        for process in others:
+            process.kill()
+            process.join()
 
 
 def test_a_worker_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
