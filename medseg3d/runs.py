@@ -40,6 +40,10 @@ RUNS = Path("runs")
 CACHE = RUNS / ".cache"
 """Where preprocessed cases go unless the options name another folder."""
 
+OPTIONS, PLAN, SPLIT, PROVENANCE = "config.yaml", "plan.yaml", "split.json", "provenance.json"
+HELD_OUT, SCORES = "validation", "scores.csv"
+"""Folder of the label maps of held-out cases, and the table of their scores in it."""
+
 SPLITS = "splits.json"
 """All folds, in the folder of a cross-validation."""
 
@@ -53,8 +57,17 @@ MAY_CHANGE = frozenset(
 """Options that a resumed run may give anew without training another model."""
 
 
+def stored_options(folder: Path) -> FitConfig:
+    """The resolved options of a run.
+
+    Raises:
+        ConfigError: If they cannot be read.
+    """
+    return validated(FitConfig, read_yaml(folder / OPTIONS), source=str(folder / OPTIONS))
+
+
 def options_text(config: FitConfig) -> str:
-    """What ``config.yaml`` of a run holds; its cases are found from any current folder."""
+    """What the file of options of a run holds; its cases are found from any current folder."""
     patients = config.patients and config.patients.absolute()
     config = config.model_copy(update={"data": config.data.absolute(), "patients": patients})
     return to_yaml(config, title="Resolved options of this run")
@@ -186,9 +199,9 @@ def interrupted_run(config: FitConfig) -> tuple[Path, FitConfig]:
     folder = config.out
     if (folder / FILE_NAME).exists():
         raise RunError(f"{folder} is finished: it holds {FILE_NAME}; start a new run to train more")
-    if not (folder / "config.yaml").is_file():
-        raise RunError(f"{folder} holds no config.yaml, so there is no run to resume in it")
-    stored = validated(FitConfig, read_yaml(folder / "config.yaml"), source="config.yaml")
+    if not (folder / OPTIONS).is_file():
+        raise RunError(f"{folder} holds no {OPTIONS}, so there is no run to resume in it")
+    stored = stored_options(folder)
     given = {name: getattr(config, name) for name in config.model_fields_set - MAY_CHANGE}
     changed = [
         f"{name} (stored {getattr(stored, name)}, given {value})"

@@ -7,7 +7,7 @@ from typing import Any
 
 from medseg3d.api.outputs import expect_writable
 from medseg3d.api.scoring.inputs import with_patients
-from medseg3d.config import CheckConfig, validated
+from medseg3d.config import CheckConfig, given
 from medseg3d.data.checks import Examination, examine
 from medseg3d.data.doctor.facts import CaseFacts
 from medseg3d.data.doctor.findings import Finding, Severity
@@ -86,9 +86,7 @@ def check(data: Path | str | CheckConfig, **options: Any) -> CheckReport:
         DataError: If there is no such folder, or nothing in it that could be checked.
         RunError: If the page or the repaired copy cannot be written.
     """
-    config = (
-        data if isinstance(data, CheckConfig) else validated(CheckConfig, {"data": data} | options)
-    )
+    config = given(CheckConfig, "data", data, options)
     page = _page(config)
     if config.fix is not None and not config.dry_run:
         expect_fresh(config.fix, config.data)

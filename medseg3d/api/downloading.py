@@ -25,7 +25,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from medseg3d.config import DownloadConfig, validated
+from medseg3d.config import DownloadConfig, given
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.io.atomic import half_made, reason_of, sweep
 from medseg3d.machine import free_disk, in_words
@@ -68,8 +68,7 @@ def download(task: str | DownloadConfig, **options: Any) -> Download:
             arrives is damaged.
         DataError: If the archive holds something else than the task.
     """
-    given = task if isinstance(task, DownloadConfig) else None
-    config = given or validated(DownloadConfig, {"task": task} | options)
+    config = given(DownloadConfig, "task", task, options)
     name, url, md5 = known_task(config.task)
     target = config.out / name
     if target.exists():

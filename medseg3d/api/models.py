@@ -15,7 +15,7 @@ from medseg3d.bundle import (
     read_bundle,
 )
 from medseg3d.bundle.description import MOST_DICE_CHANGE
-from medseg3d.config import Cleaning, ExportConfig, validated
+from medseg3d.config import Cleaning, ExportConfig, given
 from medseg3d.errors import ConfigError, ModelError, RunError
 from medseg3d.io import atomic
 from medseg3d.machine import in_words
@@ -48,8 +48,7 @@ def export(run: Path | str | ExportConfig, **options: Any) -> Path:
         RunError: If the file exists or cannot be written, or a conversion does not compute the
             same.
     """
-    given = run if isinstance(run, ExportConfig) else None
-    config = given or validated(ExportConfig, {"run": run} | options)
+    config = given(ExportConfig, "run", run, options)
     source = _model_in(config.run)
     if config.format is None:
         target = _copied(source, config)

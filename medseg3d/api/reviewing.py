@@ -12,8 +12,8 @@ from medseg3d.api.batch import Failures, failed_csv
 from medseg3d.api.outputs import expect_writable
 from medseg3d.api.scoring.inputs import patients_in
 from medseg3d.api.scoring.origin import region_rows
-from medseg3d.api.scoring.regions import HELD_OUT, ignored_label, plan_near
-from medseg3d.config import FitConfig, ReviewConfig, read_yaml, validated
+from medseg3d.api.scoring.regions import ignored_label, plan_near
+from medseg3d.config import ReviewConfig, given
 from medseg3d.data.cases import Case, Dataset, description_near, label_names_near
 from medseg3d.data.dataset_json import Description, description_in
 from medseg3d.data.layouts import find_cases as find_labeled
@@ -38,12 +38,12 @@ from medseg3d.review.slices import ANY_LABEL, worst_slices
 from medseg3d.review.thumbnails import thumbnail
 from medseg3d.review.volumes import CaseFiles, CaseVolumes, for_page, load, script_of
 from medseg3d.review.worklist import Entry, colors_of, script_name, thumbnail_name, work_list
+from medseg3d.runs import HELD_OUT, OPTIONS, stored_options
 from medseg3d.scoring import Row, read_table, score_case
 
 log = logging.getLogger("medseg3d")
 
 DEFAULT = Path("review")
-RUN_FILE = "config.yaml"
 CHUNK = 1 << 20
 
 
@@ -154,11 +154,7 @@ def review(predictions: Path | str | ReviewConfig, **options: Any) -> Review:
         RunError: If the folder cannot be written, or some cases could not be shown; the others
             are on the page.
     """
-    config = (
-        predictions
-        if isinstance(predictions, ReviewConfig)
-        else validated(ReviewConfig, {"predictions": predictions} | options)
-    )
+    config = given(ReviewConfig, "predictions", predictions, options)
     inputs = _inputs(config)
     out = inputs.out
     sweep(Path(os.path.realpath(out)).parent)
@@ -196,7 +192,7 @@ def review(predictions: Path | str | ReviewConfig, **options: Any) -> Review:
 def _inputs(config: ReviewConfig) -> _Inputs:
     """What is given, completed by what a run says about itself."""
     run = config.predictions
-    is_run = (run / RUN_FILE).is_file() and (run / HELD_OUT).is_dir()
+    is_run = (run / OPTIONS).is_file() and (run / HELD_OUT).is_dir()
     if not is_run and config.images is None:
         raise ConfigError(
             f"{run} needs the images that were predicted: --images FOLDER (a run folder knows its "
@@ -211,7 +207,7 @@ def _inputs(config: ReviewConfig) -> _Inputs:
         known = description_near(config.references)
     title = case_stem(run.absolute())
     if is_run and config.images is None:
-        trained = validated(FitConfig, read_yaml(run / RUN_FILE), source=str(run / RUN_FILE))
+        trained = stored_options(run)
         try:
             dataset = find_labeled(
                 trained.data, skip_unpaired=trained.skip_unpaired, unlabeled=True

@@ -71,7 +71,7 @@ class Bundle(Options):
 
     @model_validator(mode="after")
     def _cleaning_of_labels(self) -> "Bundle":
-        names = {name for value, name in self.plan.labels.items() if value != 0}
+        names = set(self.plan.foreground.values())
         if unknown := sorted(self.cleaning.keys() - names):
             raise ValueError(f"cleaning names {unknown[0]!r}, which is no label of the plan")
         return self

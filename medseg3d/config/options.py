@@ -143,6 +143,23 @@ def validated(model: type[M], values: Mapping[str, Any], *, source: str = "optio
         raise ConfigError(f"{source}: {problems}") from None
 
 
+def given(model: type[M], first: str, value: object, options: Mapping[str, Any]) -> M:
+    """The options of a verb: all in one object, or its first argument and the others by name.
+
+    Args:
+        model: The model of the options.
+        first: Field that the first argument stands for.
+        value: The first argument.
+        options: The others, by field.
+
+    Raises:
+        ConfigError: If a key is unknown or a value does not fit.
+    """
+    if isinstance(value, model):
+        return value
+    return validated(model, {first: value} | dict(options))
+
+
 def _problem(model: type[BaseModel], item: dict[str, Any]) -> str:
     place = ".".join(str(step) for step in item["loc"])
     if item["type"] == "extra_forbidden":

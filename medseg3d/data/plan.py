@@ -160,6 +160,11 @@ class Plan(Options):
         return with_edge(self.patch_size, axis, max(1, self.batch_size // 2))
 
     @property
+    def foreground(self) -> dict[int, str]:
+        """The labels without the background."""
+        return {value: name for value, name in self.labels.items() if value != 0}
+
+    @property
     def num_labels(self) -> int:
         """Logit channels ``L``, background included."""
         return len(self.labels)

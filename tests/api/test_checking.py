@@ -14,9 +14,10 @@ from typer.testing import CliRunner, Result
 
 import medseg3d
 from medseg3d import cli
-from medseg3d.api.fitting.planning import PLAN, planned
+from medseg3d.api.fitting.planning import planned
 from medseg3d.config import FitConfig, validated
 from medseg3d.errors import ConfigError, DataError, RunError
+from medseg3d.runs import PLAN
 
 SHAPE = (10, 9, 8)
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])

@@ -18,12 +18,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from medseg3d.api.contest.own_process import end_with_parent
-from medseg3d.api.fitting.cross_validation import HELD_OUT, TABLE
 from medseg3d.api.fitting.planning import planned, refuse_what_cannot_be_built
 from medseg3d.api.fitting.run import fit, use_allowed_processors
 from medseg3d.api.fitting.verdict import evenly
 from medseg3d.bundle import FILE_NAME, read_bundle
-from medseg3d.config import FitConfig, read_yaml, validated
+from medseg3d.config import FitConfig, validated
 from medseg3d.data.canonical import canonical
 from medseg3d.data.plan import Plan
 from medseg3d.device import resolve_device
@@ -34,7 +33,7 @@ from medseg3d.machine import peak_memory
 from medseg3d.networks import build_network
 from medseg3d.process import FAILED, TERMINATED, forgive_characters, handle_signals, sentence
 from medseg3d.progress import LOGGER, StderrHandler, track
-from medseg3d.runs import interrupted_run
+from medseg3d.runs import HELD_OUT, SCORES, interrupted_run, stored_options
 from medseg3d.training.train import GOES_ON
 
 log = logging.getLogger("medseg3d")
@@ -75,14 +74,9 @@ class Facts:
         write_text(folder / FACTS, json.dumps(asdict(self), indent=1))
 
 
-def stored_options(folder: Path) -> FitConfig:
-    """The options of a run."""
-    return validated(FitConfig, read_yaml(folder / "config.yaml"), source="config.yaml")
-
-
 def is_trained(folder: Path) -> bool:
     """Whether there are a model and the scores of its held-out cases."""
-    return (folder / FILE_NAME).is_file() and (folder / HELD_OUT / TABLE).is_file()
+    return (folder / FILE_NAME).is_file() and (folder / HELD_OUT / SCORES).is_file()
 
 
 def train(config: FitConfig, folder: Path) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg3d.api.contest.contestant import stored_options
 from medseg3d.api.fitting.planning import refuse_what_cannot_be_built
 from medseg3d.config import BakeoffConfig, FitConfig, validated
 from medseg3d.config.bakeoff import ALL_NETWORKS
@@ -12,9 +11,8 @@ from medseg3d.config.options import default_part, laid_over
 from medseg3d.data.sizes import WIDE
 from medseg3d.errors import ConfigError
 from medseg3d.networks import NETWORKS
-from medseg3d.runs import MAY_CHANGE, interrupted_run
+from medseg3d.runs import MAY_CHANGE, OPTIONS, interrupted_run, stored_options
 
-OPTIONS = "config.yaml"
 DEFAULT_MINUTES = 10.0
 
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg3d.api.contest.contestant import FAULT, is_trained, stored_options
+from medseg3d.api.contest.contestant import FAULT, is_trained
 from medseg3d.api.contest.options import (
-    OPTIONS,
     expect_same,
     network_names,
     own_options,
@@ -34,23 +33,31 @@ from medseg3d.api.contest.tables import (
     remove_tables,
     write_tables,
 )
-from medseg3d.api.fitting.planning import PLAN, planned
-from medseg3d.api.fitting.splitting import SPLIT
+from medseg3d.api.fitting.planning import planned
 from medseg3d.api.provenance import Origin
-from medseg3d.config import BakeoffConfig, FitConfig, validated
+from medseg3d.config import BakeoffConfig, FitConfig, given
 from medseg3d.data.cases import Case
 from medseg3d.data.partners import count
 from medseg3d.errors import RunError
 from medseg3d.io.atomic import write_text
 from medseg3d.progress import LOGGER, duration
 from medseg3d.report.bakeoff_table import Contestant, ranked
-from medseg3d.runs import OURS, RUNS, locked, options_text
+from medseg3d.runs import (
+    OPTIONS,
+    OURS,
+    PLAN,
+    PROVENANCE,
+    RUNS,
+    SPLIT,
+    locked,
+    options_text,
+    stored_options,
+)
 
 log = logging.getLogger("medseg3d")
 
 CHILD = "medseg3d.api.contest.contestant"
 HANDED_ON = ("data", "device", "workers", "cache")
-PROVENANCE = "provenance.json"
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,7 @@ def bakeoff(data: Path | str | BakeoffConfig, **options: Any) -> Bakeoff:
         RunError: If the folder holds other things or networks trained by other cases, is in use or
             cannot be written.
     """
-    given = {"data": data} | options
-    config = data if isinstance(data, BakeoffConfig) else validated(BakeoffConfig, given)
+    config = given(BakeoffConfig, "data", data, options)
     names = network_names(config)
     folder = config.out or RUNS / f"{config.data.resolve().name}_bakeoff"
     _expect_ours(folder)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from medseg3d.api.contest.contestant import FAULT, Facts, is_trained
-from medseg3d.api.fitting.cross_validation import HELD_OUT, TABLE
 from medseg3d.bundle import FILE_NAME, read_bundle
 from medseg3d.data.regions import numbered
 from medseg3d.io.atomic import atomic, write_text
 from medseg3d.report.bakeoff_figure import draw_bakeoff
 from medseg3d.report.bakeoff_table import Contestant, as_csv, as_markdown
+from medseg3d.runs import HELD_OUT, SCORES
 from medseg3d.scoring import read_table, summarize
 
 CSV, MARKDOWN, FIGURE = "bakeoff.csv", "bakeoff.md", "bakeoff.{}"
@@ -78,7 +78,7 @@ def remove_tables(folder: Path) -> None:
 def _found(name: str, place: Path) -> Contestant:
     """What the run folder of a finished network tells."""
     bundle, facts = read_bundle(place / FILE_NAME), Facts.of(place)
-    rows = [row for row in read_table(place / HELD_OUT / TABLE) if row.name in bundle.scores]
+    rows = [row for row in read_table(place / HELD_OUT / SCORES) if row.name in bundle.scores]
     if regions := numbered(bundle.plan.regions, bundle.plan.labels):  # named as a label, perhaps
         rows = [row for row in rows if row.label in regions]
     columns = ["dice", "hausdorff_95_mm"]

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
 
-from medseg3d.api.fitting.planning import PLAN, PLANNED
-from medseg3d.api.fitting.splitting import SPLIT, write_split
+from medseg3d.api.fitting.planning import PLANNED
+from medseg3d.api.fitting.splitting import write_split
 from medseg3d.api.fitting.validating import mean
 from medseg3d.api.provenance import known
 from medseg3d.api.scoring.run import ScoreResult, write_scores
@@ -25,12 +25,11 @@ from medseg3d.data.split_files import read_splits
 from medseg3d.errors import RunError
 from medseg3d.io import atomic
 from medseg3d.io.atomic import write_text
-from medseg3d.runs import SPLITS, fold_folder, options_text
+from medseg3d.runs import HELD_OUT, OPTIONS, PLAN, SCORES, SPLIT, SPLITS, fold_folder, options_text
 from medseg3d.scoring import Row, read_table
 
 log = logging.getLogger("medseg3d")
 
-HELD_OUT, TABLE = "validation", "scores.csv"
 FitFold = Callable[[FitConfig, Split, Path], object]
 """Trains one fold in a folder."""
 
@@ -80,7 +79,7 @@ def mean_dice(rows: Iterable[Row], plan: Plan) -> dict[str, float]:
 
 
 def _is_finished(place: Path) -> bool:
-    return (place / FILE_NAME).is_file() and (place / HELD_OUT / TABLE).is_file()
+    return (place / FILE_NAME).is_file() and (place / HELD_OUT / SCORES).is_file()
 
 
 def _begun(config: FitConfig, plan: Plan, place: Path, number: int, folds: Folds) -> FitConfig:
@@ -90,7 +89,7 @@ def _begun(config: FitConfig, plan: Plan, place: Path, number: int, folds: Folds
     own = {"fold": number, "out": place, "plan": place.parent / PLAN, "resume": not is_new}
     config = config.model_copy(update=planned | own)
     if is_new:
-        write_text(place / "config.yaml", options_text(config))
+        write_text(place / OPTIONS, options_text(config))
         plan.save(place / PLAN)
         write_split(config, place, folds)
     return config
@@ -104,13 +103,13 @@ def _together(folder: Path, folds: Folds, plan: Plan) -> ScoreResult:
         place = fold_folder(folder, number) / HELD_OUT
         for case_id in part.validation:
             _copy(place / f"{case_id}.nii.gz", folder / HELD_OUT)
-        of_fold = read_table(place / TABLE)
+        of_fold = read_table(place / SCORES)
         found[name] = mean(list(mean_dice(of_fold, plan).values()))
         rows += of_fold
     rows.sort(key=lambda row: row.case)
     result = write_scores(
         rows,
-        folder / HELD_OUT / TABLE,
+        folder / HELD_OUT / SCORES,
         regions=numbered(plan.regions, plan.labels),
         about={"dice_of_folds": known(found)},
     )

@@ -31,6 +31,7 @@ from medseg3d.inference.cleaning import clean
 from medseg3d.inference.predictor import Predictor
 from medseg3d.io import Volume, read_image, read_labels, write_labels
 from medseg3d.progress import track
+from medseg3d.runs import SCORES
 from medseg3d.scoring import Row, score_case
 from medseg3d.training.faults import enough_memory
 from medseg3d.types import LabelMap
@@ -104,11 +105,13 @@ class FinalValidation:
                 raw = self._path(case, precision)
                 labels, reference, grid = self._labels(case, raw, _segmenting(predictor))
                 with _enough_memory(case):
-                    return tried(labels, reference, grid, values=sorted(self._names), rules=rules)
+                    return tried(
+                        labels, reference, grid, values=sorted(self.plan.foreground), rules=rules
+                    )
 
             found = in_threads(trial, self.cases, threads=1)
             found = track(found, "Trying post-processing", total=len(self.cases), unit="case")
-            outcomes = outcomes_of(list(found), rules, self._names)
+            outcomes = outcomes_of(list(found), rules, self.plan.foreground)
             cleaning_table.write_table(outcomes, table)
             cleaning_table.tell(outcomes)
         return cleaning_table.read_choice(table)
@@ -124,7 +127,9 @@ class FinalValidation:
         """
         predictor = cache(lambda: self._open(precision))
         chosen = cleaning or {}
-        rules = {value: chosen[name] for value, name in self._names.items() if name in chosen}
+        rules = {
+            value: chosen[name] for value, name in self.plan.foreground.items() if name in chosen
+        }
 
         def score(case: Case) -> list[Row]:
             path, raw = self._path(case), self._path(case, precision)
@@ -143,7 +148,7 @@ class FinalValidation:
             labels, reference, grid = self._labels(case, path, cleaned)
             labels, reference = self._annotated(labels, reference)
             scored = partial(score_case, case.id, grid=grid, patient=case.patient)
-            rows = scored(labels, reference, labels=self._names)
+            rows = scored(labels, reference, labels=self.plan.foreground)
             for number, name in numbered(self.plan.regions, self.plan.labels).items():
                 values = self.plan.regions[name]
                 masks = (region_mask(each, values) for each in (labels, reference))
@@ -155,13 +160,9 @@ class FinalValidation:
         found = track(scored, "Validating", total=len(self.cases), unit="case")
         rows = [row for rows in found for row in rows]
         regions = numbered(self.plan.regions, self.plan.labels)
-        result = write_scores(rows, self.folder / "scores.csv", regions=regions)
+        result = write_scores(rows, self.folder / SCORES, regions=regions)
         self._forget_compared()
         return result
-
-    @property
-    def _names(self) -> dict[int, str]:
-        return {value: name for value, name in self.plan.labels.items() if value != 0}
 
     def _compared(self, precision: Precision, with_foreground: Sequence[Case]) -> Verdict:
         cases = evenly(with_foreground, self.config.evidence_cases)
@@ -184,9 +185,9 @@ class FinalValidation:
             except ModelError:  # not finite
                 if precision == "fp32":
                     raise
-                return [0.0] * len(self._names)
+                return [0.0] * len(self.plan.foreground)
             labels, reference = self._annotated(labels, reference)
-            return dice_by_label(labels, reference, sorted(self._names))
+            return dice_by_label(labels, reference, sorted(self.plan.foreground))
 
         found = in_threads(dice, cases, threads=1)
         found = track(found, f"Validating in {precision}", total=len(cases), unit="case")

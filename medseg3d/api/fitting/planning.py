@@ -54,7 +54,7 @@ from medseg3d.machine import memory_limit, num_processors
 from medseg3d.networks import NETWORKS, SLICES, build_network, planned_options
 from medseg3d.networks.topology import Topology
 from medseg3d.progress import Progress, track
-from medseg3d.runs import options_text
+from medseg3d.runs import OPTIONS, PLAN, options_text
 from medseg3d.training.loggers import require_package
 
 log = logging.getLogger("medseg3d")
@@ -65,7 +65,6 @@ CHANNELS = 2
 """Parameters of a network that are no options: how many channels go in and come out."""
 
 PLANNED = ("spacing", "patch_size", "batch_size", "width", "mirror")
-PLAN = "plan.yaml"
 
 
 def refuse_what_cannot_be_built(config: FitConfig) -> None:
@@ -153,7 +152,7 @@ def _planned_before(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Spl
 
 def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]:
     """Check and measure the cases; the run can be resumed from the first moment on."""
-    stored = folder / "config.yaml"
+    stored = folder / OPTIONS
     if not config.resume:
         write_text(stored, options_text(config))
     try:

@@ -197,7 +197,7 @@ def _seconds_per_step(
     folder: Path,
 ) -> float:
     """Mean time of the steps after the first ones, as training itself measures it."""
-    labels = [name for value, name in plan.labels.items() if value != 0]
+    labels = list(plan.foreground.values())
     settings = replace(
         training_settings(config, plan),
         correction=None,  # nothing that it could say of so few steps is true

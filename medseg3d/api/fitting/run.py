@@ -39,7 +39,7 @@ from medseg3d.bundle import (
     read_bundle,
     save_bundle,
 )
-from medseg3d.config import FitConfig, validated
+from medseg3d.config import FitConfig, given
 from medseg3d.config.fit import ALL_FOLDS
 from medseg3d.data.cache import CachedCase, open_cache
 from medseg3d.data.cases import Case, Dataset
@@ -53,7 +53,7 @@ from medseg3d.losses.building import build_loss
 from medseg3d.losses.regions import build_region_loss
 from medseg3d.machine import num_processors
 from medseg3d.networks import build_network
-from medseg3d.runs import CACHE, free_run_folder, interrupted_run, locked
+from medseg3d.runs import CACHE, HELD_OUT, PROVENANCE, free_run_folder, interrupted_run, locked
 from medseg3d.training.callbacks import keeps_last
 from medseg3d.training.history import History
 from medseg3d.training.team import Team
@@ -97,7 +97,7 @@ def fit(data: Path | str | FitConfig, **options: Any) -> Run:
         DataError: If the cases cannot be trusted; all faulty ones are listed.
         RunError: If the run folder is in use, or training cannot go on.
     """
-    config = data if isinstance(data, FitConfig) else validated(FitConfig, {"data": data} | options)
+    config = given(FitConfig, "data", data, options)
     if config.dry_run:
         raise ConfigError("dry_run makes no run to return; call medseg3d.api.rehearse instead")
     use_allowed_processors()
@@ -176,7 +176,7 @@ class _Fit:
         self.target = target_cases(config)
         self.device = team.own_device(resolve_device(config.device))
         self.precision: Precision = resolve_precision(config.precision, self.device)
-        self.labels = {value: name for value, name in plan.labels.items() if value != 0}
+        self.labels = plan.foreground
         if plan.regions:
             self.labels = numbered(plan.regions, plan.labels)
 
@@ -193,7 +193,7 @@ class _Fit:
         )
         start = begin(network, options, plan, config, self.folder)
         origin.write(
-            self.folder / "provenance.json",
+            self.folder / PROVENANCE,
             device=f"{self._processes()}{self.device}",
             precision=self.precision,
         )
@@ -221,7 +221,7 @@ class _Fit:
                 self.held_out,
                 held_out,
                 plan.classes,
-                self.folder / "validation" / DIAGNOSES,
+                self.folder / HELD_OUT / DIAGNOSES,
                 window=plan.patch_size,
                 device=self.device,
             )
@@ -303,7 +303,7 @@ class _Fit:
             plan=self.plan,
             cases=self.held_out,
             model=best,
-            folder=self.folder / "validation",
+            folder=self.folder / HELD_OUT,
             device=self.device,
         )
         path, description = self.folder / FILE_NAME, read_bundle(best)

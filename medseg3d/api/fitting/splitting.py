@@ -14,11 +14,10 @@ from medseg3d.data.split import Folds, Split, chosen_fold, deal_folds
 from medseg3d.data.split_files import given_splits, leave_one_site_out, read_splits, splits_text
 from medseg3d.errors import ConfigError, DataError
 from medseg3d.io.atomic import write_text
-from medseg3d.runs import SPLITS
+from medseg3d.runs import SPLIT, SPLITS
 
 log = logging.getLogger("medseg3d")
 
-SPLIT = "split.json"
 """The cases of one fold, in the folder of its run."""
 
 

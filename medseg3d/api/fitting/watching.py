@@ -52,7 +52,7 @@ class Watch:
         self.path = folder / PAGE
         self._config = config
         self._plan = plan
-        labels = [name for value, name in plan.labels.items() if value != 0]
+        labels = list(plan.foreground.values())
         self._names = list(plan.regions) or labels
         self._device = f"{device}, {precision}"
         shown = [case for case in held_out if case.labels_present] or list(held_out)

@@ -18,7 +18,7 @@ def rules_of(config: PredictConfig, bundles: Sequence[Bundle]) -> Rules:
     Raises:
         ConfigError: If an option names a label that the models do not have.
     """
-    values = {name: value for value, name in bundles[0].plan.labels.items() if value != 0}
+    values = {name: value for value, name in bundles[0].plan.foreground.items()}
     if unknown := [name for name in config.cleaning if name not in values]:
         raise ConfigError(
             f"cleaning is given for {unknown[0]!r}, which is no label of this model; its labels "

@@ -279,7 +279,7 @@ class Worker:
                 "classify": time.perf_counter() - drawn,
                 "compute": time.perf_counter() - begun,
             },
-            volumes_ml=_volumes(found.labels, self.predictor.bundle.plan.labels, voxel),
+            volumes_ml=_volumes(found.labels, self.predictor.bundle.plan.foreground, voxel),
             windows=timing.windows,
             skipped=timing.skipped,
             peak_memory_bytes=0,
@@ -430,4 +430,4 @@ def _volumes(labels: LabelMap, names: Mapping[int, str], voxel_ml: float) -> dic
             values = np.flatnonzero(found)
             found = found[values]
         counts.update(dict(zip(values.tolist(), found.tolist(), strict=True)))
-    return {name: counts[value] * voxel_ml for value, name in names.items() if value != 0}
+    return {name: counts[value] * voxel_ml for value, name in names.items()}

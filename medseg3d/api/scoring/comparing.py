@@ -16,7 +16,7 @@ from medseg3d.api.outputs import expect_writable
 from medseg3d.api.scoring.comparison_panels import draw
 from medseg3d.api.scoring.inputs import shortest_ends
 from medseg3d.api.scoring.origin import region_rows
-from medseg3d.config import CompareConfig, validated
+from medseg3d.config import CompareConfig, given
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.io.atomic import atomic, sweep
 from medseg3d.scoring import Row
@@ -70,11 +70,7 @@ def compare(
     """
     if isinstance(tables, (str, Path)):
         tables = [tables]
-    config = (
-        tables
-        if isinstance(tables, CompareConfig)
-        else validated(CompareConfig, {"tables": tuple(tables)} | options)
-    )
+    config = given(CompareConfig, "tables", tables, options)
     table, facts = config.out, config.out.with_suffix(".json")
     figure = None if config.figure == "none" else config.out.with_suffix(f".{config.figure}")
     _expect_free([table, facts, *([figure] if figure else [])], config)

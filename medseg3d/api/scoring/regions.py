@@ -16,13 +16,11 @@ from medseg3d.data.cases import Dataset
 from medseg3d.data.dataset_json import Description
 from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError, MedSeg3DError
-from medseg3d.runs import find_bundle
+from medseg3d.runs import HELD_OUT, PLAN, find_bundle
 from medseg3d.scoring import Row
 
 log = logging.getLogger("medseg3d")
 
-PLAN = "plan.yaml"
-HELD_OUT = "validation"
 """Where a run keeps the label maps of its held-out cases."""
 
 Regions = Mapping[str, Sequence[int]]

@@ -23,7 +23,7 @@ from medseg3d.api.scoring.regions import (
 from medseg3d.api.scoring.rows import completed, warn_of_other_values
 from medseg3d.cluster.runner import Cluster
 from medseg3d.cluster.shard import Shard, parse_shard
-from medseg3d.config import ScoreConfig, validated
+from medseg3d.config import ScoreConfig, given
 from medseg3d.data.cases import description_near, label_names_near
 from medseg3d.data.threads import in_threads
 from medseg3d.errors import DataError, RunError
@@ -84,13 +84,7 @@ def score(
         RunError: If some cases could not be scored, as when their label maps lie on different
             grids; the others are in the table. If outputs exist or cannot be written.
     """
-    config = (
-        predictions
-        if isinstance(predictions, ScoreConfig)
-        else validated(
-            ScoreConfig, {"predictions": predictions, "references": references} | options
-        )
-    )
+    config = given(ScoreConfig, "predictions", predictions, {"references": references} | options)
     chosen = usual_columns(config.metrics, tolerances_mm=config.tolerance_mm)
     expect_format(config.out)
     shard = parse_shard(config.shard) if config.shard else Shard(1, 1)
