@@ -206,7 +206,10 @@ def final(cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return FinalValidation(
             config=FitConfig(data=tmp_path, **options),
             plan=SimpleNamespace(
-                labels={0: "background", VALUE: "box"}, ignore_label=None, regions={}
+                labels={0: "background", VALUE: "box"},
+                foreground={VALUE: "box"},
+                ignore_label=None,
+                regions={},
             ),  # type: ignore[arg-type]
             cases=cases,
             model=tmp_path / "best.medseg3d",
