@@ -21,21 +21,7 @@ class MedSeg3DError(Exception):
 
 
 class ConfigError(MedSeg3DError, ValueError):
-    """An option, a plan or a name is wrong.
-
-    Args:
-        message: One sentence.
-        given: The wrong word as the user gave it, if it is one; the command line tells by it
-            whether it was typed.
-    """
-
-    def __init__(self, message: str, given: str = "") -> None:
-        super().__init__(message, given)
-        self.given = given
-
-    def __str__(self) -> str:
-        """The sentence alone."""
-        return str(self.args[0])
+    """An option, a plan or a name is wrong."""
 
 
 class UnknownNameError(ConfigError):

@@ -101,8 +101,7 @@ class Registry(Generic[T]):
                 hint = f"did you mean {close[0]}? " if close else ""
                 raise UnknownNameError(
                     f"{self.kind} {name!r} has no option {option!r}; {hint}"
-                    f"valid options: {', '.join(known) or 'none'}",
-                    option,
+                    f"valid options: {', '.join(known) or 'none'}"
                 )
 
     def __getitem__(self, name: str) -> T:
@@ -110,7 +109,7 @@ class Registry(Generic[T]):
         if name not in self._parts:
             close = get_close_matches(name, self._parts, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(self.names())}"
-            raise UnknownNameError(f"unknown {self.kind} {name!r}{hint}", name)
+            raise UnknownNameError(f"unknown {self.kind} {name!r}{hint}")
         return self._parts[name]
 
     def __contains__(self, name: object) -> bool:

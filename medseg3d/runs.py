@@ -193,9 +193,7 @@ def interrupted_run(config: FitConfig) -> tuple[Path, FitConfig]:
         RunError: If the folder holds no run, or the run is finished.
     """
     if config.out is None:
-        raise ConfigError(
-            "--resume needs the run folder: medseg3d fit DATA -o RUN --resume", "--resume"
-        )
+        raise ConfigError("--resume needs the run folder: medseg3d fit DATA -o RUN --resume")
     folder = config.out
     if (folder / FILE_NAME).exists():
         raise RunError(f"{folder} is finished: it holds {FILE_NAME}; start a new run to train more")

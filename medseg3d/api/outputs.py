@@ -169,9 +169,7 @@ def _suffix(config: PredictConfig) -> str:
         return OUTPUTS[DEFAULT]
     suffix = OUTPUTS.get(config.format)
     if suffix is None:
-        raise UnknownNameError(
-            f"unknown --format {config.format!r}; known: {', '.join(OUTPUTS)}", config.format
-        )
+        raise UnknownNameError(f"unknown --format {config.format!r}; known: {', '.join(OUTPUTS)}")
     return suffix
 
 
@@ -205,17 +203,12 @@ def _expect_one_file(out: Path, cases: Sequence[Case], config: PredictConfig, su
     if not name.endswith(tuple(OUTPUTS.values())) or name.endswith(READ_ONLY):
         raise ConfigError(
             f"-o {out}: label maps are not written as {out.suffix}; use "
-            f"{', '.join(dict.fromkeys(OUTPUTS.values()))}",
-            str(out),
+            f"{', '.join(dict.fromkeys(OUTPUTS.values()))}"
         )
     if config.format is not None and not name.endswith(suffix):
-        raise ConfigError(
-            f"-o {out} does not end in {suffix} as --format {config.format} does", str(out)
-        )
+        raise ConfigError(f"-o {out} does not end in {suffix} as --format {config.format} does")
     if len(cases) > 1:
-        raise ConfigError(
-            f"-o {out} names one file for {len(cases)} cases; name a folder", str(out)
-        )
+        raise ConfigError(f"-o {out} names one file for {len(cases)} cases; name a folder")
 
 
 def _suffixes_of(image: Path) -> tuple[str, ...]:

@@ -164,7 +164,7 @@ def description(bundle: Bundle) -> dict[str, Any]:
 def _converter(name: str) -> Converter[Any]:
     forms = [each for each in BACKENDS if hasattr(BACKENDS[each], "converter")]
     if name not in forms:
-        raise UnknownNameError(f"--format {name} is unknown; known: {', '.join(forms)}", name)
+        raise UnknownNameError(f"--format {name} is unknown; known: {', '.join(forms)}")
     if absent := missing(name):
         raise ConfigError(
             f"--format {name} needs {' and '.join(absent)}, which this Python does not have; "

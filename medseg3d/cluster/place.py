@@ -40,6 +40,5 @@ def parse_address(text: str) -> Here | Elsewhere:
         return Elsewhere(text if "://" in text else f"tcp://{text}")
     raise ConfigError(
         "cluster: expected local:N for N processes of this machine, or the address of a Dask "
-        f"scheduler such as tcp://10.0.0.1:8786, got {text!r}",
-        text,
+        f"scheduler such as tcp://10.0.0.1:8786, got {text!r}"
     )

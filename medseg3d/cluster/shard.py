@@ -83,10 +83,10 @@ def parse_shard(text: str, environment: Mapping[str, str] = os.environ) -> Shard
         return _of_array(environment)
     found = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", text, re.ASCII)
     if found is None:
-        raise ConfigError(f"shard: expected i/n, such as 2/4, or {SLURM}, got {text!r}", text)
+        raise ConfigError(f"shard: expected i/n, such as 2/4, or {SLURM}, got {text!r}")
     index, count = int(found[1]), int(found[2])
     if not 1 <= index <= count:
-        raise ConfigError(f"shard: the parts of i/n count from 1 to n, got {text!r}", text)
+        raise ConfigError(f"shard: the parts of i/n count from 1 to n, got {text!r}")
     return Shard(index, count)
 
 

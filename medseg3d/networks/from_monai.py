@@ -59,9 +59,7 @@ class MonaiClass:
                 if close
                 else "known: " + (", ".join(sorted({kind.__name__ for kind in classes.values()})))
             )
-            raise UnknownNameError(
-                f"MONAI has no network {wanted!r} that labels images; {hint}", wanted
-            )
+            raise UnknownNameError(f"MONAI has no network {wanted!r} that labels images; {hint}")
         self.name = name
         self.spatial_dims = spatial_dims
         self.kind: Callable[..., nn.Module] = classes[wanted]

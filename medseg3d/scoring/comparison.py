@@ -122,8 +122,7 @@ def compare_models(
     """
     if baseline is not None and baseline not in paired.models:
         raise UnknownNameError(
-            f"the baseline {baseline!r} is no model; the models are {', '.join(paired.models)}",
-            baseline,
+            f"the baseline {baseline!r} is no model; the models are {', '.join(paired.models)}"
         )
     pairs = list(combinations(range(len(paired.models)), 2))
     if baseline is not None:

@@ -75,9 +75,8 @@ def test_parts_are_read(text: str, environment: dict[str, str], expected: Shard)
     ],
 )
 def test_what_is_no_part_is_refused(text: str, environment: dict[str, str], told: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^shard: .*{re.escape(told)}") as error:
+    with pytest.raises(ConfigError, match=rf"^shard: .*{re.escape(told)}"):
         parse_shard(text, environment)
-    assert error.value.given in ("", text)
 
 
 @pytest.mark.parametrize(
