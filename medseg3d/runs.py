@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from medseg3d.bundle import FILE_NAME, SUFFIX
+from medseg3d.bundle import BEST, FILE_NAME
 from medseg3d.config import FitConfig, read_yaml, to_yaml, validated
 from medseg3d.data.split_files import read_splits
 from medseg3d.errors import ConfigError, ModelError, RunError
@@ -185,6 +185,11 @@ def _is_empty(folder: Path) -> bool:
     return all(entry.match(OURS) for entry in folder.iterdir())
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a run has left its model and the scores of its held-out cases."""
+    return (folder / FILE_NAME).is_file() and (folder / HELD_OUT / SCORES).is_file()
+
+
 def interrupted_run(config: FitConfig) -> tuple[Path, FitConfig]:
     """Folder and stored options of the run to resume.
 
@@ -280,7 +285,7 @@ def find_bundle(model: Path) -> Path:
     if model.is_dir():
         bundle = model / FILE_NAME
         if not bundle.is_file():
-            best = model / "checkpoints" / f"best{SUFFIX}"
+            best = model / BEST
             hint = f"; the best weights so far are {best}" if best.is_file() else ""
             raise ModelError(f"{model} holds no {FILE_NAME}: the run is not finished{hint}")
         return bundle

@@ -25,6 +25,7 @@ from medseg3d.bundle.model_file import (
     Contents,
     inspect_bundle,
     load_bundle,
+    load_network,
     read_bundle,
     save_bundle,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Contents",
     "inspect_bundle",
     "load_bundle",
+    "load_network",
     "load_weights",
     "read_bundle",
     "save_bundle",

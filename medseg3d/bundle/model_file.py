@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from medseg3d.bundle.archive import Archive, opened, write_archive
 from medseg3d.bundle.description import LARGEST_DESCRIPTION, Bundle, from_json, to_json
 from medseg3d.bundle.layout import DESCRIPTION, WEIGHTS
-from medseg3d.bundle.network import refuse_misfits
+from medseg3d.bundle.network import build, load_weights, refuse_misfits
 from medseg3d.bundle.refusal import UnfitError
 from medseg3d.bundle.tensors import DTYPES, read_header, read_weights, serialized
 from medseg3d.errors import ModelError
@@ -81,6 +81,18 @@ def load_bundle(path: Path) -> "tuple[Bundle, dict[str, Tensor]]":
         weights = read_header(archive)
         refuse_misfits(bundle, weights)
         return bundle, read_weights(archive, weights)
+
+
+def load_network(path: Path) -> "nn.Module":
+    """The network of a bundle with its weights, as they are stored.
+
+    Raises:
+        ModelError: As :func:`load_bundle` does.
+    """
+    bundle, weights = load_bundle(path)
+    network = build(bundle)
+    load_weights(network, weights, source=str(path))
+    return network
 
 
 def inspect_bundle(path: Path) -> Contents:

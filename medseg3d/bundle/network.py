@@ -19,6 +19,15 @@ SPARE = 1000
 """Parameters that a constructor may make and throw away."""
 
 
+def build(bundle: Bundle) -> "nn.Module":
+    """The network that a bundle describes, with weights of its own."""
+    from medseg3d.networks import build_network
+
+    return build_network(
+        bundle.network, bundle.channels, bundle.plan.num_labels, options=bundle.options
+    )
+
+
 def load_weights(network: "nn.Module", weights: "Mapping[str, Tensor]", *, source: str) -> None:
     """Put weights into a network built from the same description.
 
@@ -50,7 +59,7 @@ def _outline(bundle: Bundle, *, most_parameters: int) -> "nn.Module":
     from torch.nn.modules.module import register_module_parameter_registration_hook
     from torch.overrides import TorchFunctionMode
 
-    from medseg3d.networks import NETWORKS, build_network
+    from medseg3d.networks import NETWORKS
 
     if bundle.network not in NETWORKS:
         raise UnfitError(
@@ -81,9 +90,7 @@ def _outline(bundle: Bundle, *, most_parameters: int) -> "nn.Module":
     try:
         with warnings.catch_warnings(), torch.device("meta"), Unfilled():
             warnings.simplefilter("ignore")
-            return build_network(
-                bundle.network, bundle.channels, bundle.plan.num_labels, options=bundle.options
-            )
+            return build(bundle)
     except Exception as error:  # options from a file can make a constructor raise anything
         raise UnfitError(
             f"its network {bundle.network!r} cannot be built from its options ({error})",

@@ -18,21 +18,16 @@ import medseg3d
 from medseg3d.api.predicting import prediction_batch, worker
 from medseg3d.api.predicting.records import Record, Records
 from medseg3d.api.predicting.worker import Worker
-from medseg3d.bundle import Bundle, inspect_bundle, load_bundle, load_weights, save_bundle
+from medseg3d.bundle import Bundle, inspect_bundle, load_network, read_bundle, save_bundle
 from medseg3d.cli import app
 from medseg3d.config import PredictConfig, validated
 from medseg3d.errors import ConfigError, IncompleteError, RunError
 from medseg3d.io import read_labels
-from medseg3d.networks import build_network
 from tests.api.test_predicting_faults import failures, in_folder, write_image
 
 
 def loaded(model: Path) -> tuple[Bundle, torch.nn.Module]:
-    bundle, weights = load_bundle(model)
-    sizes = bundle.channels, len(bundle.plan.labels)
-    network = build_network(bundle.network, *sizes, options=bundle.options)
-    load_weights(network, weights, source=str(model))
-    return bundle, network
+    return read_bundle(model), load_network(model)
 
 
 Predict = Callable[..., list[medseg3d.Prediction]]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from medseg3d import api
 from medseg3d.api import portable
-from medseg3d.bundle import Bundle, inspect_bundle, load_bundle, load_weights, save_bundle
+from medseg3d.bundle import Bundle, inspect_bundle, load_network, save_bundle
 from medseg3d.cli import app
 from medseg3d.data.plan import Normalization, Plan
 from medseg3d.errors import ConfigError, RunError
@@ -80,10 +80,7 @@ def runtime(path: Path, facts: dict[str, Any]) -> Run:
 
 
 def reference(path: Path) -> Run:
-    described, weights = load_bundle(path)
-    network = build_network(described.network, 1, 3, options=described.options)
-    load_weights(network, weights, source=str(path))
-    network.eval()
+    network = load_network(path).eval()
     return lambda batch: network(torch.from_numpy(batch)).detach().numpy()
 
 

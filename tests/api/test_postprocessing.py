@@ -29,7 +29,7 @@ from medseg3d.api.fitting.cleaning_table import CHOSEN, Outcome, read_choice, te
 from medseg3d.api.fitting.final_validation import FinalValidation
 from medseg3d.api.predicting.cleaning_rules import rules_of
 from medseg3d.api.predicting.prediction_batch import Batch, predict_job
-from medseg3d.bundle import Bundle, load_bundle, load_weights, read_bundle, save_bundle
+from medseg3d.bundle import Bundle, load_network, read_bundle, save_bundle
 from medseg3d.bundle.description import from_json, to_json
 from medseg3d.bundle.refusal import UnfitError
 from medseg3d.cli import app
@@ -39,7 +39,6 @@ from medseg3d.data.cases import Case
 from medseg3d.data.layouts import find_cases
 from medseg3d.errors import ConfigError
 from medseg3d.geometry.grid import Grid
-from medseg3d.networks import build_network
 from medseg3d.types import LabelMap
 
 LARGEST = Cleaning(keep_largest=True)
@@ -467,10 +466,8 @@ def cleaning_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def with_rules(model: Path, target: Path, **rules: Cleaning) -> Path:
     """The same model with other rules."""
-    bundle, weights = load_bundle(model)
-    network = build_network(bundle.network, 1, 3, options=bundle.options)
-    load_weights(network, weights, source=str(model))
-    save_bundle(target, bundle.model_copy(update={"cleaning": rules}), network)
+    bundle = read_bundle(model).model_copy(update={"cleaning": rules})
+    save_bundle(target, bundle, load_network(model))
     return target
 
 

@@ -21,7 +21,7 @@ from medseg3d.api.contest.own_process import end_with_parent
 from medseg3d.api.fitting.planning import planned, refuse_what_cannot_be_built
 from medseg3d.api.fitting.run import fit, use_allowed_processors
 from medseg3d.api.fitting.verdict import evenly
-from medseg3d.bundle import FILE_NAME, read_bundle
+from medseg3d.bundle import FILE_NAME, load_network, read_bundle
 from medseg3d.config import FitConfig, validated
 from medseg3d.data.canonical import canonical
 from medseg3d.data.plan import Plan
@@ -30,10 +30,9 @@ from medseg3d.inference.predictor import Predictor
 from medseg3d.io import read_image
 from medseg3d.io.atomic import write_text
 from medseg3d.machine import peak_memory
-from medseg3d.networks import build_network
 from medseg3d.process import FAILED, TERMINATED, forgive_characters, handle_signals, sentence
 from medseg3d.progress import LOGGER, StderrHandler, track
-from medseg3d.runs import HELD_OUT, SCORES, interrupted_run, stored_options
+from medseg3d.runs import interrupted_run, is_finished, stored_options
 from medseg3d.training.train import GOES_ON
 
 log = logging.getLogger("medseg3d")
@@ -74,11 +73,6 @@ class Facts:
         write_text(folder / FACTS, json.dumps(asdict(self), indent=1))
 
 
-def is_trained(folder: Path) -> bool:
-    """Whether there are a model and the scores of its held-out cases."""
-    return (folder / FILE_NAME).is_file() and (folder / HELD_OUT / SCORES).is_file()
-
-
 def train(config: FitConfig, folder: Path) -> None:
     """Go on with the run in the folder, and keep the peak of memory.
 
@@ -86,7 +80,7 @@ def train(config: FitConfig, folder: Path) -> None:
         config: Where the data are and what to compute with; all else is stored.
         folder: Run folder, which holds at least its options.
     """
-    if not is_trained(folder):  # scores that could not be had are tried again
+    if not is_finished(folder):  # scores that could not be had are tried again
         (folder / FILE_NAME).unlink(missing_ok=True)
     try:
         refuse_what_cannot_be_built(interrupted_run(config)[1])
@@ -120,9 +114,7 @@ def measure(config: FitConfig, folder: Path) -> None:
         predictor.segment(canonical(read_image(case.images)))
         seconds.append(time.perf_counter() - begun)
     memory = _peak(device)
-    network = build_network(
-        bundle.network, bundle.channels, bundle.plan.num_labels, options=bundle.options
-    )
+    network = load_network(model)
     replace(
         Facts.of(folder),
         prediction_memory=memory,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg3d.api.contest.contestant import FAULT, is_trained
+from medseg3d.api.contest.contestant import FAULT
 from medseg3d.api.contest.options import (
     expect_same,
     network_names,
@@ -29,7 +29,7 @@ from medseg3d.api.contest.tables import (
     CSV,
     contestant,
     fault_of,
-    is_finished,
+    is_measured,
     remove_tables,
     write_tables,
 )
@@ -49,6 +49,7 @@ from medseg3d.runs import (
     PROVENANCE,
     RUNS,
     SPLIT,
+    is_finished,
     locked,
     options_text,
     stored_options,
@@ -181,7 +182,7 @@ class _Contest:
     def hold(self) -> Bakeoff:
         """Train and measure every network that is not finished."""
         self.write()
-        left = [name for name in self.runs if not is_finished(self._places[name])]
+        left = [name for name in self.runs if not is_measured(self._places[name])]
         if finished := len(self.runs) - len(left):
             log.info("%d of %d networks are finished", finished, len(self.runs))
         minutes = next(iter(self.runs.values())).max_minutes
@@ -217,7 +218,7 @@ class _Contest:
         handed_on = options.model_copy(update={"out": place, "resume": True})
         values = handed_on.model_dump(mode="json", include={*HANDED_ON, "out", "resume"})
         text = json.dumps(values)  # pydantic's own refuses paths that are no UTF-8
-        steps = ["measure"] if is_trained(place) else ["train", "measure"]
+        steps = ["measure"] if is_finished(place) else ["train", "measure"]
         for step in steps:
             code = run_apart(CHILD, [step, text, str(LOGGER.getEffectiveLevel())])
             if code == 0:

@@ -5,21 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from medseg3d.api.contest.contestant import FAULT, Facts, is_trained
+from medseg3d.api.contest.contestant import FAULT, Facts
 from medseg3d.bundle import FILE_NAME, read_bundle
 from medseg3d.data.regions import numbered
 from medseg3d.io.atomic import atomic, write_text
 from medseg3d.report.bakeoff_figure import draw_bakeoff
 from medseg3d.report.bakeoff_table import Contestant, as_csv, as_markdown
-from medseg3d.runs import HELD_OUT, SCORES
+from medseg3d.runs import HELD_OUT, SCORES, is_finished
 from medseg3d.scoring import read_table, summarize
 
 CSV, MARKDOWN, FIGURE = "bakeoff.csv", "bakeoff.md", "bakeoff.{}"
 
 
-def is_finished(place: Path) -> bool:
+def is_measured(place: Path) -> bool:
     """Whether a network is trained and measured, by processes that ended well."""
-    return is_trained(place) and Facts.of(place).parameters > 0 and not (place / FAULT).is_file()
+    return is_finished(place) and Facts.of(place).parameters > 0 and not (place / FAULT).is_file()
 
 
 def fault_of(place: Path) -> str:
@@ -36,7 +36,7 @@ def contestant(name: str, place: Path) -> Contestant:
     """
     if (place / FAULT).is_file():
         return Contestant(network=name, status="failed", note=fault_of(place))
-    return _found(name, place) if is_finished(place) else Contestant(network=name, status="waiting")
+    return _found(name, place) if is_measured(place) else Contestant(network=name, status="waiting")
 
 
 def write_tables(

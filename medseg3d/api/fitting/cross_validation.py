@@ -25,7 +25,17 @@ from medseg3d.data.split_files import read_splits
 from medseg3d.errors import RunError
 from medseg3d.io import atomic
 from medseg3d.io.atomic import write_text
-from medseg3d.runs import HELD_OUT, OPTIONS, PLAN, SCORES, SPLIT, SPLITS, fold_folder, options_text
+from medseg3d.runs import (
+    HELD_OUT,
+    OPTIONS,
+    PLAN,
+    SCORES,
+    SPLIT,
+    SPLITS,
+    fold_folder,
+    is_finished,
+    options_text,
+)
 from medseg3d.scoring import Row, read_table
 
 log = logging.getLogger("medseg3d")
@@ -55,7 +65,7 @@ def cross_validate(config: FitConfig, plan: Plan, folder: Path, fit_fold: FitFol
         place = fold_folder(folder, number)
         called = f"{number}" if name == str(number) else f"{number}, {name}"
         called += f" ({number + 1} of {len(folds)})"
-        if _is_finished(place):
+        if is_finished(place):
             log.info("fold %s is finished", called)
             continue
         log.info(
@@ -76,10 +86,6 @@ def mean_dice(rows: Iterable[Row], plan: Plan) -> dict[str, float]:
         rows = [row for row in rows if row.label in regions]
     of_labels = groupby(sorted(rows, key=lambda row: row.label), key=lambda row: row.name)
     return {name: mean([row.scores["dice"] for row in found]) for name, found in of_labels}
-
-
-def _is_finished(place: Path) -> bool:
-    return (place / FILE_NAME).is_file() and (place / HELD_OUT / SCORES).is_file()
 
 
 def _begun(config: FitConfig, plan: Plan, place: Path, number: int, folds: Folds) -> FitConfig:

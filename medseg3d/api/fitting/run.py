@@ -30,15 +30,7 @@ from medseg3d.api.fitting.validating import mean, validate
 from medseg3d.api.fitting.watching import Watch
 from medseg3d.api.provenance import Origin, known
 from medseg3d.api.scoring.run import ScoreResult
-from medseg3d.bundle import (
-    BEST,
-    FILE_NAME,
-    Bundle,
-    load_bundle,
-    load_weights,
-    read_bundle,
-    save_bundle,
-)
+from medseg3d.bundle import BEST, FILE_NAME, Bundle, load_network, read_bundle, save_bundle
 from medseg3d.config import FitConfig, given
 from medseg3d.config.fit import ALL_FOLDS
 from medseg3d.data.cache import CachedCase, open_cache
@@ -49,10 +41,10 @@ from medseg3d.data.regions import numbered
 from medseg3d.data.split import Split
 from medseg3d.device import Precision, resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, RunError
+from medseg3d.inference.backends.cache import cache_folder
 from medseg3d.losses.building import build_loss
 from medseg3d.losses.regions import build_region_loss
 from medseg3d.machine import num_processors
-from medseg3d.networks import build_network
 from medseg3d.runs import CACHE, HELD_OUT, PROVENANCE, free_run_folder, interrupted_run, locked
 from medseg3d.training.callbacks import keeps_last
 from medseg3d.training.history import History
@@ -217,7 +209,7 @@ class _Fit:
         history = self._train(network, loss, job, held_out, best)
         if plan.classes:
             write_diagnoses(
-                _network_of(best.path),
+                load_network(best.path),
                 self.held_out,
                 held_out,
                 plan.classes,
@@ -315,7 +307,7 @@ class _Fit:
             description = description.model_copy(update={"cleaning": cleaning})
             scores = final.scores(verdict.accepted, cleaning)
         except Exception:  # the model is whole; only its scores are missing
-            _save_again(best, path, description)
+            save_bundle(path, description, load_network(best))
             raise
         dice = {
             name: mean([row.scores["dice"] for row in scores.rows if row.label == value])
@@ -325,9 +317,9 @@ class _Fit:
         last = history.rows[-1]
         spent = {"steps": last["step"], "minutes": round(last["minutes"], 2)}
         updates = {"scores": known(reached), "training": description.training | spent}
-        _save_again(best, path, description.model_copy(update=updates))
+        save_bundle(path, description.model_copy(update=updates), load_network(best))
         with suppress(OSError):  # conversions of the same weights; predict makes them otherwise
-            _conversions(best).rename(_conversions(path))
+            cache_folder(best).rename(cache_folder(path))
         log.info(
             "model %s, Dice %.4f on %d held-out cases", path, reached["mean"], len(self.held_out)
         )
@@ -378,22 +370,3 @@ def make_loss(config: FitConfig, plan: Plan, cases: Sequence[CachedCase] = ()) -
 def _label_counts(cases: Sequence[CachedCase]) -> list[int]:
     """Voxels of each label in all of them, background first."""
     return [sum(counts) for counts in zip(*(case.label_counts for case in cases), strict=True)]
-
-
-def _conversions(model: Path) -> Path:
-    return model.with_name(f"{model.name}.cache")
-
-
-def _save_again(source: Path, target: Path, description: Bundle) -> None:
-    """Write the weights of a bundle with another description."""
-    save_bundle(target, description, _network_of(source))
-
-
-def _network_of(source: Path) -> nn.Module:
-    """The network of a bundle with its weights."""
-    stored, weights = load_bundle(source)
-    network = build_network(
-        stored.network, stored.channels, stored.plan.num_labels, options=stored.options
-    )
-    load_weights(network, weights, source=str(source))
-    return network

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg3d import __version__
-from medseg3d.bundle import Bundle, inspect_bundle, load_bundle, load_weights
+from medseg3d.bundle import Bundle, inspect_bundle, load_network
 from medseg3d.bundle.archive import opened
 from medseg3d.bundle.layout import WEIGHTS
 
@@ -51,11 +51,4 @@ class Source:
         Raises:
             ModelError: If the file is damaged or its weights do not fit its network.
         """
-        from medseg3d.networks import build_network
-
-        bundle, weights = load_bundle(self.path)
-        network = build_network(
-            bundle.network, bundle.channels, bundle.plan.num_labels, options=bundle.options
-        )
-        load_weights(network, weights, source=str(self.path))
-        return network.float().eval()
+        return load_network(self.path).float().eval()

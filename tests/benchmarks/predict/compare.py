@@ -198,19 +198,16 @@ def _report(out: Path) -> dict[str, Any]:
 
 def expect_equal_logits(setting: Setting, case: str, results: Results) -> None:
     """Refuse to compare before the peers' network computes what ours does."""
-    from medseg3d.bundle import load_bundle, load_weights
-    from medseg3d.networks import build_network
+    from medseg3d.bundle import load_network
 
     model = CASES[case].model
     if results.of("logits", model=model):
         return
     path = setting.bundle(case)
-    bundle, weights = load_bundle(path)
-    network = build_network("unet3d", 1, bundle.plan.num_labels, options=bundle.options)
-    load_weights(network, weights, source=str(path))
+    network = load_network(path).eval()
     image = np.random.default_rng(0).normal(size=(1, 1, 64, 48, 80)).astype(np.float32)
     with torch.inference_mode():
-        logits = network.eval()(torch.from_numpy(image)).numpy()
+        logits = network(torch.from_numpy(image)).numpy()
     patch = setting.folder / "patch.npz"
     np.savez(patch, image=image, logits=logits)
     done = subprocess.run(
