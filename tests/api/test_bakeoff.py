@@ -21,9 +21,8 @@ from medseg3d.api.contest import run as contest
 from medseg3d.api.contest.contestant import FACTS, FAULT, Facts, gflop_per_patch
 from medseg3d.api.contest.options import own_options, shared_options
 from medseg3d.api.contest.run import PROVENANCE
-from medseg3d.api.fitting.run import _save_again
 from medseg3d.api.provenance import Origin
-from medseg3d.bundle import FILE_NAME, read_bundle
+from medseg3d.bundle import FILE_NAME, load_network, read_bundle, save_bundle
 from medseg3d.config import BakeoffConfig, FitConfig, Part, read_yaml, validated
 from medseg3d.data.layouts import find_cases
 from medseg3d.data.plan import Plan
@@ -60,7 +59,8 @@ class Processes:
     def __init__(self, model: Path, folder: Path) -> None:
         self.model = folder / "scored.medseg3d"
         facts = {"scores": {"box": 0.5, "mean": 0.5}, "training": {"steps": 7, "minutes": 0.5}}
-        _save_again(model, self.model, read_bundle(model).model_copy(update=facts))
+        bundle = read_bundle(model).model_copy(update=facts)
+        save_bundle(self.model, bundle, load_network(model))
         self.dice = dict(zip(NAMES, (0.5, 0.75, 0.25), strict=True))
         self.acts: dict[tuple[str, str], Callable[[Path], int]] = {}
         self.calls: list[tuple[str, str]] = []
