@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medseg3d.config import Options, read_yaml, to_yaml, validated
 from medseg3d.data.fingerprint import CaseFingerprint
-from medseg3d.data.regions import refuse_regions
+from medseg3d.data.regions import numbered, refuse_regions
 from medseg3d.data.sides import SAGITTAL, doubts, left_and_right
 from medseg3d.data.sizes import Resources, choose_sizes, target_spacing
 from medseg3d.data.slices import Slices, with_edge
@@ -179,6 +179,16 @@ class Plan(Options):
         """Channel indices of the labels of each region."""
         values = sorted(self.labels)
         return tuple(tuple(map(values.index, region)) for region in self.regions.values())
+
+    @property
+    def region_numbers(self) -> dict[int, str]:
+        """The regions by numbers that no label has, for tables."""
+        return numbered(self.regions, self.labels)
+
+    @property
+    def scored(self) -> dict[int, str]:
+        """What counts in a mean of scores: the regions if there are any, else the foreground."""
+        return self.region_numbers or self.foreground
 
     def with_regions(self, regions: dict[str, tuple[int, ...]]) -> "Plan":
         """The plan with these regions, or unchanged if there are none.

@@ -86,7 +86,7 @@ class Processes:
         dice = self.dice[name] + (0.125 if case else -0.125)
         scores = {"dice": dice, "hausdorff_95_mm": 3.0 + 2 * case}
         return Row(
-            *(f"case_{case}", 1, "box", scores),
+            *(f"case_{case}", 3, "box", scores),
             **{"prediction_ml": 1.0, "reference_ml": 1.0, "status": "ok"},
         )
 

@@ -19,7 +19,7 @@ from medseg3d.errors import ModelError
 from medseg3d.training.checkpoint import read_checkpoint
 
 CPU = torch.device("cpu")
-PLAN: Any = SimpleNamespace(window=(8, 8, 8), single_slices=None, num_labels=3)
+PLAN: Any = SimpleNamespace(window=(8, 8, 8), single_slices=None, num_labels=3, region_indices=())
 
 
 class Restless(nn.Module):

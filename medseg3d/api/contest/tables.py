@@ -7,7 +7,6 @@ from typing import Literal
 
 from medseg3d.api.contest.contestant import FAULT, Facts
 from medseg3d.bundle import FILE_NAME, read_bundle
-from medseg3d.data.regions import numbered
 from medseg3d.io.atomic import atomic, write_text
 from medseg3d.report.bakeoff_figure import draw_bakeoff
 from medseg3d.report.bakeoff_table import Contestant, as_csv, as_markdown
@@ -78,9 +77,8 @@ def remove_tables(folder: Path) -> None:
 def _found(name: str, place: Path) -> Contestant:
     """What the run folder of a finished network tells."""
     bundle, facts = read_bundle(place / FILE_NAME), Facts.of(place)
-    rows = [row for row in read_table(place / HELD_OUT / SCORES) if row.name in bundle.scores]
-    if regions := numbered(bundle.plan.regions, bundle.plan.labels):  # named as a label, perhaps
-        rows = [row for row in rows if row.label in regions]
+    table, scored = read_table(place / HELD_OUT / SCORES), bundle.plan.scored
+    rows = [row for row in table if row.label in scored and row.name in bundle.scores]
     columns = ["dice", "hausdorff_95_mm"]
     scores = summarize(rows, columns=columns).models[0].mean_over_labels.scores
     low, high = scores["dice"].interval

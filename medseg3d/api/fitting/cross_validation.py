@@ -7,8 +7,7 @@ the folds say together: every case labeled by the model that has not seen it.
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable
-from itertools import groupby
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medseg3d.api.fitting.planning import PLANNED
@@ -19,7 +18,6 @@ from medseg3d.api.scoring.run import ScoreResult, write_scores
 from medseg3d.bundle import FILE_NAME
 from medseg3d.config import FitConfig
 from medseg3d.data.plan import Plan
-from medseg3d.data.regions import numbered
 from medseg3d.data.split import Folds, Split
 from medseg3d.data.split_files import read_splits
 from medseg3d.errors import RunError
@@ -76,16 +74,15 @@ def cross_validate(config: FitConfig, plan: Plan, folder: Path, fit_fold: FitFol
     return _together(folder, folds, plan)
 
 
-def mean_dice(rows: Iterable[Row], plan: Plan) -> dict[str, float]:
+def mean_dice(rows: Sequence[Row], plan: Plan) -> dict[str, float]:
     """Mean Dice of each label, by its name, or of each region of a plan that has some.
 
     It is nan where a label is nowhere.
     """
-    if plan.regions:
-        regions = numbered(plan.regions, plan.labels)
-        rows = [row for row in rows if row.label in regions]
-    of_labels = groupby(sorted(rows, key=lambda row: row.label), key=lambda row: row.name)
-    return {name: mean([row.scores["dice"] for row in found]) for name, found in of_labels}
+    return {
+        name: mean([row.scores["dice"] for row in rows if row.label == value])
+        for value, name in plan.scored.items()
+    }
 
 
 def _begun(config: FitConfig, plan: Plan, place: Path, number: int, folds: Folds) -> FitConfig:
@@ -116,7 +113,7 @@ def _together(folder: Path, folds: Folds, plan: Plan) -> ScoreResult:
     result = write_scores(
         rows,
         folder / HELD_OUT / SCORES,
-        regions=numbered(plan.regions, plan.labels),
+        regions=plan.region_numbers,
         about={"dice_of_folds": known(found)},
     )
     log.info(

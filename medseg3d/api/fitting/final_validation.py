@@ -22,7 +22,7 @@ from medseg3d.data.annotation import only_annotated
 from medseg3d.data.canonical import canonical, labels_on
 from medseg3d.data.cases import Case
 from medseg3d.data.plan import Plan
-from medseg3d.data.regions import numbered, region_mask
+from medseg3d.data.regions import region_mask
 from medseg3d.data.threads import in_threads
 from medseg3d.device import Precision
 from medseg3d.errors import ModelError, about_case
@@ -149,7 +149,7 @@ class FinalValidation:
             labels, reference = self._annotated(labels, reference)
             scored = partial(score_case, case.id, grid=grid, patient=case.patient)
             rows = scored(labels, reference, labels=self.plan.foreground)
-            for number, name in numbered(self.plan.regions, self.plan.labels).items():
+            for number, name in self.plan.region_numbers.items():
                 values = self.plan.regions[name]
                 masks = (region_mask(each, values) for each in (labels, reference))
                 rows += [replace(row, label=number) for row in scored(*masks, labels={1: name})]
@@ -159,8 +159,7 @@ class FinalValidation:
         scored = in_threads(score, self.cases, threads=1)
         found = track(scored, "Validating", total=len(self.cases), unit="case")
         rows = [row for rows in found for row in rows]
-        regions = numbered(self.plan.regions, self.plan.labels)
-        result = write_scores(rows, self.folder / SCORES, regions=regions)
+        result = write_scores(rows, self.folder / SCORES, regions=self.plan.region_numbers)
         self._forget_compared()
         return result
 

@@ -37,7 +37,6 @@ from medseg3d.data.cache import CachedCase, open_cache
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.classes import class_indices
 from medseg3d.data.plan import Plan
-from medseg3d.data.regions import numbered
 from medseg3d.data.split import Split
 from medseg3d.device import Precision, resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, RunError
@@ -168,9 +167,6 @@ class _Fit:
         self.target = target_cases(config)
         self.device = team.own_device(resolve_device(config.device))
         self.precision: Precision = resolve_precision(config.precision, self.device)
-        self.labels = plan.foreground
-        if plan.regions:
-            self.labels = numbered(plan.regions, plan.labels)
 
     def run(self) -> Run:
         """Preprocess, train, validate on native grids, write the bundle."""
@@ -267,7 +263,6 @@ class _Fit:
                 device=self.device,
                 precision=self.precision,
                 look=watch.look if limit is None else None,  # else only its cost is measured
-                regions=plan.region_indices,
             )
 
         self.team.hand_out(job)
@@ -276,7 +271,7 @@ class _Fit:
             loss,
             job.patches(),
             folder=self.folder,
-            label_names=list(self.labels.values()),
+            label_names=list(plan.scored.values()),
             validate=dice,
             num_held_out=len(held_out),
             save_best=best.keep,
@@ -309,10 +304,7 @@ class _Fit:
         except Exception:  # the model is whole; only its scores are missing
             save_bundle(path, description, load_network(best))
             raise
-        dice = {
-            name: mean([row.scores["dice"] for row in scores.rows if row.label == value])
-            for value, name in self.labels.items()
-        }
+        dice = mean_dice(scores.rows, self.plan)
         reached = dice | {"mean": mean(list(dice.values()))}
         last = history.rows[-1]
         spent = {"steps": last["step"], "minutes": round(last["minutes"], 2)}

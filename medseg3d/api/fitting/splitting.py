@@ -18,8 +18,6 @@ from medseg3d.runs import SPLIT, SPLITS
 
 log = logging.getLogger("medseg3d")
 
-"""The cases of one fold, in the folder of its run."""
-
 
 def given_folds(config: FitConfig, cases: Sequence[Case]) -> Folds:
     """Folds that the user gives as a file of splits or of sites; empty if there is no such file.

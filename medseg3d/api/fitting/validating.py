@@ -37,9 +37,8 @@ def validate(
     device: torch.device,
     precision: Precision,
     look: Look | None = None,
-    regions: Sequence[Sequence[int]] = (),
 ) -> list[float]:
-    """Mean Dice per foreground label over whole preprocessed cases, on the working grid.
+    """Mean Dice per label that is scored over whole preprocessed cases, on the working grid.
 
     The network, its modes and all random numbers are afterwards as they were, but for the names
     of segments that a network found without labels.
@@ -52,7 +51,6 @@ def validate(
         device: Where to compute.
         precision: Arithmetic of the network.
         look: Gets each case and its prediction.
-        regions: Channel indices of regions, to score in the stead of labels.
     """
     per_case = []
     with _evaluating(network, device):
@@ -76,7 +74,7 @@ def validate(
             if look is not None:
                 look(case, labels)
             labels, reference = only_annotated(labels, reference, plan.num_labels)
-            if regions:
+            if regions := plan.region_indices:
                 per_case.append([_dice_of(labels, reference, region) for region in regions])
             else:
                 per_case.append(dice_by_label(labels, reference, range(1, plan.num_labels)))

@@ -52,8 +52,7 @@ class Watch:
         self.path = folder / PAGE
         self._config = config
         self._plan = plan
-        labels = list(plan.foreground.values())
-        self._names = list(plan.regions) or labels
+        self._names = list(plan.scored.values())
         self._device = f"{device}, {precision}"
         shown = [case for case in held_out if case.labels_present] or list(held_out)
         self._case = shown[0] if shown else None

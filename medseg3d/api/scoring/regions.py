@@ -21,8 +21,6 @@ from medseg3d.scoring import Row
 
 log = logging.getLogger("medseg3d")
 
-"""Where a run keeps the label maps of its held-out cases."""
-
 Regions = Mapping[str, Sequence[int]]
 """Label values by name of the region."""
 
