@@ -7,7 +7,7 @@ from itertools import chain
 
 from medseg3d.data.cases import Dataset
 from medseg3d.data.doctor import CHECKS
-from medseg3d.data.doctor.facts import AS_FIT_DEALS, CaseFacts, Folding, Survey
+from medseg3d.data.doctor.facts import AS_FIT_DEALS, Folding, Survey
 from medseg3d.data.doctor.findings import Finding, Severity, condensed, ranked, summary
 from medseg3d.data.doctor.survey import Draw, survey
 from medseg3d.data.partners import some
@@ -38,23 +38,6 @@ class Examination:
     def label_values(self) -> tuple[int, ...]:
         """Label values that occur in any case, sorted, background included."""
         return tuple(sorted(set().union(*(facts.label_counts for facts in self.survey.labeled))))
-
-
-@dataclass(frozen=True)
-class CheckedCases:
-    """What a set of sound cases holds.
-
-    Attributes:
-        facts: One entry per case, in the order of the cases.
-        num_channels: Channels of every image.
-        label_values: Label values that occur in any case, sorted, background included.
-        warnings: What is odd but no reason to stop, one sentence each.
-    """
-
-    facts: tuple[CaseFacts, ...]
-    num_channels: int
-    label_values: tuple[int, ...]
-    warnings: tuple[str, ...]
 
 
 def examine(
@@ -93,8 +76,8 @@ def check_cases(
     folding: Folding = AS_FIT_DEALS,
     spacing: Spacing | None = None,
     advance: Callable[[], None] | None = None,
-) -> CheckedCases:
-    """Read and check every case, as ``medseg3d check`` does.
+) -> Examination:
+    """Read and check every case, as ``medseg3d check`` does, and log the warnings.
 
     Args:
         dataset: Labeled cases.
@@ -103,7 +86,7 @@ def check_cases(
         advance: Called after each case.
 
     Returns:
-        What the cases hold. The warnings are logged too.
+        What the cases hold, none of it an error.
 
     Raises:
         DataError: Listing every error, one line each.
@@ -124,8 +107,6 @@ def check_cases(
             head = f"{len(cases)} of {len(dataset.cases)} cases cannot be used"
         lines = some([str(finding) for finding in errors], "\n", MOST_CASES_SHOWN)
         raise DataError(f"{head}:\n{lines}")
-    warnings = tuple(map(summary, condensed(examination.of(Severity.WARNING))))
-    for warning in warnings:
-        LOGGER.warning("%s", warning)
-    facts = examination.survey.facts
-    return CheckedCases(facts, facts[0].num_channels, examination.label_values, warnings)
+    for warning in condensed(examination.of(Severity.WARNING)):
+        LOGGER.warning("%s", summary(warning))
+    return examination

@@ -170,7 +170,7 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
             checked = check_cases(
                 dataset, folding=folding, spacing=fixed.spacing, advance=bar.advance
             )
-        folds = given or dealt_folds(config, dataset, checked.facts)
+        folds = given or dealt_folds(config, dataset, checked.survey.facts)
         declared = dataset.ignore_label is not None
         if any(case.labels is None for case in dataset.cases):
             folds = with_unlabeled(folds, dataset.cases, learn=not given)
