@@ -23,10 +23,10 @@ COMMON = frozenset({"image", "labels", "case", "maps"})
 class OptimizerSettings:
     """AdamW and its schedule; see the fields of the same names in ``FitConfig``."""
 
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.03
-    warmup: float = 0.03
-    decay_power: float = 1.5
+    learning_rate: float
+    weight_decay: float
+    warmup: float
+    decay_power: float
 
 
 class SegmentationModule(LightningModule):

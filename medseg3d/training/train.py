@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -47,23 +47,23 @@ class TrainingSettings:
     """How to train; see the fields of the same names in ``FitConfig``."""
 
     budget: Budget
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    batch_size: int = 2
-    accumulate: int = 1
-    deterministic: bool = False
-    steps_per_epoch: int = 100
-    level_decay: float | None = None
-    gradient_clip: float = 12.0
-    ema: float = 0.999
-    seed: int = 0
-    workers: int = 0
-    validate_every: int | None = None
-    recompute: bool = False
-    early_stop: int | None = None
-    logger: LoggerName | None = None
-    checkpoint_seconds: float = 60.0
-    stages: tuple[Stage, ...] = ()
-    correction: CorrectionSettings | None = None
+    optimizer: OptimizerSettings
+    batch_size: int
+    accumulate: int
+    deterministic: bool
+    steps_per_epoch: int
+    level_decay: float | None
+    gradient_clip: float
+    ema: float
+    seed: int
+    workers: int
+    validate_every: int | None
+    recompute: bool
+    early_stop: int | None
+    logger: LoggerName | None
+    checkpoint_seconds: float
+    stages: tuple[Stage, ...]
+    correction: CorrectionSettings | None
 
 
 def train(

@@ -10,9 +10,7 @@ from torch.utils.data import Dataset
 
 from medseg3d.training.budget import Budget
 from medseg3d.training.history import History
-from medseg3d.training.module import OptimizerSettings
-from medseg3d.training.train import TrainingSettings
-from tests.training.small_runs import train_small
+from tests.training.small_runs import small_settings, train_small
 
 
 class BrightVoxels(Dataset[dict[str, Any]]):
@@ -67,9 +65,8 @@ def run(
         network,
         patches or BrightVoxels(),
         folder,
-        TrainingSettings(
+        small_settings(
             budget=Budget(steps=6),
-            optimizer=OptimizerSettings(learning_rate=0.05),
             batch_size=batch_size,
             accumulate=accumulate,
             steps_per_epoch=2,

@@ -25,9 +25,8 @@ from medseg3d.training.correction import (
     thick_parts,
 )
 from medseg3d.training.course import Course
-from medseg3d.training.module import OptimizerSettings, SegmentationModule
-from medseg3d.training.train import TrainingSettings
-from tests.training.small_runs import stored, train_small
+from medseg3d.training.module import SegmentationModule
+from tests.training.small_runs import small_settings, stored, train_small
 
 
 class Patches(Dataset[dict[str, Any]]):
@@ -65,11 +64,9 @@ def run(
         network,
         patches or Patches(),
         folder,
-        TrainingSettings(
+        small_settings(
             budget=Budget(steps=60),
-            optimizer=OptimizerSettings(learning_rate=0.05),
             ema=ema,
-            batch_size=2,
             steps_per_epoch=5,
             validate_every=1,
             checkpoint_seconds=0,
@@ -183,7 +180,7 @@ def test_a_loss_gets_the_patches_that_are_believed_with_their_maps() -> None:
     module = SegmentationModule(
         network,
         loss,
-        OptimizerSettings(),
+        small_settings().optimizer,
         Course(),
         lambda: None,
         accumulate=2,

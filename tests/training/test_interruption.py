@@ -25,9 +25,7 @@ from medseg3d.training.course import Course
 from medseg3d.training.history import History
 from medseg3d.training.interrupts import Interrupts
 from medseg3d.training.keeper import Keeper
-from medseg3d.training.module import OptimizerSettings
-from medseg3d.training.train import TrainingSettings
-from tests.training.small_runs import stored, train_small
+from tests.training.small_runs import small_settings, stored, train_small
 
 STEPS = 12
 EPOCH = 4
@@ -93,10 +91,8 @@ def run(
         network,
         Noise(in_patches),
         folder,
-        TrainingSettings(
+        small_settings(
             budget=Budget(steps=STEPS),
-            optimizer=OptimizerSettings(learning_rate=0.05),
-            batch_size=2,
             steps_per_epoch=EPOCH,
             validate_every=1,
             workers=workers,

@@ -14,8 +14,7 @@ from medseg3d.training import loggers
 from medseg3d.training.budget import Budget
 from medseg3d.training.history import History
 from medseg3d.training.live import SHARE, Moment
-from medseg3d.training.train import TrainingSettings
-from tests.training.small_runs import train_small
+from tests.training.small_runs import small_settings, train_small
 
 EPOCHS = 6
 
@@ -65,7 +64,7 @@ def run(
         network,
         Bright(seconds),
         folder,
-        TrainingSettings(
+        small_settings(
             budget=Budget(steps=2 * EPOCHS),
             batch_size=1,
             steps_per_epoch=2,

@@ -11,8 +11,7 @@ from torch.utils.data import Dataset
 from medseg3d.losses.deep_supervision import DeepSupervision
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Stage
-from medseg3d.training.train import TrainingSettings
-from tests.training.small_runs import train_small
+from tests.training.small_runs import small_settings, train_small
 
 
 class Pairs(Dataset[dict[str, Any]]):
@@ -80,7 +79,7 @@ class AlikeLevels(Levels):
 def test_levels_weigh_as_the_network_or_the_user_says(
     network: Levels, asked: float | None, expected: float, tmp_path: Path
 ) -> None:
-    settings = TrainingSettings(budget=Budget(steps=1), steps_per_epoch=1, level_decay=asked)
+    settings = small_settings(budget=Budget(steps=1), steps_per_epoch=1, level_decay=asked)
     train_small(network, Pairs(), tmp_path, settings)
     assert network.decays == [expected]
 
@@ -97,9 +96,8 @@ def run(folder: Path, scores: list[float], *, validate_every: int | None = 1) ->
         network,
         Pairs(),
         folder,
-        TrainingSettings(
+        small_settings(
             budget=Budget(steps=8),
-            batch_size=2,
             steps_per_epoch=2,
             validate_every=validate_every,
             stages=(Stage("first", 0.0), Stage("second", 0.5)),

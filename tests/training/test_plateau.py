@@ -15,8 +15,7 @@ from medseg3d.config import FitConfig
 from medseg3d.training.budget import Budget
 from medseg3d.training.history import History
 from medseg3d.training.plateau import WINDOW, Plateau, since_best, smoothed
-from medseg3d.training.train import TrainingSettings
-from tests.training.small_runs import train_small
+from tests.training.small_runs import small_settings, train_small
 
 GOOD_THEN_FLAT = [0.25, 0.5, 0.75, 0.75, 0.75, 0.75, 0.5, 0.75, 0.75, 0.75]
 # means of three:              0.5,  0.67, 0.75, 0.75, 0.67, 0.67, 0.67, 0.75
@@ -99,7 +98,7 @@ def run(
         Flat(),
         Bright(),
         folder,
-        TrainingSettings(
+        small_settings(
             budget=Budget(steps=20),
             batch_size=1,
             steps_per_epoch=2,

@@ -13,8 +13,7 @@ from medseg3d.errors import ConfigError
 from medseg3d.networks import build_network
 from medseg3d.training.budget import Budget
 from medseg3d.training.recomputing import blocks, recompute_activations
-from medseg3d.training.train import TrainingSettings
-from tests.training.small_runs import train_small
+from tests.training.small_runs import small_settings, train_small
 
 SMALL = {"width": 3, "max_width": 8, "strides": ((1, 2, 2), (2, 2, 1))}
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -156,7 +155,7 @@ def test_a_run_gives_the_same_weights(tmp_path: Path) -> None:
             network,
             Bright(),
             tmp_path / str(recompute),
-            TrainingSettings(
+            small_settings(
                 budget=Budget(steps=4), steps_per_epoch=2, validate_every=2, recompute=recompute
             ),
             precision="bf16",

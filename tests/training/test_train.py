@@ -16,9 +16,7 @@ from medseg3d.training.callbacks import Stage
 from medseg3d.training.checkpoint import LAST
 from medseg3d.training.history import History
 from medseg3d.training.interrupts import Interrupts
-from medseg3d.training.module import OptimizerSettings
-from medseg3d.training.train import TrainingSettings
-from tests.training.small_runs import stored, train_small
+from tests.training.small_runs import small_settings, stored, train_small
 
 
 class BrightVoxels(Dataset[dict[str, Any]]):
@@ -100,10 +98,8 @@ def run(
         network,
         BrightVoxels(poison),
         folder,
-        TrainingSettings(
+        small_settings(
             budget=budget or Budget(steps=epochs * 5),
-            optimizer=OptimizerSettings(learning_rate=0.05),
-            batch_size=2,
             steps_per_epoch=5,
             validate_every=validate_every,
             workers=workers,
@@ -191,7 +187,7 @@ def test_the_last_weights_are_validated_whatever_it_costs_if_earlier_ones_were(
         Dropping(),
         BrightVoxels(),
         tmp_path,
-        TrainingSettings(budget=Budget(steps=15), batch_size=2, steps_per_epoch=5),
+        small_settings(budget=Budget(steps=15), steps_per_epoch=5),
         validate=dearer_than_measured,
         save_best=lambda _, score: kept.append(score),
     )
@@ -219,7 +215,7 @@ def test_measuring_what_a_validation_costs_takes_nothing_of_the_budget(
             Dropping(),
             BrightVoxels(),
             tmp_path,
-            TrainingSettings(budget=Budget(seconds=1.0), batch_size=2, steps_per_epoch=5),
+            small_settings(budget=Budget(seconds=1.0), steps_per_epoch=5),
             validate=slow,
             resume=resume,
         )
