@@ -12,7 +12,7 @@ from torch import nn
 
 from medseg3d import __version__
 from medseg3d.bundle import SUFFIX, Bundle, inspect_bundle
-from medseg3d.config import ExportConfig
+from medseg3d.config import ExportConfig, PredictConfig
 from medseg3d.errors import ConfigError, RunError, UnknownNameError
 from medseg3d.geometry.grid import ANISOTROPY
 from medseg3d.inference.backends.conversion import (
@@ -32,9 +32,6 @@ from medseg3d.inference.windows import LARGEST_WINDOW, LEAST_WEIGHT, SIGMA
 from medseg3d.io import atomic
 from medseg3d.machine import num_processors
 from medseg3d.types import Size3
-
-OVERLAP = 0.5
-"""Of neighboring windows, unless ``predict`` is told otherwise."""
 
 
 def export_portable(source: Path, config: ExportConfig) -> Path:
@@ -118,7 +115,7 @@ def description(bundle: Bundle) -> dict[str, Any]:
         },
         "windows": {
             "window": plan.patch_size,
-            "overlap": OVERLAP,
+            "overlap": PredictConfig.model_fields["overlap"].default,
             "sigma_as_part_of_edge": SIGMA,
             "least_weight": LEAST_WEIGHT,
             "largest_whole_volume_in_windows": LARGEST_WINDOW,

@@ -55,7 +55,7 @@ class SeesSides(nn.Module):
 def predictor(of: Plan, network: nn.Module, *, mirror: bool) -> Predictor:
     bundle = Bundle(network="unet3d", options=OPTIONS, plan=of, channels=1)
     ready = Eager(network.eval(), device=CPU, precision="fp32")
-    return Predictor(bundle, ready, device=CPU, mirror=mirror)
+    return Predictor(bundle, ready, device=CPU, overlap=0.5, mirror=mirror)
 
 
 def case(image: np.ndarray, affine: np.ndarray | None = None) -> CanonicalCase:
@@ -92,9 +92,9 @@ def test_a_model_trained_without_mirroring_refuses_it(tmp_path: Path) -> None:
     path = tmp_path / "model.medseg3d"
     network = build_network("unet3d", 1, 4, options=OPTIONS)
     save_bundle(path, Bundle(network="unet3d", options=OPTIONS, plan=plan(), channels=1), network)
-    Predictor.open(path, device=CPU, precision="fp32")
+    Predictor.open(path, device=CPU, overlap=0.5, precision="fp32")
     with pytest.raises(ConfigError, match=r"trained without mirroring.*leave out --mirror"):
-        Predictor.open(path, device=CPU, precision="fp32", mirror=True)
+        Predictor.open(path, device=CPU, overlap=0.5, precision="fp32", mirror=True)
 
 
 @pytest.mark.parametrize("shape", [(5, 6, 7), (40, 44, 1), (3000, 3, 3), (1, 200, 2)])
@@ -129,7 +129,7 @@ def test_several_models_are_averaged(tmp_path: Path) -> None:
         save_bundle(paths[-1], bundle, network)
         with torch.no_grad():
             logits.append(network.eval()(torch.from_numpy(batch)))
-    together = Predictor.open(paths, device=CPU, precision="fp32", backend="eager")
+    together = Predictor.open(paths, device=CPU, overlap=0.5, precision="fp32", backend="eager")
     expected = torch.stack(logits).softmax(2).mean(0).log().numpy()
     np.testing.assert_allclose(together.network(batch), expected, atol=1e-5)
     labels = together.segment(case(wave()))
@@ -145,7 +145,7 @@ def test_models_of_other_plans_are_not_averaged(tmp_path: Path) -> None:
             paths[-1], Bundle(network="unet3d", options=OPTIONS, plan=of, channels=1), network
         )
     with pytest.raises(ConfigError, match=r"b\.medseg3d was trained by another plan than .*a\.med"):
-        Predictor.open(paths, device=CPU, precision="fp32", backend="eager")
+        Predictor.open(paths, device=CPU, overlap=0.5, precision="fp32", backend="eager")
 
 
 def test_models_with_the_same_channels_in_another_order_are_not_averaged(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_models_with_the_same_channels_in_another_order_are_not_averaged(tmp_pat
         bundle = Bundle(network="unet3d", options=OPTIONS, plan=plan(channels=channels), channels=2)
         save_bundle(paths[-1], bundle, build_network("unet3d", 2, 4, options=OPTIONS))
     with pytest.raises(ConfigError, match=r"b\.medseg3d takes its channels in the order FLAIR, T1"):
-        Predictor.open(paths, device=CPU, precision="fp32", backend="eager")
+        Predictor.open(paths, device=CPU, overlap=0.5, precision="fp32", backend="eager")
 
 
 class OfOneSize(nn.Module):

@@ -262,7 +262,7 @@ def predict_file(path: Path, out: Path, spacing: tuple[float, ...]) -> npt.NDArr
     """Read, predict with the threshold, write, and read by nibabel what was written."""
     device = torch.device("cpu")
     network = Eager(Threshold(), device=device)
-    predictor = Predictor(bundle_of(spacing), network, device=device)
+    predictor = Predictor(bundle_of(spacing), network, device=device, overlap=0.5)
     volume = read_image(path)
     write_labels(out, predictor.segment(canonical(volume)), like=volume)
     written = nib.load(out)
