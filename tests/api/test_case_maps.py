@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import medseg3d
+from medseg3d.api.fitting.building import make_loss
 from medseg3d.api.fitting.following import Job
 from medseg3d.api.fitting.preparing import Preparation, training_patches
-from medseg3d.api.fitting.run import make_loss
 from medseg3d.api.provenance import Origin
 from medseg3d.config import FitConfig
 from medseg3d.data.cache import CachedCase, is_complete

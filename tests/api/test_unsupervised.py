@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import medseg3d
-from medseg3d.api.fitting.planning import own_loss, planned
+from medseg3d.api.fitting.building import own_loss
+from medseg3d.api.fitting.planning import planned
 from medseg3d.bundle import load_bundle
 from medseg3d.config import FitConfig, validated
 from medseg3d.errors import ConfigError

@@ -5,16 +5,15 @@ The first process does all that a single one does. Where it begins to train, it 
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from medseg3d.api.fitting.planning import make_network, stages_of
+from medseg3d.api.fitting.building import make_loss, make_network, stages_of
 from medseg3d.api.fitting.preparing import training_patches
 from medseg3d.api.fitting.settings import training_settings
 from medseg3d.api.fitting.starting import started
@@ -30,8 +29,6 @@ from medseg3d.training.team import Team
 from medseg3d.training.train import follow
 
 log = logging.getLogger("medseg3d")
-
-MakeLoss = Callable[[FitConfig, Plan, Sequence[CachedCase]], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -100,14 +97,13 @@ def refuse_several_processes() -> None:
         raise ConfigError("dry_run measures one process; begin it without torchrun or srun")
 
 
-def help_first_process(team: Team, make_loss: MakeLoss) -> Any:
+def help_first_process(team: Team) -> Any:
     """Do what the first process hands out until there is nothing more to do.
 
     Says nothing but warnings, because the first one tells of the run.
 
     Args:
         team: The processes.
-        make_loss: The loss of a run that learns from these cases.
 
     Returns:
         What the first process hands out in the end.
@@ -119,14 +115,14 @@ def help_first_process(team: Team, make_loss: MakeLoss) -> Any:
     with _nothing_but_warnings():
         try:
             while isinstance(work := team.receive(), Job):
-                _train(work, team, make_loss)
+                _train(work, team)
         except KeyboardInterrupt:
             team.outlast()
             raise
     return work
 
 
-def _train(job: Job, team: Team, make_loss: MakeLoss) -> None:
+def _train(job: Job, team: Team) -> None:
     config = job.config.model_copy(update={"start_from": None})  # weights come from the first one
     torch.manual_seed(config.seed)
     network, _ = make_network(config, job.plan)

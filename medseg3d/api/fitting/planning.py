@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
+from medseg3d.api.fitting.building import make_network, own_loss, stages_of
 from medseg3d.api.fitting.preparing import learns_from_labels
 from medseg3d.api.fitting.splitting import (
     dealt_folds,
@@ -32,7 +31,6 @@ from medseg3d.api.fitting.starting import (
 from medseg3d.api.fitting.target_domain import refuse_other_domains
 from medseg3d.api.scoring.inputs import with_patients
 from medseg3d.config import FitConfig
-from medseg3d.config.fit import StageConfig
 from medseg3d.data.augment import Augmentation
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.checks import check_cases
@@ -47,11 +45,10 @@ from medseg3d.data.threads import in_threads
 from medseg3d.device import resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.io.atomic import write_text
-from medseg3d.losses import LOSSES
 from medseg3d.losses.building import build_loss
 from medseg3d.losses.regions import build_region_loss
 from medseg3d.machine import memory_limit, num_processors
-from medseg3d.networks import NETWORKS, SLICES, build_network, planned_options
+from medseg3d.networks import NETWORKS, SLICES, planned_options
 from medseg3d.networks.topology import Topology
 from medseg3d.progress import Progress, track
 from medseg3d.runs import OPTIONS, PLAN, options_text
@@ -344,46 +341,3 @@ def _memory_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return min(PLANNED_GPU_GB, torch.cuda.mem_get_info(device)[0] / 1e9 * 0.8)
     return memory_limit() / 1e9 / 2
-
-
-def make_network(config: FitConfig, plan: Plan) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of the run and all the options it was built with."""
-    config = started(config)
-    topology = Topology(
-        patch_size=plan.patch_size,
-        strides=plan.strides,
-        kernels=plan.kernels,
-        width=plan.width,
-        max_width=plan.max_width,
-        slice_axis=plan.slice_axis,
-    )
-    options = planned_options(config.network.name, topology) | config.network.options
-    if plan.classes:
-        options["classes"] = len(plan.classes)
-    network = build_network(
-        config.network.name, len(plan.channels), plan.num_labels, options=options
-    )
-    if stages := stages_of(config):
-        for stage in stages:
-            network.set_stage(stage.name)  # type: ignore[operator]
-        network.set_stage(stages[0].name)  # type: ignore[operator]
-    return network, options
-
-
-def own_loss(config: FitConfig) -> nn.Module | None:
-    """The loss of a network that learns without labels; of all others nothing."""
-    name = getattr(NETWORKS[config.network.name], "unsupervised", None)
-    if name is None:
-        return None
-    loss: nn.Module = LOSSES.build(
-        name, **(config.loss.options if config.loss.name == name else {})
-    )
-    return loss
-
-
-def stages_of(config: FitConfig) -> tuple[StageConfig, ...]:
-    """The training stages that are asked for, or that the network cannot do without."""
-    shares = getattr(NETWORKS[config.network.name], "default_stages", {})
-    return config.stages or tuple(
-        StageConfig(name=name, share=share) for name, share in shares.items()
-    )

@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from medseg3d.api.fitting.building import make_loss, make_network
 from medseg3d.api.fitting.following import refuse_several_processes
 from medseg3d.api.fitting.planning import (
     DEFAULT_MINUTES,
-    make_network,
     planned,
     refuse_what_cannot_be_built,
 )
 from medseg3d.api.fitting.preparing import Preparation, run_bytes, training_patches
-from medseg3d.api.fitting.run import make_loss, use_allowed_processors
+from medseg3d.api.fitting.run import use_allowed_processors
 from medseg3d.api.fitting.settings import training_settings
 from medseg3d.api.fitting.starting import started
 from medseg3d.api.fitting.target_domain import target_cases

@@ -12,16 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from medseg3d.api.fitting.building import make_loss, make_network
 from medseg3d.api.fitting.cross_validation import cross_validate, mean_dice
 from medseg3d.api.fitting.diagnoses import DIAGNOSES, write_diagnoses
 from medseg3d.api.fitting.final_validation import FinalValidation
 from medseg3d.api.fitting.following import Job, help_first_process, refuse_what_needs_one_process
-from medseg3d.api.fitting.planning import (
-    make_network,
-    own_loss,
-    planned,
-    refuse_what_cannot_be_built,
-)
+from medseg3d.api.fitting.planning import planned, refuse_what_cannot_be_built
 from medseg3d.api.fitting.preparing import Preparation, warn_of_absent_labels
 from medseg3d.api.fitting.settings import training_settings
 from medseg3d.api.fitting.starting import begin, started, with_own_start
@@ -41,8 +37,6 @@ from medseg3d.data.split import Split
 from medseg3d.device import Precision, resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, RunError
 from medseg3d.inference.backends.cache import cache_folder
-from medseg3d.losses.building import build_loss
-from medseg3d.losses.regions import build_region_loss
 from medseg3d.machine import num_processors
 from medseg3d.runs import CACHE, HELD_OUT, PROVENANCE, free_run_folder, interrupted_run, locked
 from medseg3d.training.callbacks import keeps_last
@@ -94,7 +88,7 @@ def fit(data: Path | str | FitConfig, **options: Any) -> Run:
     use_allowed_processors()
     team = Team.join()
     if not team.leads:
-        run = help_first_process(team, make_loss)
+        run = help_first_process(team)
         assert isinstance(run, Run)
         return run
     try:
@@ -339,26 +333,3 @@ class _BestWeights:
             if same_stage and before.scores.get("mean", 0.0) > mean_dice:
                 return
         save_bundle(self.path, description, network)
-
-
-def make_loss(config: FitConfig, plan: Plan, cases: Sequence[CachedCase] = ()) -> nn.Module:
-    """The loss of a run that learns from these cases, or from some that are still to be read."""
-    if (own := own_loss(config)) is not None:
-        return own
-    if plan.regions:
-        regions, ignored = plan.region_indices, plan.ignore_index
-        return build_region_loss(
-            config.loss.name, config.loss.options, regions, ignore_index=ignored
-        )
-    return build_loss(
-        config.loss.name,
-        config.loss.options,
-        spacing=plan.spacing,
-        ignore_index=plan.ignore_index,
-        label_counts=_label_counts(cases) or None,
-    )
-
-
-def _label_counts(cases: Sequence[CachedCase]) -> list[int]:
-    """Voxels of each label in all of them, background first."""
-    return [sum(counts) for counts in zip(*(case.label_counts for case in cases), strict=True)]

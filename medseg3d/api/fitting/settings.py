@@ -2,7 +2,8 @@
 
 import logging
 
-from medseg3d.api.fitting.planning import DEFAULT_MINUTES, stages_of
+from medseg3d.api.fitting.building import stages_of
+from medseg3d.api.fitting.planning import DEFAULT_MINUTES
 from medseg3d.config import FitConfig
 from medseg3d.data.plan import Plan
 from medseg3d.training.budget import Budget
