@@ -13,6 +13,7 @@ from medseg3d.bundle import (
     Bundle,
     inspect_bundle,
     load_bundle,
+    load_network,
     load_weights,
     read_bundle,
     save_bundle,
@@ -68,7 +69,8 @@ def test_what_is_saved_comes_back(path: Path) -> None:
     assert bundle == description() == read_bundle(path)
     other = network(seed=1)
     load_weights(other, weights, source="here")
-    torch.testing.assert_close(other.state_dict(), network().state_dict(), rtol=0, atol=0)
+    for found in (other, load_network(path)):
+        torch.testing.assert_close(found.state_dict(), network().state_dict(), rtol=0, atol=0)
 
 
 def test_nothing_is_left_beside_the_file(path: Path) -> None:

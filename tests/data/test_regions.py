@@ -52,6 +52,7 @@ def test_a_plan_carries_them(tmp_path: Path) -> None:
     assert PLAN.with_regions({}) is PLAN
     plan = PLAN.with_regions(TUMOR)
     assert plan.region_indices == ((1, 2, 3), (2, 3), (3,))
+    assert (PLAN.scored, plan.scored) == (PLAN.foreground, plan.region_numbers)
     plan.save(tmp_path / "plan.yaml")
     again = Plan.load(tmp_path / "plan.yaml")
     assert again == plan
