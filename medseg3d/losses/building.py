@@ -71,8 +71,9 @@ def build_loss(
 ) -> nn.Module:
     """A loss by name, or a sum of several such as ``dice+0.5*focal``.
 
-    Losses of regions or distances that stand without one of voxels count the background too,
-    unless the options say otherwise: nothing else would keep one label from taking all of it.
+    Losses of regions that stand without one of voxels count the background too, unless the
+    options say otherwise: nothing else would keep one label from taking all of it. So do losses
+    of distances that stand without either.
 
     Args:
         name: A registered loss, or terms joined by ``+``, each with a factor and ``*`` if it
@@ -104,14 +105,10 @@ def build_loss(
             f"loss {name!r} tells which labels a patch shows and not where; add it to another, "
             f"such as dice_ce+{names[0]}"
         )
-    facts = {
-        "spacing": spacing,
-        "ignore_index": ignore_index,
-        "label_counts": label_counts,
-        BACKGROUND: True if all(map(_says_nothing_of_background, names)) else None,
-    }
+    facts = {"spacing": spacing, "ignore_index": ignore_index, "label_counts": label_counts}
+    facts_of = {part: facts | {BACKGROUND: True} for part in _that_count_background(names)}
     if not is_sum:
-        return _build(name, given, facts)
+        return _build(name, given, facts_of.get(name, facts))
     common = {key: value for key, value in given.items() if key not in names}
     parts: list[nn.Module] = []
     taken: set[str] = set()
@@ -125,7 +122,7 @@ def build_loss(
                 f"loss {name!r}: {part} has options by name, as {part}: {{...}}, got {own!r}; its "
                 f"weight is a factor in the name, such as 0.5*{part}"
             )
-        parts.append(_build(part, shared | dict(own), facts))
+        parts.append(_build(part, shared | dict(own), facts_of.get(part, facts)))
     unknown = [key for key in common if key not in taken]
     if unknown:
         raise ConfigError(
@@ -135,10 +132,22 @@ def build_loss(
     return WeightedSum(parts, [weight for weight, _ in terms])
 
 
+def _that_count_background(names: Sequence[str]) -> list[str]:
+    """The losses of a sum that count the background because no other does."""
+    if not all(map(_says_nothing_of_background, names)):
+        return []
+    for kind in ("region", "centerline", "distance"):
+        if found := [name for name in names if LOSSES.facts(name).get("by") == kind]:
+            return found
+    return []
+
+
 def _says_nothing_of_background(name: str) -> bool:
     """Whether a loss leaves the background out unless it is told otherwise."""
-    by_sums = LOSSES.facts(name).get("by") in ("region", "distance")
-    return by_sums and BACKGROUND in inspect.signature(LOSSES[name]).parameters
+    facts = LOSSES.facts(name)
+    if facts.get("target") == PRESENCE:
+        return True
+    return "by" in facts and BACKGROUND in inspect.signature(LOSSES[name]).parameters
 
 
 def _term(text: str, whole: str) -> tuple[float, str]:

@@ -55,6 +55,10 @@ class MappedLoss(nn.Module, ABC):
         """How many maps there are for ``L`` labels."""
         return num_labels if self.per_label else 1
 
+    def mirrored(self, mirrored_labels: Sequence[int], num_labels: int) -> list[int]:
+        """Which map takes the place of each where labels change sides."""
+        return list(mirrored_labels[:num_labels]) if self.per_label else [0]
+
     @abstractmethod
     def map_facts(self) -> Mapping[str, Any]:
         """What the maps depend on beside the labels, in plain values."""
@@ -81,8 +85,11 @@ class MappedLoss(nn.Module, ABC):
 
 
 def mapped_parts(loss: nn.Module) -> list[MappedLoss]:
-    """The parts of a loss that have maps, in the order in which their maps are stacked."""
-    return [part for part in loss.modules() if isinstance(part, MappedLoss)]
+    """The outermost parts of a loss that have maps, in the order in which these are stacked."""
+    if isinstance(loss, MappedLoss):
+        return [loss]
+    inner = (part for child in loss.children() for part in mapped_parts(child))
+    return list(dict.fromkeys(inner))
 
 
 def make_maps(loss: nn.Module, labels: LabelMap, num_labels: int) -> Maps:
@@ -120,6 +127,5 @@ def mirrored_maps(loss: nn.Module, mirrored_labels: Sequence[int], num_labels: i
     """
     order: list[int] = []
     for part in mapped_parts(loss):
-        by_label = mirrored_labels[:num_labels] if part.per_label else [0]
-        order += [len(order) + label for label in by_label]
+        order += [len(order) + place for place in part.mirrored(mirrored_labels, num_labels)]
     return order

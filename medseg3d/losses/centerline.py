@@ -10,7 +10,7 @@ from medseg3d.losses.region import Dice
 from medseg3d.losses.voxels import softmax_and_one_hot
 
 
-@LOSSES.register("cldice", paper="Shit et al., CVPR 2021, arXiv:2003.07311")
+@LOSSES.register("cldice", paper="Shit et al., CVPR 2021, arXiv:2003.07311", by="centerline")
 class CenterlineDice(nn.Module):
     """Soft clDice loss mixed with the Dice loss, averaged over the structures.
 
@@ -21,6 +21,7 @@ class CenterlineDice(nn.Module):
         dice_weight: Share of the Dice loss in the sum, in [0, 1]; the paper has 0.5.
         iterations: Erosions; at least the radius in voxels of the thickest vessel.
         smooth: Added above and below every fraction of the clDice part.
+        include_background: Average label 0 into the Dice part; it has no center lines.
         ignore_index: Label of voxels to leave out.
 
     Shape:
@@ -41,6 +42,7 @@ class CenterlineDice(nn.Module):
         dice_weight: float = 0.5,
         iterations: int = 3,
         smooth: float = 1.0,
+        include_background: bool = False,
         ignore_index: int | None = None,
     ) -> None:
         super().__init__()
@@ -48,7 +50,7 @@ class CenterlineDice(nn.Module):
             raise ConfigError(f"cldice: dice_weight must lie in [0, 1], got {dice_weight}")
         if not iterations >= 1:
             raise ConfigError(f"cldice: iterations must be at least 1, got {iterations}")
-        self.dice = Dice(ignore_index=ignore_index)
+        self.dice = Dice(include_background=include_background, ignore_index=ignore_index)
         self.dice_weight = dice_weight
         self.iterations = iterations
         self.smooth = smooth

@@ -37,7 +37,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> medseg3d.Run:
     folder = tmp_path_factory.mktemp("runs")
     return medseg3d.fit(
-        data, out=folder / "run", cache=folder / "cache", regions=REGIONS, **OPTIONS
+        data,
+        out=folder / "run",
+        cache=folder / "cache",
+        regions=REGIONS,
+        loss="dice_ce+0.1*boundary",
+        **OPTIONS,
     )
 
 
@@ -212,7 +217,7 @@ def test_the_stored_options_bring_them_back(run: medseg3d.Run) -> None:
     ("options", "reason"),
     [
         ({"regions": {"both": (1, 2)}}, "labels 1, 2 are in the same regions"),
-        ({"regions": REGIONS, "loss": "focal"}, "'focal' has no form for regions"),
+        ({"regions": REGIONS, "loss": "focall"}, "unknown loss 'focall'; did you mean focal"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before(

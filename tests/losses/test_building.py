@@ -33,6 +33,15 @@ def test_losses_that_nobody_else_tells_of_the_background_count_it() -> None:
     assert [part.include_background for part in together.losses] == [False, True]
     for others in ("cross_entropy", "focal", "border_weighted", "dice_ce"):
         assert not build_loss(f"dice+{others}").losses[0].include_background
+    for silent in ("cldice", "semantic_encoding", "boundary"):
+        assert build_loss(f"dice+0.3*{silent}").losses[0].include_background
+    assert build_loss("cldice").dice.include_background
+    assert not build_loss("dice+0.3*cldice").losses[1].dice.include_background
+
+
+def test_the_background_of_distances_does_not_hang_on_their_partner() -> None:
+    for partner in ("dice", "dice_ce", "cross_entropy"):
+        assert not build_loss(f"{partner}+0.1*boundary").losses[1].include_background
 
 
 def test_dice_plus_cross_entropy_is_dice_ce() -> None:

@@ -30,6 +30,11 @@ def test_losses_by_distance_are_those_with_maps() -> None:
     assert {name for name in LOSSES if mapped_parts(LOSSES.build(name))} == by_distance
 
 
+def test_a_loss_that_stands_twice_has_its_maps_once() -> None:
+    loss = DeepSupervision(build_loss("focal_tversky+boundary"), finest_apart=True)
+    assert len(mapped_parts(loss)) == 1
+
+
 @pytest.mark.parametrize("name", [*NAMES, SUM])
 def test_given_maps_are_those_that_the_loss_makes(name: str) -> None:
     loss = build_loss(name, spacing=(1.0, 2.0, 0.5))

@@ -1,6 +1,7 @@
 """What a run builds from its options and its plan: the network, its stages and the loss."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -53,12 +54,8 @@ def make_loss(config: FitConfig, plan: Plan, cases: Sequence[CachedCase] = ()) -
     """The loss of a run that learns from these cases, or from some that are still to be read."""
     if (own := own_loss(config)) is not None:
         return own
-    if plan.regions:
-        regions, ignored = plan.region_indices, plan.ignore_index
-        return build_region_loss(
-            config.loss.name, config.loss.options, regions, ignore_index=ignored
-        )
-    return build_loss(
+    build = partial(build_region_loss, regions=plan.region_indices) if plan.regions else build_loss
+    return build(
         config.loss.name,
         config.loss.options,
         spacing=plan.spacing,

@@ -46,7 +46,6 @@ from medseg3d.device import resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.io.atomic import write_text
 from medseg3d.losses.building import build_loss
-from medseg3d.losses.regions import build_region_loss
 from medseg3d.machine import memory_limit, num_processors
 from medseg3d.networks import NETWORKS, SLICES, planned_options
 from medseg3d.networks.topology import Topology
@@ -99,8 +98,6 @@ def refuse_what_cannot_be_built(config: FitConfig) -> None:
         )
     if own_loss(whole) is None:
         build_loss(config.loss.name, config.loss.options)
-    if config.regions:
-        build_region_loss(config.loss.name, config.loss.options, ())
     Augmentation(**config.augmentation.model_dump())
     resolve_precision(config.precision, resolve_device(config.device))
     if config.logger is not None:
