@@ -94,14 +94,15 @@ class CrossEntropy(nn.Module):
             check_weights("cross_entropy", weight, logits.shape[1])
             # smoothing would have them pay for the other labels
             labels = labels.masked_fill(weight[labels.clamp_min(0)] == 0, LEFT_OUT)
-        total = F.cross_entropy(
+        losses = F.cross_entropy(
             values,
             labels,
             weight=weight,
-            reduction="sum",
+            reduction="none",  # torch's own sum has no deterministic form on a GPU
             label_smoothing=self.label_smoothing,
             ignore_index=LEFT_OUT,
         )
+        total = losses.sum()
         if weight is not None and self.normalize == "weights":
             divisor = (weight[labels.clamp_min(0)] * (labels != LEFT_OUT)).sum()
         elif known is None:

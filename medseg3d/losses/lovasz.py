@@ -70,18 +70,22 @@ class LovaszSoftmax(nn.Module):
         """Loss of probabilities ``(L, N)`` against labels ``(N,)``."""
         losses = []
         for label in range(0 if self.include_background else 1, len(probabilities)):
-            reference = (target == label).to(probabilities.dtype)
+            reference = target == label
             if not target.numel() or (self.labels == "present" and not reference.any()):
                 continue
-            errors, order = (reference - probabilities[label]).abs().sort(descending=True)
-            losses.append((errors * _steps(reference[order])).sum())
+            wrong = (reference.to(probabilities.dtype) - probabilities[label]).abs()
+            errors, order = wrong.sort(descending=True)
+            losses.append((errors * _steps(reference[order], errors.dtype)).sum())
         return torch.stack(losses).mean() if losses else 0.0 * probabilities.sum()
 
 
-def _steps(reference: Tensor) -> Tensor:
-    """How much ``1 - IoU`` grows with each more of the sorted voxels counted as an error."""
+def _steps(reference: Tensor, dtype: torch.dtype) -> Tensor:
+    """How much ``1 - IoU`` grows with each more of the sorted voxels counted as an error.
+
+    Whole numbers are added up: of others, torch has no deterministic running sum on a GPU.
+    """
     expected = reference.sum()
     shared = expected - reference.cumsum(0)
-    union = expected + (1 - reference).cumsum(0)
-    lost = 1 - shared / union
+    union = expected + (~reference).cumsum(0)
+    lost = 1 - shared.to(dtype) / union
     return lost.diff(prepend=lost.new_zeros(1))
