@@ -139,7 +139,7 @@ class TopK(nn.Module):
 
     Args:
         percent: Share of the voxels to keep, in (0, 100].
-        batch: Rank the voxels of all cases of the batch together.
+        batch: Rank the voxels of all cases of the batch together, of each process by itself.
         ignore_index: Label of voxels to leave out.
 
     Shape:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
+from medseg3d.losses.pooling import sums_over_processes
 from medseg3d.losses.region import Dice, Regions
 from medseg3d.losses.voxels import known_voxels, log_probability, mean_over_known, power
 
@@ -28,7 +29,8 @@ class LogarithmicDice(Dice):
 class ExponentialLogarithmic(nn.Module):
     """Weighted sum of ``(-log Dice) ** gamma`` and of cross entropies to the power ``gamma``.
 
-    Each voxel's cross entropy weighs the root of ``N / N_label``, counted in the batch.
+    Each voxel's cross entropy weighs the root of ``N / N_label``, counted in the batch, that of all
+    processes where several train.
 
     Args:
         gamma: Exponent of both parts, above 0.
@@ -68,6 +70,7 @@ class ExponentialLogarithmic(nn.Module):
         self.gamma = gamma
         self.dice_weight, self.cross_entropy_weight = dice_weight, cross_entropy_weight
         self.ignore_index = ignore_index
+        self.over_processes = False  # see losses.pooling
         self.dice = LogarithmicDice(
             gamma,
             include_background=include_background,
@@ -89,6 +92,8 @@ class ExponentialLogarithmic(nn.Module):
         known = known_voxels(labels, self.ignore_index)
         counted = labels if known is None else labels[known]
         counts = torch.bincount(counted.flatten(), minlength=logits.shape[1])
+        if self.over_processes:
+            (counts,) = sums_over_processes([counts])
         roots = (counts.sum() / counts.clamp_min(1)).sqrt()
         weights = roots[labels if known is None else labels.where(known, labels * 0)]
         return weights.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)

@@ -21,7 +21,7 @@ class LovaszSoftmax(nn.Module):
         labels: Average over those that are ``present`` in the reference, or ``all``; an absent
             one costs its largest probability.
         include_background: Average label 0 in too.
-        batch: Sort the voxels of all cases of the batch together.
+        batch: Sort the voxels of all cases of the batch together, of each process by itself.
         ignore_index: Label of voxels to leave out.
 
     Shape:

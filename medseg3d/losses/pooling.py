@@ -1,10 +1,11 @@
 """Sums over the patches of all processes that train one network together.
 
-A loss that pools its batch, such as Dice by default, is the same whether one process has all
-patches or several have a part each: the sums are added up before they are divided. Losses that
-are means over as many cases or voxels in each process need none of this, since the processes'
+A loss that pools the sums of its batch, such as Dice by default, is the same whether one process
+has all patches or several have a part each: the sums are added up before they are divided. Losses
+that are means over as many cases or voxels in each process need none of this, since the processes'
 gradients are averaged. Cross-entropy that leaves voxels out or weighs them divides by what all of
-them count; other losses that leave voxels out are the mean of the processes' means.
+them count; other losses that leave voxels out are the mean of the processes' means. So are Lovasz
+and top-k of a pooled batch, which rank its voxels: each process ranks its own.
 """
 
 from collections.abc import Sequence

@@ -55,8 +55,9 @@ IGNORED, WEIGHTS = {"ignore_index": 0}, {"weight": [0.5, 1.0, 3.0]}
         build_loss("cross_entropy", WEIGHTS),
         build_loss("cross_entropy", WEIGHTS | IGNORED | {"label_smoothing": 0.1}),
         build_region_loss("dice_ce", {"smooth": 0.0}, [(1, 2), (2,)], ignore_index=0),
+        build_loss("exponential_logarithmic", {"batch": True}),
     ],
-    ids=["ignored", "weighted", "both", "regions"],
+    ids=["ignored", "weighted", "both", "regions", "frequencies"],
 )
 def test_processes_with_unlike_patches_are_one_batch(
     monkeypatch: pytest.MonkeyPatch, loss: nn.Module
