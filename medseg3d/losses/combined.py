@@ -14,7 +14,8 @@ from medseg3d.losses.region import Dice
 class DiceCE(nn.Module):
     """Weighted sum of :class:`Dice` and :class:`CrossEntropy`, with the choices of nnU-Net.
 
-    Weights of labels are an option of the sum ``dice+cross_entropy``.
+    Weights of labels, and whether absent ones are skipped, are options of the sum
+    ``dice+cross_entropy``.
 
     Args:
         include_background: Average label 0 into the Dice part; cross entropy always has it.

@@ -19,10 +19,10 @@ class LogarithmicDice(Dice):
         super().__init__(**options)
         self.gamma = gamma
 
-    def combine(self, regions: Regions) -> Tensor:
-        """Mean of what each label costs."""
-        costs = self.per_label(regions).clamp(0, 1 - 1e-7)
-        return power(-torch.log1p(-costs), self.gamma).mean()
+    def per_label(self, regions: Regions) -> Tensor:
+        """``(-log Dice) ** gamma`` of each label."""
+        costs = super().per_label(regions).clamp(0, 1 - 1e-7)
+        return power(-torch.log1p(-costs), self.gamma)
 
 
 @LOSSES.register("exponential_logarithmic", paper="Wong et al., MICCAI 2018, arXiv:1809.00076")

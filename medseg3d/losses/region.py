@@ -122,7 +122,10 @@ class RegionLoss(nn.Module, ABC):
 
 
 class LabelwiseLoss(RegionLoss):
-    """Mean over the labels of what each costs; the options are those of :class:`RegionLoss`."""
+    """Mean over the labels of what each costs; the options are those of :class:`RegionLoss`.
+
+    A batch that is not pooled is the mean of its cases, also where they hold unlike labels.
+    """
 
     def combine(self, regions: Regions) -> Tensor:
         """The loss of all labels: the mean of what each costs."""
@@ -130,7 +133,8 @@ class LabelwiseLoss(RegionLoss):
         if self.empty == "smooth":
             return costs.mean()
         present = regions.reference > 0
-        return costs.where(present, torch.zeros_like(costs)).sum() / present.sum().clamp_min(1)
+        held = costs.where(present, torch.zeros_like(costs)).sum(-1)
+        return (held / present.sum(-1).clamp_min(1)).mean()
 
     @abstractmethod
     def per_label(self, regions: Regions) -> Tensor:

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
-from medseg3d.losses.region import LabelwiseLoss, Regions
+from medseg3d.losses.region import Empty, LabelwiseLoss, Regions
 
 
 @LOSSES.register(
@@ -24,6 +24,8 @@ class SensitivitySpecificity(LabelwiseLoss):
         batch: Pool the sums of the batch.
         smooth: Added below both fractions.
         ignore_index: Label of voxels to leave out of every sum.
+        empty: What a label that the patch does not hold costs: ``smooth`` its error outside, or
+            ``skip`` nothing.
 
     Shape:
         - logits: ``(B, L, *spatial)``, background included
@@ -31,7 +33,7 @@ class SensitivitySpecificity(LabelwiseLoss):
         - output: scalar, float32
 
     Raises:
-        ConfigError: If the weight is not in [0, 1] or ``smooth`` is negative.
+        ConfigError: If the weight is not in [0, 1], ``smooth`` negative or ``empty`` unknown.
 
     References:
         Brosch et al., MICCAI 2015. https://doi.org/10.1007/978-3-319-24574-4_1
@@ -45,12 +47,14 @@ class SensitivitySpecificity(LabelwiseLoss):
         batch: bool = False,
         smooth: float = 1e-5,
         ignore_index: int | None = None,
+        empty: Empty = "smooth",
     ) -> None:
         super().__init__(
             include_background=include_background,
             batch=batch,
             smooth=smooth,
             ignore_index=ignore_index,
+            empty=empty,
         )
         if not 0.0 <= sensitivity_weight <= 1.0:
             raise ConfigError(

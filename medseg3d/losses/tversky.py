@@ -6,7 +6,7 @@ from torch import Tensor
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
-from medseg3d.losses.region import LabelwiseLoss, Regions
+from medseg3d.losses.region import Empty, LabelwiseLoss, Regions
 from medseg3d.losses.voxels import power
 
 
@@ -27,6 +27,7 @@ class Tversky(LabelwiseLoss):
         batch: Pool the batch.
         smooth: Smoothing.
         ignore_index: Label of voxels to leave out.
+        empty: ``smooth`` or ``skip``.
 
     Shape:
         - logits: ``(B, L, *spatial)``, background included
@@ -34,7 +35,7 @@ class Tversky(LabelwiseLoss):
         - output: scalar, float32
 
     Raises:
-        ConfigError: If a weight or ``smooth`` is negative.
+        ConfigError: If a weight or ``smooth`` is negative or ``empty`` unknown.
 
     References:
         Salehi et al., MLMI 2017. https://arxiv.org/abs/1706.05721
@@ -49,12 +50,14 @@ class Tversky(LabelwiseLoss):
         batch: bool = False,
         smooth: float = 1e-5,
         ignore_index: int | None = None,
+        empty: Empty = "smooth",
     ) -> None:
         super().__init__(
             include_background=include_background,
             batch=batch,
             smooth=smooth,
             ignore_index=ignore_index,
+            empty=empty,
         )
         if not min(alpha, beta) >= 0.0:
             raise ConfigError(f"tversky: weights must be at least 0, got {alpha} and {beta}")
@@ -72,7 +75,8 @@ class Tversky(LabelwiseLoss):
 class FocalTversky(Tversky):
     """Tversky loss of each label to the power ``1 / gamma``, then averaged.
 
-    The slope at a perfect overlap, infinite in the formula, is bounded.
+    The slope at a perfect overlap, infinite in the formula, is bounded. An absent label costs what
+    the smoothing makes of it.
 
     Args:
         gamma: From 1, where it is :class:`Tversky`, to 3.
@@ -138,9 +142,10 @@ class AsymmetricSimilarity(Tversky):
         batch: Pool the batch.
         smooth: Smoothing.
         ignore_index: Label of voxels to leave out.
+        empty: ``smooth`` or ``skip``.
 
     Raises:
-        ConfigError: If ``beta`` is not above 0 or ``smooth`` is negative.
+        ConfigError: If ``beta`` is not above 0, ``smooth`` negative or ``empty`` unknown.
 
     References:
         Hashemi et al., IEEE Access 7, 2019. https://arxiv.org/abs/1803.11078
@@ -154,6 +159,7 @@ class AsymmetricSimilarity(Tversky):
         batch: bool = False,
         smooth: float = 1e-5,
         ignore_index: int | None = None,
+        empty: Empty = "smooth",
     ) -> None:
         if not beta > 0.0:
             raise ConfigError(f"asymmetric_similarity: beta must be above 0, got {beta}")
@@ -165,4 +171,5 @@ class AsymmetricSimilarity(Tversky):
             batch=batch,
             smooth=smooth,
             ignore_index=ignore_index,
+            empty=empty,
         )

@@ -1,5 +1,7 @@
 """Losses of regions and voxels: four voxels worked out by hand, MONAI, and identities."""
 
+import inspect
+
 import pytest
 import torch
 from monai.losses import FocalLoss, GeneralizedDiceLoss, TverskyLoss
@@ -127,6 +129,33 @@ def test_skipped_labels_cost_nothing_and_do_not_thin_the_mean() -> None:
     skipped = LOSSES.build("dice", empty="skip", batch=True)(logits, target)
     every = LOSSES.build("dice", batch=True)(logits, target)  # of labels 1, 2 and 3, which costs 1
     torch.testing.assert_close(skipped, (3 * every - 1) / 2, atol=1e-6, rtol=0)
+
+
+WITH_EMPTY = [name for name in LOSSES if "empty" in inspect.signature(LOSSES[name]).parameters]
+
+
+def test_losses_that_can_skip_labels() -> None:
+    kin = {"tversky", "asymmetric_similarity", "sensitivity_specificity"}
+    assert {"dice", "iou"} | kin == set(WITH_EMPTY)
+
+
+@pytest.mark.parametrize("name", WITH_EMPTY)
+def test_a_batch_of_unlike_labels_is_the_mean_of_its_cases(name: str) -> None:
+    logits, target = random_pair()
+    target[0][target[0] == 3] = 2
+    target[1] = 0
+    loss = LOSSES.build(name, empty="skip")
+    alone = [loss(logits[n : n + 1], target[n : n + 1]) for n in range(3)]
+    assert alone[1] == 0
+    torch.testing.assert_close(loss(logits, target), torch.stack(alone).mean())
+
+
+def test_a_skipped_label_of_one_case_by_hand() -> None:
+    logits = torch.zeros(2, 3, 4)  # one third everywhere
+    target = torch.tensor([[[1, 1, 2, 0]], [[1, 0, 0, 0]]])
+    # label 1: 1 - (4/3) / (4/3 + 2) = .6 and 1 - (2/3) / (4/3 + 1) = 5/7; label 2: 5/7
+    loss = LOSSES.build("dice", empty="skip", smooth=0.0)(logits, target)
+    assert float(loss) == pytest.approx(((0.6 + 5 / 7) / 2 + 5 / 7) / 2, abs=1e-6)
 
 
 def test_top_k_ranks_only_voxels_that_count() -> None:
