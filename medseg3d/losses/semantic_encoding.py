@@ -8,9 +8,6 @@ from medseg3d.errors import ConfigError, DataError
 from medseg3d.losses import LOSSES
 from medseg3d.losses.voxels import check_target, in_float32, known_voxels
 
-UNSEEN = 1e4
-"""Log-odds against a label where no voxel is annotated: nothing is shown, and it costs nothing."""
-
 
 @LOSSES.register(
     "semantic_encoding", paper="Zhang et al., CVPR 2018, arXiv:1803.08904", target="presence"
@@ -25,7 +22,8 @@ class SemanticEncoding(nn.Module):
     Args:
         weight: Factor, at least 0.
         include_background: Whether label 0 is looked for too.
-        ignore_index: Label of voxels that nobody annotated; what they show counts nowhere.
+        ignore_index: Label of voxels that nobody annotated; what they show counts nowhere, and a
+            case of nothing else is left out of the mean.
 
     Shape:
         - logits: ``(B, L)``, or ``(B, L - 1)`` without the background; or of voxels,
@@ -77,7 +75,12 @@ class SemanticEncoding(nn.Module):
         if known is not None:
             shown = shown & known.flatten(1)[..., None]
         presence = shown.any(1).to(values.dtype)
-        return self.weight * F.binary_cross_entropy_with_logits(values, presence)
+        if known is None:
+            return self.weight * F.binary_cross_entropy_with_logits(values, presence)
+        losses = F.binary_cross_entropy_with_logits(values, presence, reduction="none").mean(1)
+        annotated = known.flatten(1).any(1)
+        losses = losses.where(annotated, torch.zeros_like(losses))
+        return self.weight * losses.sum() / annotated.sum().clamp_min(1)
 
     @staticmethod
     def _of_voxels(logits: Tensor, first: int, known: Tensor | None) -> Tensor:
@@ -89,8 +92,6 @@ class SemanticEncoding(nn.Module):
         found = logits.flatten(2).gather(2, surest[:, None].expand(-1, logits.shape[1], -1))
         own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
         shown = found[:, own] - found.masked_fill(own, -torch.inf).logsumexp(dim=1)
-        if known is not None:
-            shown = shown.masked_fill(~known.flatten(1).any(1, keepdim=True), -UNSEEN)
         return shown[:, first:]
 
 

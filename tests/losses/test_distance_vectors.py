@@ -233,6 +233,23 @@ def test_semantic_encoding_of_voxels_is_blind_where_nobody_annotated() -> None:
     assert not logits.grad[0, :, 1:].any()
 
 
+@pytest.mark.parametrize("of_voxels", [False, True])
+def test_semantic_encoding_leaves_out_cases_that_nobody_annotated(of_voxels: bool) -> None:
+    generator = torch.Generator().manual_seed(6)
+    shape = (2, 3, 4) if of_voxels else (2, 2)
+    logits = torch.randn(shape, generator=generator).requires_grad_()
+    target = torch.tensor([[[0, 1, 2, 0]], [[255] * 4]])
+    loss = LOSSES.build("semantic_encoding", ignore_index=255, weight=1.0)
+    torch.testing.assert_close(loss(logits, target), loss(logits[:1], target[:1]))
+    (gradient,) = torch.autograd.grad(loss(logits, target), logits)
+    assert gradient[0].any()
+    assert not gradient[1].any()
+    nothing = loss(logits, torch.full_like(target, 255))
+    (gradient,) = torch.autograd.grad(nothing, logits)
+    assert nothing == 0.0
+    assert not gradient.any()
+
+
 def test_semantic_encoding_beside_another_loss_adds_its_gradient() -> None:
     logits = torch.zeros(2, 3, 4, 4, 4, requires_grad=True)
     target = torch.randint(0, 2, (2, 1, 4, 4, 4), generator=torch.Generator().manual_seed(1))
