@@ -7,7 +7,7 @@ from torch import Tensor
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
-from medseg3d.losses.region import RegionLoss, Regions
+from medseg3d.losses.region import RegionLoss, Regions, fraction
 
 Weighting = Literal["square", "simple", "uniform"]
 POWERS = {"square": 2, "simple": 1, "uniform": 0}
@@ -69,7 +69,7 @@ class GeneralizedDice(RegionLoss):
         shared = (weights * regions.shared).sum(-1)
         both = (weights * (regions.predicted + regions.reference)).sum(-1)
         extra = self.penalty(regions, weights)
-        return (1 - (2 * shared + self.smooth) / (both + extra + self.smooth)).mean()
+        return (1 - fraction(2 * shared + self.smooth, both + extra + self.smooth)).mean()
 
     def penalty(self, regions: Regions, weights: Tensor) -> Tensor:
         """What is added below the fraction, ``(B,)`` or a scalar."""

@@ -14,6 +14,9 @@ from medseg3d.losses.voxels import known_voxels, softmax_and_one_hot
 
 Empty = Literal["smooth", "skip"]
 
+NOTHING = 1e-20
+"""A sum of probabilities below it is that of none; its inverse times a loss scale is finite."""
+
 
 @dataclass(frozen=True)
 class Regions:
@@ -46,6 +49,12 @@ class Regions:
         return self.reference - self.shared
 
 
+def fraction(part: Tensor, whole: Tensor) -> Tensor:
+    """``part / whole``, and 1 where the whole is nothing, as it may be without smoothing."""
+    nothing = whole < NOTHING
+    return part.masked_fill(nothing, 1) / whole.masked_fill(nothing, 1)
+
+
 class RegionLoss(nn.Module, ABC):
     """A loss from the overlap of regions, per label and then averaged.
 
@@ -54,7 +63,8 @@ class RegionLoss(nn.Module, ABC):
     Args:
         include_background: Average label 0 in too.
         batch: Pool the sums of all cases of the batch before dividing.
-        smooth: Added above and below the fraction; keeps absent labels defined.
+        smooth: Added above and below the fraction; with 0, an absent label costs 1 as soon as
+            anything of it is predicted.
         ignore_index: Label of voxels to leave out of every sum.
         empty: What a label that the patch does not hold costs: ``smooth`` as the smoothing has
             it, nearly 1 as soon as anything of it is predicted, or ``skip`` nothing.
@@ -201,7 +211,7 @@ class Dice(LabelwiseLoss):
         """``1 - Dice`` of each label."""
         predicted = regions.predicted_squares if self.squared else regions.predicted
         both = predicted + regions.reference
-        return 1 - (2 * regions.shared + self.smooth) / (both + self.smooth)
+        return 1 - fraction(2 * regions.shared + self.smooth, both + self.smooth)
 
 
 @LOSSES.register(
@@ -222,4 +232,4 @@ class IoU(LabelwiseLoss):
     def per_label(self, regions: Regions) -> Tensor:
         """``1 - IoU`` of each label."""
         union = regions.predicted + regions.reference - regions.shared
-        return 1 - (regions.shared + self.smooth) / (union + self.smooth)
+        return 1 - fraction(regions.shared + self.smooth, union + self.smooth)

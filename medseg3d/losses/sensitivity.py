@@ -68,7 +68,9 @@ class SensitivitySpecificity(LabelwiseLoss):
         # the sum of (1 - p)^2 g is G - 2 I + sum(p^2 g), that of p^2 (1 - g) the rest of p^2
         inside = regions.reference - 2 * regions.shared + regions.shared_squares
         outside = regions.predicted_squares - regions.shared_squares
-        sensitivity = inside / (regions.reference + self.smooth)
-        specificity = outside / (regions.voxels - regions.reference + self.smooth)
+        # where there are no voxels there is no error either
+        sensitivity = inside / (regions.reference + self.smooth).clamp_min(1)
+        outer = regions.voxels - regions.reference
+        specificity = outside / (outer + self.smooth).clamp_min(1)
         r = self.sensitivity_weight
         return r * sensitivity + (1 - r) * specificity

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
-from medseg3d.losses.region import Empty, LabelwiseLoss, Regions
+from medseg3d.losses.region import Empty, LabelwiseLoss, Regions, fraction
 from medseg3d.losses.voxels import power
 
 
@@ -66,7 +66,7 @@ class Tversky(LabelwiseLoss):
     def per_label(self, regions: Regions) -> Tensor:
         """``1 - Tversky index`` of each label."""
         wrong = self.alpha * regions.false_positives + self.beta * regions.false_negatives
-        return 1 - (regions.shared + self.smooth) / (regions.shared + wrong + self.smooth)
+        return 1 - fraction(regions.shared + self.smooth, regions.shared + wrong + self.smooth)
 
 
 @LOSSES.register(

@@ -17,6 +17,7 @@ BY_VOXEL = [
     if LOSSES.facts(name).get("by") != "distance" and name not in ("cldice", "boundary")
 ]
 PER_CASE = [name for name in OF_LABELS if "batch" in inspect.signature(LOSSES[name]).parameters]
+SMOOTHED = [name for name in PER_CASE if "smooth" in inspect.signature(LOSSES[name]).parameters]
 each_loss = pytest.mark.parametrize("name", OF_LABELS)
 each_voxelwise = pytest.mark.parametrize("name", BY_VOXEL)
 
@@ -171,6 +172,26 @@ def test_labels_that_a_patch_lacks_and_single_voxels_leave_everything_finite(nam
             (gradient,) = torch.autograd.grad(loss, logits)
             assert loss.isfinite()
             assert gradient.isfinite().all()
+
+
+UNSMOOTHED = [{}, {"empty": "skip"}, {"batch": True}, {"include_background": True}]
+
+
+@pytest.mark.parametrize("options", UNSMOOTHED, ids=str)
+@pytest.mark.parametrize("name", SMOOTHED)
+@pytest.mark.parametrize("height", [1.0, 20.0, 1000.0])
+def test_without_smoothing_absent_labels_leave_everything_finite(
+    name: str, options: dict[str, object], height: float
+) -> None:
+    known = inspect.signature(LOSSES[name]).parameters
+    options = {key: value for key, value in options.items() if key in known}
+    for target in (torch.zeros(2, 1, 5, 4, 6, dtype=torch.long), pair()[1].clamp_max(1)):
+        logits = one_hot_logits(target, height).requires_grad_()
+        loss = LOSSES.build(name, smooth=0.0, **options)(logits, target)
+        (gradient,) = torch.autograd.grad(65536.0 * loss, logits)
+        assert gradient.isfinite().all()
+        if height == 1000.0:
+            assert loss.item() == 0.0  # nothing of the absent label is predicted
 
 
 @each_loss
