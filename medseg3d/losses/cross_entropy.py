@@ -140,7 +140,7 @@ class TopK(nn.Module):
     Args:
         percent: Share of the voxels to keep, in (0, 100].
         batch: Rank the voxels of all cases of the batch together, of each process by itself.
-        ignore_index: Label of voxels to leave out.
+        ignore_index: Label of voxels to leave out, and of cases that hold nothing else.
 
     Shape:
         - logits: ``(B, L, *spatial)``, background included
@@ -167,22 +167,19 @@ class TopK(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
-        losses = -log_probability(logits, target, self.ignore_index)
-        known = known_voxels(target, self.ignore_index)
+        losses = -log_probability(logits, target, self.ignore_index).flatten(1)
+        known = known_voxels(target.flatten(1), self.ignore_index)
+        cases = list(losses)
+        if known is not None:
+            cases = [case[counted] for case, counted in zip(losses, known, strict=True)]
         if self.batch:
-            return self._worst(losses, None if known is None else known[:, 0])
-        cases = [
-            self._worst(losses[n], None if known is None else known[n, 0])
-            for n in range(len(losses))
-        ]
-        return torch.stack(cases).mean()
+            cases = [torch.cat(cases)]
+        worst = [self._worst(case) for case in cases if case.numel()]
+        return torch.stack(worst).mean() if worst else losses.sum()  # of zeros
 
-    def _worst(self, losses: Tensor, known: Tensor | None) -> Tensor:
-        counted = losses.flatten() if known is None else losses[known]
-        if not counted.numel():
-            return losses.sum()  # of zeros
-        keep = max(1, ceil(counted.numel() * self.percent / 100))
-        return counted.topk(keep, sorted=False).values.mean()
+    def _worst(self, losses: Tensor) -> Tensor:
+        keep = max(1, ceil(losses.numel() * self.percent / 100))
+        return losses.topk(keep, sorted=False).values.mean()
 
 
 @LOSSES.register("focal", paper="Lin et al., ICCV 2017, arXiv:1708.02002")

@@ -52,7 +52,14 @@ def log_probability(logits: Tensor, target: Tensor, ignore_index: int | None) ->
 
 def known_voxels(target: Tensor, ignore_index: int | None) -> Tensor | None:
     """Voxels that count, ``(B, 1, *spatial)`` bool; None if all do."""
-    return None if ignore_index is None else target != ignore_index
+    if ignore_index is None or not _holds(target.dtype, ignore_index):
+        return None
+    return target != ignore_index
+
+
+def _holds(dtype: torch.dtype, value: int) -> bool:
+    """Whether an integer type has a value; compared with another one, it would wrap around."""
+    return torch.tensor(value).to(dtype).item() == value
 
 
 def mean_over_known(values: Tensor, target: Tensor, ignore_index: int | None) -> Tensor:

@@ -227,6 +227,17 @@ def test_labels_may_be_small_integers(name: str, dtype: torch.dtype) -> None:
 
 
 @each_loss
+@pytest.mark.parametrize(("ignored", "wrapped"), [(256, 0), (-100, 156), (257, 1)])
+def test_an_index_beyond_the_type_of_the_labels_ignores_nothing(
+    name: str, ignored: int, wrapped: int
+) -> None:
+    logits, target = pair()
+    assert torch.tensor(ignored).byte() == wrapped
+    loss = LOSSES.build(name, ignore_index=ignored)
+    torch.testing.assert_close(loss(logits, target.byte()), LOSSES.build(name)(logits, target))
+
+
+@each_loss
 def test_a_target_that_does_not_fit_is_refused(name: str) -> None:
     logits, target = pair()
     loss = LOSSES.build(name)

@@ -165,6 +165,13 @@ def test_top_k_ranks_only_voxels_that_count() -> None:
     assert float(loss(logits, target)) == pytest.approx((0.510826 + 0.223144) / 2, abs=1e-6)
 
 
+def test_top_k_leaves_out_cases_that_nobody_annotated() -> None:
+    logits, target = torch.cat([LOGITS] * 2), torch.cat([TARGET, torch.full_like(TARGET, 9)])
+    for batch in (False, True):
+        loss = LOSSES.build("top_k", percent=50, ignore_index=9, batch=batch)
+        assert float(loss(logits, target)) == pytest.approx(0.857399, abs=1e-6)
+
+
 def test_lovasz_charges_an_absent_label_its_largest_probability() -> None:
     target = torch.zeros_like(TARGET)
     assert float(LOSSES.build("lovasz")(LOGITS, target)) == 0.0
