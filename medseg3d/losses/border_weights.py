@@ -1,7 +1,7 @@
 """Cross entropy that weighs the gaps between touching objects, as in the first U-Net."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
 from medseg3d.losses.case_maps import CutMaps, MappedLoss, Maps
+from medseg3d.losses.cross_entropy import given_or_auto, weights_for
 from medseg3d.losses.distances import checked_spacing, spacing_for, two_nearest
-from medseg3d.losses.voxels import check_weights, checked_weights, log_probability, mean_over_known
+from medseg3d.losses.voxels import in_float32, log_probability, mean_over_known
 from medseg3d.types import LabelMap
 
 REACH = 6.0
@@ -29,12 +30,14 @@ class BorderWeighted(MappedLoss):
     0 where there are fewer than two objects.
 
     Args:
-        weight: ``w_c``, one per label, background first; None for 1.
+        weight: ``w_c``, one per label, background first; ``auto`` for ``frequency_weights`` of
+            ``label_counts``; None for 1.
         gap_weight: ``w0``, at least 0.
         sigma: Width of the gaps, in the unit of the spacing, above 0.
         everywhere: Add the second term inside of the objects too, as the formula is printed.
         spacing: Voxel size along each spatial axis; None for 1.
         ignore_index: Label of voxels to leave out.
+        label_counts: Voxels of each label in the training cases, background first.
 
     Shape:
         - logits: ``(B, L, *spatial)``, background included
@@ -53,12 +56,13 @@ class BorderWeighted(MappedLoss):
     def __init__(
         self,
         *,
-        weight: Sequence[float] | None = None,
+        weight: Sequence[float] | Literal["auto"] | None = None,
         gap_weight: float = 10.0,
         sigma: float = 5.0,
         everywhere: bool = False,
         spacing: Sequence[float] | None = None,
         ignore_index: int | None = None,
+        label_counts: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if not (gap_weight >= 0.0 and sigma > 0.0):
@@ -66,7 +70,7 @@ class BorderWeighted(MappedLoss):
                 "border_weighted: gap_weight must be at least 0 and sigma above 0, got "
                 f"{gap_weight} and {sigma}"
             )
-        self.weight = checked_weights("border_weighted", weight)
+        self.weight = given_or_auto("border_weighted", weight, label_counts)
         self.gap_weight, self.sigma, self.everywhere = gap_weight, sigma, everywhere
         self.spacing = checked_spacing("border_weighted", spacing)
         self.ignore_index = ignore_index
@@ -106,11 +110,8 @@ class BorderWeighted(MappedLoss):
         labels = target[:, 0].long()
         if self.ignore_index is not None:
             labels = labels.where(labels != self.ignore_index, torch.zeros_like(labels))
-        by_label = torch.ones(logits.shape[1], device=logits.device)
-        if self.weight is not None:
-            by_label = torch.tensor(self.weight, device=logits.device)
-            check_weights("border_weighted", by_label, logits.shape[1])
+        by_label = weights_for("border_weighted", self.weight, in_float32(logits))
         gaps = self.gap_weight * self.maps_for(logits, target, maps)[:, 0]
         if not self.everywhere:
             gaps = gaps.where(labels == 0, torch.zeros_like(gaps))
-        return by_label[labels] + gaps
+        return gaps + (1.0 if by_label is None else by_label[labels])

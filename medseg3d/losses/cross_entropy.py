@@ -20,7 +20,8 @@ from medseg3d.losses.voxels import (
     log_probability,
 )
 
-AUTO = "auto"
+Weights = tuple[float, ...] | Literal["auto"] | None
+AUTO: Literal["auto"] = "auto"
 LEFT_OUT = -100
 """Stands for voxels that torch is to leave out."""
 
@@ -70,10 +71,7 @@ class CrossEntropy(nn.Module):
             raise ConfigError(
                 f"cross_entropy: normalize must be weights or count, got {normalize!r}"
             )
-        self.lacks_counts = weight == AUTO and label_counts is None
-        if weight == AUTO:
-            weight = None if label_counts is None else frequency_weights(label_counts)
-        self.weight = checked_weights("cross_entropy", weight, also=f" or {AUTO}")
+        self.weight = given_or_auto("cross_entropy", weight, label_counts)
         self.normalize = normalize
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
@@ -82,16 +80,12 @@ class CrossEntropy(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``."""
         check_target(logits, target)
-        if self.lacks_counts:
-            raise ConfigError(f"cross_entropy: weight {AUTO!r} needs label_counts")
         values, labels = in_float32(logits), target[:, 0].long()
         known = known_voxels(labels, self.ignore_index)
         if known is not None:
             labels = labels.masked_fill(~known, LEFT_OUT)
-        weight = None
-        if self.weight is not None:
-            weight = torch.tensor(self.weight, dtype=values.dtype, device=values.device)
-            check_weights("cross_entropy", weight, logits.shape[1])
+        weight = weights_for("cross_entropy", self.weight, values)
+        if weight is not None:
             # smoothing would have them pay for the other labels
             labels = labels.masked_fill(weight[labels.clamp_min(0)] == 0, LEFT_OUT)
         losses = F.cross_entropy(
@@ -112,6 +106,38 @@ class CrossEntropy(nn.Module):
         if self.over_processes:
             divisor = mean_over_processes(divisor)
         return total / divisor.clamp_min(torch.finfo(total.dtype).tiny)
+
+
+def given_or_auto(
+    loss: str,
+    weight: Sequence[float] | Literal["auto"] | None,
+    label_counts: Sequence[int] | None,
+) -> Weights:
+    """Weights of labels as they were given or as they are counted; ``auto`` without counts stays.
+
+    Raises:
+        ConfigError: If they are no numbers, one is negative, or all are 0.
+    """
+    if weight == AUTO:
+        if label_counts is None:
+            return AUTO
+        weight = frequency_weights(label_counts)
+    return checked_weights(loss, weight, also=f" or {AUTO}")
+
+
+def weights_for(loss: str, weight: Weights, logits: Tensor) -> Tensor | None:
+    """One weight for each label of float logits ``(B, L, *spatial)``; None if all weigh 1.
+
+    Raises:
+        ConfigError: If there are more or fewer, or labels were not counted.
+    """
+    if weight is None:
+        return None
+    if isinstance(weight, str):
+        raise ConfigError(f"{loss}: weight {AUTO!r} needs label_counts")
+    values = torch.tensor(weight, dtype=logits.dtype, device=logits.device)
+    check_weights(loss, values, logits.shape[1])
+    return values
 
 
 def frequency_weights(counts: Sequence[int]) -> tuple[float, ...]:

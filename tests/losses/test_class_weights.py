@@ -39,6 +39,14 @@ def test_auto_is_the_inverse_root_of_the_frequency(smoothing: float) -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_auto_weighs_the_labels_of_border_weights_too() -> None:
+    options = {"weight": "auto", "gap_weight": 0.0}
+    found = build_loss("border_weighted", options, label_counts=COUNTS)(LOGITS, TARGET)
+    weight = torch.tensor(frequency_weights(COUNTS))
+    losses = functional.cross_entropy(LOGITS, TARGET[:, 0], weight=weight, reduction="none")
+    torch.testing.assert_close(found, losses.mean())
+
+
 @pytest.mark.parametrize("weight", ["auto", [0.5, 1.0, 4.0]])
 def test_a_sum_weighs_its_cross_entropy(weight: object) -> None:
     options = {"weight": weight, "label_smoothing": 0.05}
@@ -93,8 +101,9 @@ def test_wrong_weights_are_refused(options: dict[str, object], reason: str) -> N
         build_loss("cross_entropy", options)
 
 
-def test_auto_needs_counts_only_when_it_is_used() -> None:
-    loss = build_loss("dice+cross_entropy", {"weight": "auto"})
+@pytest.mark.parametrize("name", ["dice+cross_entropy", "border_weighted"])
+def test_auto_needs_counts_only_when_it_is_used(name: str) -> None:
+    loss = build_loss(name, {"weight": "auto"})
     with pytest.raises(ConfigError, match="needs label_counts"):
         loss(LOGITS, TARGET)
 
