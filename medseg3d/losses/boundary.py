@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -105,11 +105,13 @@ class DistanceLoss(MappedLoss):
 class Boundary(DistanceLoss):
     """Mean of the probability times the signed distance to the reference's border.
 
-    Outside of a structure the distance is positive, on its inner rim 0, inside negative: the
-    best prediction is below 0. An absent structure costs nothing, so add a region loss, for
-    instance ``dice+0.1*boundary``.
+    Outside of a structure the distance is positive, inside negative: the best prediction is at
+    most 0. An absent structure costs nothing, so add a region loss, for instance
+    ``dice+0.1*boundary``.
 
     Args:
+        convention: What the voxels of a structure that touch the outside have: ``rim`` 0, as the
+            authors' code has it, or ``symmetric`` their distance to the outside, negated.
         include_background: Average label 0 in too, which adds the mirrored term.
         spacing: Voxel size in mm along each spatial axis; None for 1.
         ignore_index: Label of voxels to leave out.
@@ -120,15 +122,34 @@ class Boundary(DistanceLoss):
         - output: scalar, float32, in the unit of the spacing
 
     Raises:
-        ConfigError: If the spacing is not one length above 0 per axis.
+        ConfigError: If the spacing is not one length above 0 per axis or the convention unknown.
 
     References:
         Kervadec et al., MIDL 2019. https://arxiv.org/abs/1812.07032
     """
 
+    def __init__(
+        self,
+        *,
+        convention: Literal["rim", "symmetric"] = "rim",
+        include_background: bool = False,
+        spacing: Sequence[float] | None = None,
+        ignore_index: int | None = None,
+    ) -> None:
+        super().__init__(
+            include_background=include_background, spacing=spacing, ignore_index=ignore_index
+        )
+        if convention not in ("rim", "symmetric"):
+            raise ConfigError(f"boundary: convention must be rim or symmetric, got {convention!r}")
+        self.convention = convention
+
+    def map_facts(self) -> Mapping[str, Any]:
+        """What the maps depend on beside the labels."""
+        return {**super().map_facts(), "convention": self.convention}
+
     def distances(self, mask: MaskArray, spacing: Sequence[float]) -> Array:
         """Signed distance to the border."""
-        return signed(mask, spacing)
+        return signed(mask, spacing, rim=self.convention == "rim")
 
     def forward(self, logits: Tensor, target: Tensor, maps: CutMaps | None = None) -> Tensor:
         """Loss of logits ``(B, L, *spatial)`` against labels ``(B, 1, *spatial)``.

@@ -51,11 +51,18 @@ def inner(mask: MaskArray, spacing: Sequence[float]) -> Array:
     return distances
 
 
-def signed(mask: MaskArray, spacing: Sequence[float]) -> Array:
-    """Positive outside, 0 on the inner rim, negative inside; 0 of an empty or full mask."""
+def signed(mask: MaskArray, spacing: Sequence[float], *, rim: bool = True) -> Array:
+    """Positive outside, negative inside; 0 of an empty or full mask.
+
+    Args:
+        mask: ``(*spatial)``.
+        spacing: Voxel size along each axis.
+        rim: Whether the inner rim is 0, or as far inside as the voxels around it are outside.
+    """
     if mask.all() or not mask.any():
         return np.zeros(mask.shape)
-    return inner(~mask, spacing) - np.where(mask, inner(mask, spacing) - min(spacing), 0.0)
+    at_rim = min(spacing) if rim else 0.0
+    return inner(~mask, spacing) - np.where(mask, inner(mask, spacing) - at_rim, 0.0)
 
 
 def to_border(mask: MaskArray, spacing: Sequence[float]) -> Array:

@@ -74,11 +74,7 @@ def test_the_spacing_goes_to_losses_that_measure() -> None:
         ("dice+focal", {"gama": 2}, "no part has an option 'gama'"),
         ("dice+focal", {"focal": {"gama": 2}}, "did you mean gamma"),
         ("dice+focal", {"dice": 0.5}, "dice has options by name.* got 0.5; its weight is a factor"),
-        (
-            "border_weighted",
-            {"weight": "heavy"},
-            "one number per label or auto, got 'heavy'",
-        ),
+        ("border_weighted", {"weight": "heavy"}, "one number per label or auto, got 'heavy'"),
         ("border_weighted", {"weight": [1, -1]}, "weight must be at least 0 and not all 0"),
         ("focal", {"alpha": "auto"}, "alpha must be one number per label or one for all"),
         ("focal", {"alpha": [0, 0]}, "alpha must be at least 0 and not all 0"),

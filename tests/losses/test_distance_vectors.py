@@ -35,6 +35,8 @@ def value(name: str, **options) -> float:
 def test_distances_of_seven_voxels() -> None:
     assert signed(MASK, (1.0,)).tolist() == [2, 1, 0, -1, 0, 1, 2]
     assert signed(MASK, (2.0,)).tolist() == [4, 2, 0, -2, 0, 2, 4]
+    assert signed(MASK, (1.0,), rim=False).tolist() == [2, 1, -1, -2, -1, 1, 2]
+    assert signed(MASK, (2.0,), rim=False).tolist() == [4, 2, -2, -4, -2, 2, 4]
     assert to_border(MASK, (1.0,)).tolist() == [2, 1, 1, 2, 1, 1, 2]
     assert to_border(P_FOREGROUND.numpy() > 0.5, (1.0,)).tolist() == [2, 1, 1, 2, 2, 1, 1]
     inside = depth_below_deepest(MASK, (1.0,), normalize=False)
@@ -51,6 +53,8 @@ def test_distances_of_seven_voxels() -> None:
         ("boundary", {}, 0.042857),
         ("boundary", {"include_background": True}, -0.050000),
         ("boundary", {"spacing": [2.0]}, 2 * 0.0428571),
+        ("boundary", {"convention": "symmetric"}, (0.2 + 0.2 - 0.8 - 1.8 - 0.6 + 0.6 + 0.2) / 7),
+        ("boundary", {"convention": "symmetric", "spacing": [2.0]}, 2 * -2.0 / 7),
         ("hausdorff_distance", {"alpha": 2.0}, 0.2700),
         ("hausdorff_distance", {"alpha": 1.0}, 0.2100),
         ("hausdorff_distance", {"alpha": 2.0, "spacing": [3.0]}, 9 * 0.2700),
@@ -287,6 +291,7 @@ def test_semantic_encoding_of_voxels_is_that_of_the_largest_log_odds() -> None:
     ("name", "options", "message"),
     [
         ("boundary", {"spacing": [0.0]}, "lengths above 0"),
+        ("boundary", {"convention": "outer"}, "rim or symmetric, got 'outer'"),
         ("boundary", {"spacing": [1.0, 1.0]}, "2 lengths for 1 spatial axes"),
         ("hausdorff_distance", {"alpha": 0.0}, "alpha must be above 0"),
         ("border_weighted", {"sigma": 0.0}, "sigma above 0"),
