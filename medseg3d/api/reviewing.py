@@ -37,7 +37,7 @@ from medseg3d.review.outliers import measure
 from medseg3d.review.slices import ANY_LABEL, worst_slices
 from medseg3d.review.thumbnails import thumbnail
 from medseg3d.review.volumes import CaseFiles, CaseVolumes, for_page, load, script_of
-from medseg3d.review.worklist import Entry, colors_of, script_name, thumbnail_name, work_list
+from medseg3d.review.worklist import Entry, script_name, thumbnail_name, work_list
 from medseg3d.runs import HELD_OUT, OPTIONS, stored_options
 from medseg3d.scoring import Row, read_table, score_case
 
@@ -98,7 +98,7 @@ class _Page:
         worst = worst_slices(case.prediction, case.reference, case.grid.spacing)
         page = for_page(case, channel_name=self.inputs.channel_name)
         k = worst[ANY_LABEL].voxel[2] // page.block[2]
-        picture = thumbnail(page.case, k, page.window, colors_of(names))
+        picture = thumbnail(page.case, k, page.window)
         entry = Entry(
             id=files.id,
             patient=next((row.patient for row in rows if row.patient), files.patient),

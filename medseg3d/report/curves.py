@@ -4,25 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from medseg3d.report.pictures import COLORS
-
 Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 560, 260
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 34
 MOST_POINTS = 300
 """Points of a curve; more cannot be told apart at this width."""
-
-
-def color_of(number: int) -> str:
-    """Color of a label, counted from 1, as the pictures have it.
-
-    Examples:
-        >>> color_of(1)
-        'rgb(255, 96, 80)'
-    """
-    red, green, blue = (int(part) for part in COLORS[(number - 1) % len(COLORS)])
-    return f"rgb({red}, {green}, {blue})"
 
 
 def curves(

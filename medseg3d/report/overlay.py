@@ -1,22 +1,15 @@
 """A slice of a case under the outlines of two label maps, as a picture."""
 
-import io
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-from medseg3d.report.pictures import COLORS
-from medseg3d.types import LabelMap, Mask
+from medseg3d.drawing import full_window, gray, paint, png
+from medseg3d.types import LabelMap
 
 EDGE = 420
 """Pixels along the longer side."""
-
-SHOWN = (1.0, 99.5)
-"""Percentiles of the intensities that are black and white."""
-
-REFERENCE = (255.0, 255.0, 255.0)
 
 
 def overlay(
@@ -31,7 +24,7 @@ def overlay(
 
     Args:
         image: Intensities ``(I, J)`` in RAS+ order.
-        prediction: Label map of the same shape, values counted from 0.
+        prediction: Label map of the same shape.
         reference: Likewise.
         spacing: Pixel size in mm along ``(I, J)``.
     """
@@ -39,25 +32,10 @@ def overlay(
     i = _steps(columns, image.shape[0])
     j = _steps(rows, image.shape[1])
     places = np.stack(np.broadcast_arrays(i[None, :], j[:, None]))
-    gray = ndimage.map_coordinates(image.astype(np.float32), places, order=1, mode="nearest")
-    low, high = np.percentile(image.astype(np.float64), SHOWN)
-    gray = ((gray - low) / max(high - low, 1e-6)).clip(0, 1)
-    picture = np.repeat(255 * gray[..., None], 3, axis=-1)
+    picture = gray(image, places, full_window(image))
     nearest = np.ix_(np.rint(i).astype(np.intp), np.rint(j).astype(np.intp))
-    ours, theirs = (labels[nearest].T.astype(np.int64) for labels in (prediction, reference))
-    picture[outline(theirs)] = REFERENCE
-    edge = outline(ours)
-    picture[edge] = COLORS[(ours[edge] - 1) % len(COLORS)]
-    return _png(picture.astype(np.uint8))
-
-
-def outline(labels: LabelMap) -> Mask:
-    """Pixels of a label with a neighbor of another; the border of the picture is none."""
-    padded = np.pad(labels, 1, mode="edge")
-    edge = np.zeros(labels.shape, dtype=np.bool_)
-    for other in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
-        edge |= other != labels
-    return edge & (labels > 0)
+    paint(picture, prediction[nearest].T, reference=reference[nearest].T)
+    return png(picture)
 
 
 def _size(shape: tuple[int, ...], spacing: tuple[float, float]) -> tuple[int, int]:
@@ -71,11 +49,3 @@ def _steps(pixels: int, voxels: int) -> npt.NDArray[np.float64]:
     """Where each pixel lies among the voxels, backwards."""
     steps = (np.arange(pixels) + 0.5) * voxels / pixels - 0.5
     return steps[::-1].clip(0, voxels - 1)
-
-
-def _png(picture: npt.NDArray[np.uint8]) -> bytes:
-    from matplotlib.image import imsave
-
-    buffer = io.BytesIO()
-    imsave(buffer, picture, format="png")
-    return buffer.getvalue()

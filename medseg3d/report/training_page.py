@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from medseg3d.drawing import color_of
 from medseg3d.io.atomic import write_text
-from medseg3d.report.curves import Points, color_of, curves
-from medseg3d.report.pictures import COLORS
+from medseg3d.report.curves import Points, curves
 
 Rows = Sequence[Mapping[str, Any]]
 
 SECONDS_BETWEEN_LOOKS = 10
-MOST_CURVES = len(COLORS)
+MOST_CURVES = 8
 """Labels that have a curve of their own; the table has all."""
 
 LAYOUT = """
@@ -40,7 +41,7 @@ class TrainingState:
         title: Name of the run.
         verdict: How it stands, in a sentence.
         facts: Names and values of the table at the top.
-        labels: Foreground labels, in the order of their colors.
+        labels: Names of the foreground labels, by their values.
         rows: History, one row per epoch; Dice only where it was validated.
         picture: PNG of a held-out case, if there is one yet.
         caption: What it shows.
@@ -50,7 +51,7 @@ class TrainingState:
     title: str
     verdict: str
     facts: Sequence[tuple[str, str]]
-    labels: Sequence[str]
+    labels: Mapping[int, str]
     rows: Rows
     picture: bytes | None = None
     caption: str = ""
@@ -90,14 +91,14 @@ def training_page(state: TrainingState) -> str:
 def _charts(state: TrainingState) -> str:
     validated = [row for row in state.rows if row.get("dice") is not None]
     dice: dict[str, tuple[str, Points]] = {
-        name: (color_of(number), _points(validated, f"dice_{name}"))
-        for number, name in enumerate(state.labels[:MOST_CURVES], start=1)
+        name: (_color(label), _points(validated, f"dice_{name}"))
+        for label, name in islice(state.labels.items(), MOST_CURVES)
     }
     if len(state.labels) > 1:
         dice["mean"] = ("currentColor", _points(validated, "dice"))
     top = max((y for _, line in dice.values() for _, y in line if math.isfinite(y)), default=1.0)
-    losses = {"loss": (color_of(2), _points(state.rows, "loss"))}
-    rates = {"learning rate": (color_of(3), _points(state.rows, "learning_rate"))}
+    losses = {"loss": (_color(2), _points(state.rows, "loss"))}
+    rates = {"learning rate": (_color(3), _points(state.rows, "learning_rate"))}
     limits = (0.0, max(1.0, top))
     return "\n".join(
         f"<section><h2>{escape(title)}</h2>{chart}</section>"
@@ -127,11 +128,10 @@ def _picture(state: TrainingState) -> str:
 
 def _label_table(state: TrainingState) -> str:
     """Last and best Dice of each label, and which color it has."""
+    keys = {f"dice_{name}": (name, _color(label)) for label, name in state.labels.items()}
     lines = []
-    for number, name in enumerate([*state.labels, "mean"], start=1):
-        column = "dice" if number > len(state.labels) else f"dice_{name}"
+    for column, (name, color) in (keys | {"dice": ("mean", "currentColor")}).items():
         known = [row[column] for row in state.rows if not math.isnan(row.get(column, math.nan))]
-        color = "currentColor" if column == "dice" else color_of(number)
         cells = [f"{known[-1]:.4f}", f"{max(known):.4f}"] if known else ["", ""]
         lines.append(
             f'<tr><td><span class="key" style="background: {color}"></span>{escape(name)}</td>'
@@ -143,3 +143,8 @@ def _label_table(state: TrainingState) -> str:
         f'<h2>Labels</h2>\n<div class="wide"><table class="facts"><thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{chr(10).join(lines)}\n</tbody></table></div>\n"
     )
+
+
+def _color(label: int) -> str:
+    """Color of a label, as CSS has it."""
+    return f"rgb{color_of(label)}"

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg3d.data.fingerprint import AIR_HU, subsample
+from medseg3d.drawing import Window, full_window
 from medseg3d.types import LabelMap
 
 Modality = Literal["CT", "MR", ""]
-Window = tuple[float, float]
 
 LOWEST_HU, HIGHEST_HU = -1024, 3071
 """What 12 bits of a scanner hold."""
@@ -26,9 +26,6 @@ LEVELS = 4095
 
 KEPT = (0.02, 99.98)
 """Percentiles between which such intensities are kept; what lies beyond ends there."""
-
-SHOWN = (1.0, 99.5)
-"""Percentiles that such images are windowed to."""
 
 MR_NAMES = ("mr", "t1", "t2", "flair", "adc", "dwi", "pd")
 
@@ -77,8 +74,7 @@ def window_of(image: npt.NDArray[Any], labels: LabelMap, modality: Modality) -> 
         inside = subsample(image)[subsample(labels) > 0]
         middle = float(np.median(inside)) if inside.size else 0.0
         return LUNG if middle < HU_OF_LUNG else BONE if middle > HU_OF_BONE else SOFT_TISSUE
-    low, high = np.percentile(subsample(image).astype(np.float64), SHOWN).tolist()
-    return (low, high) if high > low else (low, low + 1.0)
+    return full_window(subsample(image))
 
 
 def stored(image: npt.NDArray[Any], modality: Modality) -> Stored:

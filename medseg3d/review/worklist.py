@@ -1,13 +1,13 @@
 """The work list of the page: scores, volumes and reasons to look, case by case."""
 
-import colorsys
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from medseg3d.drawing import color_of
 from medseg3d.review.columns import column_facts
 from medseg3d.review.outliers import Measures, strangeness
 
@@ -20,15 +20,6 @@ BAD_FIRST = ("missed", "spurious", "ok", "both_empty")
 UNSCORED = "unscored"
 STRANGEST = "outlier"
 """What the list is sorted by where no case has scores."""
-
-COLORS = (
-    *((92, 184, 255), (255, 198, 74), (200, 140, 255), (110, 214, 120)),
-    *((255, 128, 170), (84, 222, 208), (255, 152, 92), (176, 190, 255)),
-    *((214, 222, 96), (255, 178, 220), (150, 205, 170), (224, 176, 130)),
-)
-GOLDEN = 0.618034
-
-Color = tuple[int, int, int]
 
 
 class Scored(Protocol):
@@ -74,16 +65,6 @@ class Entry:
     measures: Measures
     rows: Sequence[Scored] = ()
     digest: str = ""
-
-
-def colors_of(labels: Iterable[int]) -> dict[int, Color]:
-    """The color of each label, the same in every review.
-
-    Examples:
-        >>> colors_of([1, 2, 14])
-        {1: (92, 184, 255), 2: (255, 198, 74), 14: (115, 127, 255)}
-    """
-    return {label: _color(label) for label in labels}
 
 
 def script_name(number: int) -> str:
@@ -144,8 +125,8 @@ def work_list(
         "sort": "dice" if "dice" in known else (sortable or [STRANGEST])[0],
         "columns": columns,
         "labels": [
-            {"value": label, "name": names[label], "color": list(color)}
-            for label, color in colors_of(names).items()
+            {"value": label, "name": name, "color": list(color_of(label))}
+            for label, name in names.items()
         ],
         "cases": cases,
         "failed": [{"id": case, "reason": why} for case, why in (failed or {}).items()],
@@ -199,10 +180,3 @@ def _identity(entries: Sequence[Entry]) -> str:
     """Stands for these predictions of these cases; verdicts are kept under it."""
     told = "\n".join(f"{entry.digest} {entry.id}" for entry in entries)
     return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def _color(label: int) -> Color:
-    if 1 <= label <= len(COLORS):
-        return COLORS[label - 1]
-    red, green, blue = colorsys.hsv_to_rgb(label * GOLDEN % 1.0, 0.55, 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)

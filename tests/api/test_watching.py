@@ -17,6 +17,7 @@ from medseg3d.api.fitting.watching import Watch, richest_slice
 from medseg3d.config import FitConfig
 from medseg3d.data.cache import CachedCase
 from medseg3d.data.plan import Normalization, Plan
+from medseg3d.drawing import color_of
 from medseg3d.training.live import Moment
 
 SHAPE = (12, 10, 8)
@@ -105,6 +106,18 @@ def test_the_page_tells_how_far_the_run_is(tmp_path: Path) -> None:
     assert "refresh" not in text
     page.publish(moment(state="stopped"))
     assert "stopped; --resume goes on" in page.path.read_text("utf-8")
+
+
+def test_a_label_has_the_color_that_its_value_has_everywhere(tmp_path: Path) -> None:
+    case = case_of(tmp_path / "cache", two_labels())
+    page = watch(tmp_path / "liver", case)
+    page.look(case, two_labels())
+    page.publish(moment())
+    text = page.path.read_text("utf-8")
+    pixels = np.rint(255 * picture_of(text)[..., :3]).astype(int)
+    for label in (3, 7):
+        assert f"background: rgb{color_of(label)}" in text
+        assert (pixels == color_of(label)).all(axis=-1).any()
 
 
 def test_only_the_case_that_is_shown_is_kept_and_its_latest_prediction(tmp_path: Path) -> None:

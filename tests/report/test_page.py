@@ -16,10 +16,11 @@ from medseg3d.data.checks import Examination
 from medseg3d.data.doctor.facts import CaseFacts, ChannelFacts, Survey
 from medseg3d.data.doctor.findings import Finding, Severity, ranked
 from medseg3d.data.remedies import Change
+from medseg3d.drawing import COLORS
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import LabelVolume, Volume
 from medseg3d.report.page import page, write_page
-from medseg3d.report.pictures import COLORS, FILL, draw
+from medseg3d.report.pictures import FILL, draw
 from medseg3d.report.tables import label_table, measures
 
 VOID = {"meta", "img", "circle"}
@@ -110,7 +111,8 @@ def test_a_picture_shows_the_label_where_its_affine_says() -> None:
     assert draw(gray, stored) == draw(gray, plain)
     picture = np.asarray(imread(io.BytesIO(draw(gray, plain))))[..., :3] * 255
     axial = picture[:, : round(180 / 30 * 40)]
-    tinted = np.abs(axial[..., 0] - axial[..., 2]) > FILL * (COLORS[0, 0] - COLORS[0, 2]) / 2
+    red, _, blue = COLORS[0]
+    tinted = np.abs(axial[..., 0] - axial[..., 2]) > FILL * abs(red - blue) / 2
     rows, columns = np.nonzero(tinted)
     scale = axial.shape[1] / 40
     assert columns.min() == round((40 - 36) * scale)

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
+from medseg3d.drawing import COLORS, color_of
 from medseg3d.report.curves import (
     BOTTOM,
     HEIGHT,
@@ -25,12 +26,10 @@ from medseg3d.report.curves import (
     TOP,
     WIDTH,
     Axis,
-    color_of,
     curves,
     thinned,
 )
 from medseg3d.report.overlay import EDGE, overlay
-from medseg3d.report.pictures import COLORS
 from medseg3d.report.training_page import (
     MOST_CURVES,
     TrainingState,
@@ -78,13 +77,13 @@ def rows(*labels: str, scores: tuple[float | None, ...]) -> list[dict[str, Any]]
 
 
 def state(**changes: Any) -> TrainingState:
-    labels = ("liver", NASTY)
+    labels = {1: "liver", 14: NASTY}
     facts: dict[str, Any] = {
         "title": NASTY,
         "verdict": NASTY,
         "facts": [(NASTY, NASTY)],
         "labels": labels,
-        "rows": rows(*labels, scores=(None, 0.25, math.nan, 0.5, 0.4375)),
+        "rows": rows(*labels.values(), scores=(None, 0.25, math.nan, 0.5, 0.4375)),
         "picture": b"png",
         "caption": NASTY,
     }
@@ -117,11 +116,11 @@ def test_the_table_has_the_last_and_the_best_dice_of_each_label() -> None:
 
 
 def test_one_label_needs_no_mean_and_many_have_no_curve_each() -> None:
-    one = training_page(state(labels=("liver",)))
+    one = training_page(state(labels={1: "liver"}))
     assert "<title>liver</title>" in one
     assert "<title>mean</title>" not in one
-    names = tuple(f"bone {number}" for number in range(40))
-    many = training_page(state(labels=names, rows=rows(*names, scores=(0.5, 0.75))))
+    names = {label: f"bone {label}" for label in range(1, 41)}
+    many = training_page(state(labels=names, rows=rows(*names.values(), scores=(0.5, 0.75))))
     assert many.count("<title>bone ") == MOST_CURVES
     assert "<title>mean</title>" in many
     assert many.count("0.7500") == 2 * 41
@@ -208,7 +207,7 @@ def test_outlines_lie_where_the_labels_are() -> None:
     reference[4:10, 0:10] = 1
     picture = decoded(overlay(np.zeros(shape, np.float32), prediction, reference, (1.0, 1.0)))
     assert picture.shape == (round(30 * scale), EDGE, 3)
-    ours = (picture == COLORS[1].astype(int)).all(axis=-1)
+    ours = (picture == COLORS[1]).all(axis=-1)
     theirs = (picture == 255).all(axis=-1)
     box = [(30 - 20) * scale, (30 - 10) * scale, (40 - 36) * scale, (40 - 30) * scale]
     assert extent(ours) == pytest.approx(box, abs=1)
@@ -225,18 +224,19 @@ def test_a_pixel_is_as_long_in_mm_in_both_directions_and_the_prediction_is_on_to
     image = np.arange(1200, dtype=np.float16).reshape(40, 30)
     picture = decoded(overlay(image, labels, labels, (1.0, 2.0)))
     assert picture.shape == (EDGE, round(EDGE * 40 / 60), 3)
-    assert (picture == COLORS[0].astype(int)).all(axis=-1).any()
+    assert (picture == COLORS[0]).all(axis=-1).any()
     gray = picture[:, :, 0]
     assert gray[0, 0] > gray[0, -1], "the first index falls from left to right"
 
 
 def test_colors_are_those_of_the_pictures() -> None:
-    assert color_of(2) == "rgb(64, 190, 255)"
-    assert color_of(1) == color_of(1 + len(COLORS))
+    page = training_page(state())
+    assert f'stroke="rgb{color_of(14)}"' in page
+    assert f"background: rgb{color_of(14)}" in page
 
 
 def test_a_run_whose_name_is_no_utf8_has_a_page(tmp_path: Path) -> None:
     title = os.fsdecode(b"p\xe9")
-    state = TrainingState(title=title, verdict="", facts=(), labels=(), rows=())
+    state = TrainingState(title=title, verdict="", facts=(), labels={}, rows=())
     write_training_page(tmp_path / "live.html", state)
     assert "p\\udce9: training" in (tmp_path / "live.html").read_text(encoding="utf-8")

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from medseg3d.drawing import color_of
 from medseg3d.geometry.grid import Grid
 from medseg3d.review.thumbnails import EDGE, thumbnail
 from medseg3d.review.volumes import CaseVolumes
 
-COLOR = (255, 0, 255)
+COLOR = color_of(1)
 
 
 def drawn(
@@ -23,7 +24,7 @@ def drawn(
     image = np.zeros(prediction.shape, np.float32) if image is None else image
     grid = Grid(prediction.shape, np.diag([*spacing, 1.0]))
     case = CaseVolumes(image, prediction, reference, None, grid, grid)
-    png = thumbnail(case, prediction.shape[2] // 2, (0.0, 100.0), {1: COLOR})
+    png = thumbnail(case, prediction.shape[2] // 2, (0.0, 100.0))
     pixels = np.rint(255 * imread(io.BytesIO(png))[..., :3]).astype(int)
     assert pixels.shape == (EDGE, EDGE, 3)
     return pixels
@@ -66,7 +67,7 @@ def test_lengths_are_in_mm() -> None:
     assert height == pytest.approx(width, abs=2)
 
 
-def test_a_label_without_a_color_can_be_drawn() -> None:
+def test_a_label_of_any_value_can_be_drawn() -> None:
     prediction = np.zeros((20, 20, 3), np.uint16)
     prediction[5:9, 5:9] = 900
-    assert of_color(drawn(prediction), (255, 255, 255)).size
+    assert of_color(drawn(prediction), color_of(900)).size

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from medseg3d.drawing import color_of
 from medseg3d.metrics import METRICS
 from medseg3d.review.columns import column_facts
 from medseg3d.review.outliers import Measures
-from medseg3d.review.worklist import COLORS, Entry, colors_of, work_list
+from medseg3d.review.worklist import Entry, work_list
 
 NAN = math.nan
 NAMES = {1: "liver", 4: "tumor"}
@@ -176,13 +177,10 @@ def test_verdicts_are_kept_for_the_same_predictions_only() -> None:
     assert len({identity(one), identity(one, other), identity(entry("a", digest="3"))}) == 3
 
 
-def test_labels_have_a_color_of_their_own_that_does_not_depend_on_the_others() -> None:
-    colors = colors_of(range(1, 40))
-    assert len(set(colors.values())) == 39
-    assert colors_of([4])[4] == colors[4] == COLORS[3]
+def test_labels_are_listed_with_the_color_that_they_have_in_pictures() -> None:
     assert listed(entry("a"))["labels"] == [
-        {"value": 1, "name": "liver", "color": list(COLORS[0])},
-        {"value": 4, "name": "tumor", "color": list(COLORS[3])},
+        {"value": 1, "name": "liver", "color": list(color_of(1))},
+        {"value": 4, "name": "tumor", "color": list(color_of(4))},
     ]
 
 

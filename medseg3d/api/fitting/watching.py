@@ -52,7 +52,7 @@ class Watch:
         self.path = folder / PAGE
         self._config = config
         self._plan = plan
-        self._names = list(plan.scored.values())
+        self._labels = plan.scored
         self._device = f"{device}, {precision}"
         shown = [case for case in held_out if case.labels_present] or list(held_out)
         self._case = shown[0] if shown else None
@@ -86,7 +86,7 @@ class Watch:
             title=self.path.parent.absolute().name,
             verdict=VERDICTS[moment.state],
             facts=list(self._facts(moment).items()),
-            labels=self._names,
+            labels=self._labels,
             rows=moment.rows,
             picture=picture,
             caption=f"{shown}: prediction outlined in colors, reference in white"
@@ -122,7 +122,9 @@ class Watch:
         box = (0, 0, k), (size_i, size_j, 1)
         image, reference = case.read_image(*box)[0, ..., 0], case.read_labels(*box)[..., 0]
         shown = only_annotated(self._prediction, reference, self._plan.ignore_index)
-        return overlay(image, *shown, self._plan.spacing[:2])
+        values = np.asarray(sorted(self._plan.labels))
+        ours, theirs = (values[labels] for labels in shown)
+        return overlay(image, ours, theirs, self._plan.spacing[:2])
 
 
 def richest_slice(case: CachedCase) -> int:
