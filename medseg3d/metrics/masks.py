@@ -18,6 +18,7 @@ import numpy as np
 
 from medseg3d.errors import DataError
 from medseg3d.metrics import METRICS
+from medseg3d.metrics.columns import unit_word
 from medseg3d.types import Mask, Spacing
 
 P = ParamSpec("P")
@@ -242,7 +243,7 @@ def metric(
 
     def add(function: Callable[Concatenate[MaskPair, P], float]) -> MaskMetric[P]:
         made = MaskMetric(function)
-        heading = column or (name if unit == "1" else f"{name}_{unit.lower()}")
+        heading = column or f"{name}_{unit_word(unit)}".rstrip("_")
         METRICS.register(
             name,
             of="masks",

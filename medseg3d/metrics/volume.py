@@ -122,7 +122,6 @@ def absolute_volume_difference(masks: MaskPair) -> float:
         "undefined if the reference is empty"
     ),
     source=HEIMANN,
-    column="relative_volume_difference_percent",
 )
 def relative_volume_difference(masks: MaskPair) -> float:
     """Signed difference of both volumes in percent of the reference.
@@ -153,7 +152,6 @@ def relative_volume_difference(masks: MaskPair) -> float:
         "undefined if the reference is empty"
     ),
     source=HEIMANN,
-    column="absolute_relative_volume_difference_percent",
 )
 def absolute_relative_volume_difference(masks: MaskPair) -> float:
     """Size of :func:`relative_volume_difference` (RAVD).

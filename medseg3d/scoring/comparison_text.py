@@ -8,14 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from medseg3d.metrics.columns import DECIMALS, unit_word
 from medseg3d.scoring.comparison import Comparison, Difference
 from medseg3d.scoring.measures import Measure, Subject
 from medseg3d.scoring.ranking import Ranking
 
-PLACES = {"1": 3, "mm": 2, "mL": 2, "%": 1}
-"""Decimals by unit."""
-
-FEW = 3
 MARKS = (
     "mean: over the labels of each case; difference: of the means over n cases, with its bootstrap "
     "interval over patients; p: Wilcoxon signed-rank, Holm-corrected; effect: rank-biserial "
@@ -58,7 +55,7 @@ def number_text(value: float, measure: Measure, *, signed: bool = False) -> str:
     """A value with the decimals that its unit deserves."""
     if math.isnan(value):
         return "-"
-    return f"{value:{'+' if signed else ''}.{PLACES.get(measure.unit, FEW)}f}"
+    return f"{value:{'+' if signed else ''}.{DECIMALS.get(measure.unit, 3)}f}"
 
 
 def _is_headline(comparison: Comparison, subject: Subject) -> bool:
@@ -130,9 +127,7 @@ def heading(measure: Measure) -> str:
         >>> heading(Measure("dice", "dice", "1", "higher"))
         'dice'
     """
-    tells = measure.unit == "1" or measure.unit.lower() in measure.name.strip("|").lower().split(
-        "_"
-    )
+    tells = unit_word(measure.unit) in ("", *measure.name.strip("|").split("_"))
     return measure.name if tells else f"{measure.name}, {measure.unit}"
 
 

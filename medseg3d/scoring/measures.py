@@ -1,11 +1,10 @@
 """The columns of a table of scores as models are compared by them."""
 
-import re
 from dataclasses import dataclass
-from string import Formatter
 from typing import Literal
 
 from medseg3d.metrics import METRICS
+from medseg3d.metrics.columns import metric_of
 
 Direction = Literal["higher", "lower"]
 
@@ -58,23 +57,10 @@ def measure_of(column: str) -> Measure | None:
         >>> measure_of("age") is None
         True
     """
-    found = []
-    for metric in METRICS:
-        facts = METRICS.facts(metric)
-        template = facts.get("column") if facts.get("of") == "masks" else None
-        if template and re.fullmatch(f"{_pattern(template)}(_.*)?", column):
-            found.append((len(template), metric, facts))
-    if not found:
+    metric = metric_of(column)
+    if metric is None:
         return None
-    facts = max(found)[2]
+    facts = METRICS.facts(metric)
     if facts["better"] == "zero":
         return Measure(f"|{column}|", column, facts["unit"], "lower")
     return Measure(column, column, facts["unit"], facts["better"])
-
-
-def _pattern(template: str) -> str:
-    """What a heading looks like in which options stand."""
-    parts = Formatter().parse(template)
-    return "".join(
-        re.escape(text) + ("" if place is None else ".+?") for text, place, _, _ in parts
-    )

@@ -142,6 +142,10 @@ def test_columns_keep_the_order_of_the_table_and_unknown_ones_are_left_out() -> 
         ("surface_dice_1mm", "Surface Dice 1 mm", "", "higher", 3),
         ("surface_dice_2.5mm", "Surface Dice 2.5 mm", "", "higher", 3),
         ("volume_difference_ml", "Volume difference", "mL", "zero", 2),
+        ("relative_volume_difference_percent", "Relative volume difference", "%", "zero", 1),
+        ("hausdorff_95_mm_pooled", "HD95 pooled", "mm", "lower", 1),
+        ("f_beta_1", "F beta 1", "", "higher", 3),
+        ("cldice", "clDice", "", "higher", 3),
     ],
 )
 def test_columns_are_told_by_their_names(

@@ -17,8 +17,8 @@ from medseg3d.scoring.bootstrap import interval
 from medseg3d.scoring.case import Row
 from medseg3d.scoring.comparison import Comparison, Difference, compare_models
 from medseg3d.scoring.comparison_files import as_dict, write_comparison, write_differences
-from medseg3d.scoring.comparison_text import comparison_text
-from medseg3d.scoring.measures import Measure
+from medseg3d.scoring.comparison_text import comparison_text, heading
+from medseg3d.scoring.measures import Measure, measure_of
 from medseg3d.scoring.paired import pair_models
 from medseg3d.scoring.significance import holm
 from medseg3d.scoring.subgroups import Subgroup
@@ -219,7 +219,7 @@ def test_a_table_says_everything_that_is_known(tmp_path: Path) -> None:
     assert {name: dice[name] for name in ("metric", "label", "name", "first", "second")} == {
         **{"metric": "dice", "label": "1", "name": "liver", "first": "a", "second": "b"}
     }
-    for heading, value in {
+    for column, value in {
         "cases": 8,
         "patients": 7,
         "difference": found.difference,
@@ -230,7 +230,7 @@ def test_a_table_says_everything_that_is_known(tmp_path: Path) -> None:
         "p_holm": found.p_holm,
         "effect": found.effect,
     }.items():
-        assert float(dice[heading]) == pytest.approx(value, abs=1e-6)
+        assert float(dice[column]) == pytest.approx(value, abs=1e-6)
     assert (assd["metric"], assd["unit"], assd["better"]) == ("assd_mm", "mm", "lower")
 
 
@@ -292,6 +292,20 @@ def test_the_terminal_shows_subgroups_of_the_first_metric() -> None:
     (line,) = [line for line in text.splitlines() if "site: Ulm" in line]
     assert line.split()[:4] == ["dice", "site:", "Ulm", "4"]
     assert "+0.040" in line
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ("relative_volume_difference_percent", "|relative_volume_difference_percent|"),
+        ("absolute_volume_difference_ml", "absolute_volume_difference_ml"),
+        ("hausdorff_95_mm_pooled", "hausdorff_95_mm_pooled"),
+    ],
+)
+def test_a_unit_is_told_once(column: str, expected: str) -> None:
+    measure = measure_of(column)
+    assert measure is not None
+    assert heading(measure) == expected
 
 
 def test_units_are_told_where_a_name_does_not_tell_them() -> None:

@@ -197,6 +197,8 @@ def test_options_in_a_heading_do_not_hide_its_metric(column: str, unit: str, bet
     assert measure_of(column) == Measure(column, column, unit, better)
 
 
-@pytest.mark.parametrize("column", ["", "dices", "surface_dice_", "my_dice", "mm"])
+@pytest.mark.parametrize(
+    "column", ["", "dices", "surface_dice_", "surface_dice_xmm", "my_dice", "mm"]
+)
 def test_other_columns_belong_to_no_metric(column: str) -> None:
     assert measure_of(column) is None
