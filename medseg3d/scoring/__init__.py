@@ -2,7 +2,8 @@
 
 from medseg3d.scoring.case import Row, score_case
 from medseg3d.scoring.columns import Column
-from medseg3d.scoring.summary import Summary, column_facts, summarize, summary_table, write_json
+from medseg3d.scoring.statistics import Summary, summarize
+from medseg3d.scoring.summary import column_facts, summary_table, write_json
 from medseg3d.scoring.table import Layout, expect_format, read_table, score_names, write_table
 
 __all__ = [

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg3d.data.cases import patient_of
+from medseg3d.data.partners import some
 from medseg3d.errors import ConfigError, DataError
 from medseg3d.scoring.case import Row
 from medseg3d.scoring.measures import Measure, measure_of
@@ -211,11 +212,11 @@ def _fill(
                 if not np.isnan(of_models).any():
                     values[measure.name][:, c, k] = of_models
     if lost:
-        notes.append(f"not in every table and left out: {_some(lost)}")
+        notes.append(f"not in every table and left out: {some(lost, most=SHOWN)}")
     if other:
         notes.append(
-            f"scored against different references ({_some(other)}), so that the models are not "
-            "to blame for all of the difference"
+            f"scored against different references ({some(other, most=SHOWN)}), so that the "
+            "models are not to blame for all of the difference"
         )
     names: dict[int, set[str]] = {}
     for table in rows:
@@ -227,7 +228,7 @@ def _fill(
         if len(named) > 1
     ]
     if twofold:
-        notes.append(f"the tables name labels differently: {_some(twofold)}")
+        notes.append(f"the tables name labels differently: {some(twofold, most=SHOWN)}")
 
 
 def _values(found: Sequence[Row | None], there: Sequence[Row], measure: Measure) -> Floats:
@@ -246,8 +247,3 @@ def _values(found: Sequence[Row | None], there: Sequence[Row], measure: Measure)
 def _same_reference(rows: Sequence[Row]) -> bool:
     volumes = [row.reference_ml for row in rows]
     return max(volumes) - min(volumes) <= SAME_VOLUME * max(volumes) + ROUNDED_ML
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from medseg3d.data.partners import some
 from medseg3d.errors import DataError
 
 KEYS = ("case", "patient")
@@ -69,8 +70,8 @@ def read_subgroups(
     notes = []
     if absent:
         notes.append(
-            f"{path.name} lacks {len(absent)} of {len(wanted)} {key}s ({_some(absent)}), which "
-            "are in no subgroup"
+            f"{path.name} lacks {len(absent)} of {len(wanted)} {key}s "
+            f"({some(absent, most=SHOWN)}), which are in no subgroup"
         )
     subgroups: list[Subgroup] = []
     for attribute in attributes:
@@ -148,8 +149,3 @@ def _number(cell: str) -> float:
         return float(cell)
     except ValueError:
         return float("nan")
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more

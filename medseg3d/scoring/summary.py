@@ -12,10 +12,8 @@ from rich.text import Text
 from medseg3d.io.atomic import write_text
 from medseg3d.scoring.bootstrap import LEVEL, RESAMPLES
 from medseg3d.scoring.columns import Column
-from medseg3d.scoring.statistics import Group, Statistics, Summary, summarize
+from medseg3d.scoring.statistics import Group, Statistics, Summary
 from medseg3d.scoring.table import VOLUMES
-
-__all__ = ["Summary", "as_dict", "column_facts", "summarize", "summary_table", "write_json"]
 
 CONVENTION = (
     "missed (only the reference has the label) and spurious (only the prediction has it) enter "
