@@ -97,8 +97,8 @@ def _charts(state: TrainingState) -> str:
     if len(state.labels) > 1:
         dice["mean"] = ("currentColor", _points(validated, "dice"))
     top = max((y for _, line in dice.values() for _, y in line if math.isfinite(y)), default=1.0)
-    losses = {"loss": (_color(2), _points(state.rows, "loss"))}
-    rates = {"learning rate": (_color(3), _points(state.rows, "learning_rate"))}
+    losses = {"loss": (_color(1), _points(state.rows, "loss"))}
+    rates = {"learning rate": (_color(4), _points(state.rows, "learning_rate"))}
     limits = (0.0, max(1.0, top))
     return "\n".join(
         f"<section><h2>{escape(title)}</h2>{chart}</section>"
