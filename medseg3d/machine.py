@@ -4,9 +4,11 @@ import ctypes
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 CGROUP = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
@@ -115,10 +117,36 @@ def free_disk(folder: Path) -> int:
         >>> free_disk(Path("/")) >= 0
         True
     """
-    place = folder.absolute()
-    while not place.is_dir():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    return shutil.disk_usage(_nearest(folder)).free
+
+
+class Shortage(NamedTuple):
+    """A disk without room: the folders on it, and bytes needed and free as a person reads them."""
+
+    folders: tuple[Path, ...]
+    needed: str
+    free: str
+
+
+def disk_shortage(sizes: Iterable[tuple[Path, int]], *, reserve: int = 0) -> Shortage | None:
+    """The first disk that does not hold what shall be written, None if all do.
+
+    Args:
+        sizes: Bytes by folder, which need not exist yet; those on one disk are added up.
+        reserve: Bytes needed on each disk beside them.
+
+    Examples:
+        >>> disk_shortage([(Path("/"), 0)])
+    """
+    by_disk: dict[int, list[tuple[Path, int]]] = defaultdict(list)
+    for folder, size in sizes:
+        by_disk[_nearest(folder).stat().st_dev].append((folder, size))
+    for wanted in by_disk.values():
+        folders = tuple(folder for folder, _ in wanted)
+        total, free = reserve + sum(size for _, size in wanted), free_disk(folders[0])
+        if total > free:
+            return Shortage(folders, in_words(total), in_words(free))
+    return None
 
 
 def in_words(size: float) -> str:
@@ -132,6 +160,14 @@ def in_words(size: float) -> str:
         if size >= 1 << power:
             return f"{size / (1 << power):.1f} {unit}"
     return f"{size:.0f} bytes"
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the one above it in which it would be made."""
+    place = folder.absolute()
+    while not place.is_dir():
+        place = place.parent
+    return place
 
 
 def _shared_limit() -> int:

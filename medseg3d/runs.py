@@ -23,8 +23,7 @@ go of however the process ends.
 import fcntl
 import os
 import socket
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -34,7 +33,6 @@ from medseg3d.config import FitConfig, read_yaml, to_yaml, validated
 from medseg3d.data.split_files import read_splits
 from medseg3d.errors import ConfigError, ModelError, RunError
 from medseg3d.io.atomic import reason_of
-from medseg3d.machine import free_disk, in_words
 
 RUNS = Path("runs")
 CACHE = RUNS / ".cache"
@@ -119,28 +117,6 @@ def locked(folder: Path) -> Iterator[None]:
             if is_new and not any(folder.iterdir()):
                 folder.rmdir()
         os.close(file)
-
-
-def require_room(needed: Mapping[Path, int]) -> None:
-    """Make sure that what will be written finds room.
-
-    Args:
-        needed: Bytes by folder; folders on one disk are added up.
-
-    Raises:
-        RunError: If a disk has less room.
-    """
-    by_disk: dict[int, list[Path]] = defaultdict(list)
-    for folder in needed:
-        by_disk[folder.stat().st_dev].append(folder)
-    for folders in by_disk.values():
-        total, free = sum(needed[folder] for folder in folders), free_disk(folders[0])
-        if total > free:
-            raise RunError(
-                f"the disk of {' and '.join(map(str, folders))} has {in_words(free)} free, but "
-                f"about {in_words(total)} are needed; free some space, or choose other folders "
-                "with -o and --set cache="
-            )
 
 
 def _take_lock(folder: Path) -> int:

@@ -107,6 +107,15 @@ def test_disk_is_that_of_the_nearest_folder(
     assert asked == [tmp_path]
 
 
+def test_room_is_added_up_per_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "free_disk", lambda _: 10 * 2**20)
+    first, second = tmp_path / "a", tmp_path / "not" / "there"
+    sizes = [(first, 5 * 2**20), (second, 5 * 2**20)]
+    assert machine.disk_shortage(sizes) is None
+    short = machine.disk_shortage(sizes, reserve=2**20)
+    assert short == ((first, second), "11.0 MiB", "10.0 MiB")
+
+
 def test_the_peak_is_of_this_process_and_not_of_the_one_that_started_it() -> None:
     ballast = bytearray(b"x") * (256 << 20)
     code = "from medseg3d.machine import peak_memory; print(peak_memory())"

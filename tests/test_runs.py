@@ -1,4 +1,4 @@
-"""Run folders: one process at a time, room on the disk, nothing left of killed ones."""
+"""Run folders: one process at a time, nothing left of killed ones."""
 
 import os
 import signal
@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from medseg3d import runs
 from medseg3d.config import FitConfig
 from medseg3d.errors import RunError
-from medseg3d.runs import LOCK, free_run_folder, locked, require_room
+from medseg3d.runs import LOCK, free_run_folder, locked
 
 HOLD = """
 import sys, time
@@ -82,13 +81,3 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"file/a cannot be written: a part of the path"):
         locked(tmp_path / "file" / "a").__enter__()
-
-
-def test_room_is_added_up_per_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "free_disk", lambda _: 10 * 2**20)
-    first, second = tmp_path / "a", tmp_path / "b"
-    first.mkdir()
-    second.mkdir()
-    require_room({first: 5 * 2**20, second: 5 * 2**20})
-    with pytest.raises(RunError, match=r"has 10\.0 MiB free, but about 11\.0 MiB are needed; free"):
-        require_room({first: 6 * 2**20, second: 5 * 2**20})

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medseg3d.api.outputs import expect_writable
+from medseg3d.api.places import expect_writable
 from medseg3d.api.scoring.inputs import with_patients
 from medseg3d.config import CheckConfig, given
 from medseg3d.data.checks import Examination, examine

@@ -28,7 +28,7 @@ from urllib.request import urlopen
 from medseg3d.config import DownloadConfig, given
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.io.atomic import half_made, reason_of, sweep
-from medseg3d.machine import free_disk, in_words
+from medseg3d.machine import disk_shortage, in_words
 from medseg3d.progress import Progress
 
 log = logging.getLogger("medseg3d")
@@ -192,11 +192,10 @@ def _unreachable(url: str, error: Exception) -> RunError:
 
 def _require_room(out: Path, size: int) -> None:
     """Archive and files lie side by side for a while."""
-    free = free_disk(out)
-    if 2 * size > free:
+    if short := disk_shortage([(out, 2 * size)]):
         raise RunError(
-            f"{out} has {in_words(free)} free, but {in_words(2 * size)} are needed to download "
-            "and unpack the task; free some space, or choose another folder with -o"
+            f"{out} has {short.free} free, but {short.needed} are needed to download and unpack "
+            "the task; free some space, or choose another folder with -o"
         )
 
 

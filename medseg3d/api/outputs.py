@@ -2,27 +2,24 @@
 
 import os
 import stat
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg3d.api.places import expect_writable
 from medseg3d.config import PredictConfig
 from medseg3d.data.cases import Case
 from medseg3d.errors import ConfigError, DataError, RunError, UnknownNameError
 from medseg3d.io import OUTPUTS, READ_ONLY, SUFFIXES, case_stem
-from medseg3d.io.atomic import atomic, reason_of
 from medseg3d.io.dicom import chosen_in
 from medseg3d.io.formats import format_of
-from medseg3d.machine import free_disk, in_words
 
 DEFAULT = "nii.gz"
 DICOM = "dicom-seg"
 PROBABILITIES, UNCERTAINTY = "_probabilities.nii.gz", "_uncertainty.nii.gz"
 SAMPLE, ENTROPY = "_sample_{:02d}.nii.gz", "_samples_entropy.nii.gz"
 MOST_NAMED = 3
-RESERVE = 1 << 20
-"""Bytes beside the outputs: tables, folders."""
 
 
 @dataclass(frozen=True)
@@ -96,72 +93,6 @@ def find_targets(cases: Sequence[Case], config: PredictConfig) -> list[Target]:
 def is_dicom(path: Path) -> bool:
     """Whether an output is a DICOM segmentation."""
     return path.name.lower().endswith(OUTPUTS[DICOM])
-
-
-def expect_writable(folders: Iterable[Path]) -> None:
-    """Refuse folders in which no file can be made; they need not exist yet.
-
-    A file is really made and removed, since permission bits do not tell what a read-only disk
-    or the administrator's account may do.
-
-    Raises:
-        RunError: Naming the folder and the reason.
-    """
-    for folder in dict.fromkeys(folders):
-        place = folder.absolute()
-        try:
-            while not place.exists():
-                if place.is_symlink():
-                    raise RunError(f"{place} is a link that leads nowhere; choose another -o")
-                place = place.parent
-            if not place.is_dir():
-                raise RunError(f"{place} is a file, not a folder; choose another -o")
-            with suppress(_Tried), atomic(place / "tried") as beside:
-                beside.touch()
-                raise _Tried
-        except RunError as error:
-            if isinstance(error.__cause__, OSError):
-                raise RunError(
-                    f"{folder} cannot be written: {reason_of(error.__cause__)}"
-                ) from None
-            raise
-        except OSError as error:
-            raise RunError(f"{folder} cannot be written: {reason_of(error)}") from None
-
-
-def expect_disk(sizes: Iterable[tuple[Path, int]]) -> None:
-    """Refuse work whose outputs do not fit on their disks.
-
-    Args:
-        sizes: Bytes at least needed, by folder.
-
-    Raises:
-        RunError: With the bytes needed and free.
-    """
-    needed: dict[int, int] = {}
-    places: dict[int, Path] = {}
-    for folder, size in sizes:
-        place = folder.absolute()
-        while not place.exists():
-            place = place.parent
-        disk = place.stat().st_dev
-        needed[disk] = needed.get(disk, RESERVE) + size
-        places.setdefault(disk, folder)
-    for disk, size in needed.items():
-        free = free_disk(places[disk])
-        if size > free:
-            raise RunError(
-                f"{places[disk]} has {in_words(free)} free and the outputs need about "
-                f"{in_words(size)}; free some space or choose another -o"
-            )
-
-
-class _Tried(Exception):  # noqa: N818 - it is no error
-    """Ends an attempt to write before the file appears."""
-
-
-def _not_writable(folder: Path, error: OSError) -> RunError:
-    return RunError(f"{folder} cannot be written: {reason_of(error)}")
 
 
 def _suffix(config: PredictConfig) -> str:

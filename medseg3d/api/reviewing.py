@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.api.batch import Failures, failed_csv
-from medseg3d.api.outputs import expect_writable
+from medseg3d.api.places import expect_writable
 from medseg3d.api.scoring.inputs import patients_in
 from medseg3d.api.scoring.origin import region_rows
 from medseg3d.api.scoring.regions import ignored_label, plan_near

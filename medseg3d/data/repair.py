@@ -13,7 +13,7 @@ from medseg3d.data.remedies import CaseRepair, Change, Remedies
 from medseg3d.data.threads import in_threads
 from medseg3d.errors import ConfigError, RunError
 from medseg3d.io import atomic
-from medseg3d.machine import free_disk, in_words
+from medseg3d.machine import disk_shortage
 
 LOG_NAME = "fixes.csv"
 
@@ -85,11 +85,10 @@ def expect_fresh(out: Path, root: Path) -> None:
 
 def _expect_room(out: Path, root: Path) -> None:
     needed = sum(file.stat().st_size for file in _walk(root))
-    free = free_disk(out)
-    if needed > free:
+    if short := disk_shortage([(out, needed)]):
         raise RunError(
-            f"a copy of {root} needs about {in_words(needed)}, but {in_words(free)} are free at "
-            f"{out}; free some space or name another folder"
+            f"a copy of {root} needs about {short.needed}, but {short.free} are free at {out}; "
+            "free some space or name another folder"
         )
 
 

@@ -227,7 +227,7 @@ def test_a_disk_that_is_too_small(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer(server, archive(FILES), monkeypatch)
-    monkeypatch.setattr(downloading, "free_disk", lambda _: 2 * len(server.content) - 1)
+    monkeypatch.setattr("medseg3d.machine.free_disk", lambda _: 2 * len(server.content) - 1)
     refused(tmp_path, RunError, "has .* free, but .* are needed to download and unpack")
 
 

@@ -186,7 +186,7 @@ def readable(folder: Path) -> list[str]:
 def test_a_disk_that_fills_up_leaves_nothing_torn_and_resume_goes_on(
     cases: Path, whole: medseg3d.Run, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparing, "require_room", lambda _: None)  # it fills up after the look
+    monkeypatch.setattr(preparing, "disk_shortage", lambda _: None)  # it fills up after the look
     places = {"out": small_disk / "run", "cache": small_disk / "cache"}
     failed = 0
     for kilobytes in (*range(12, 700, 36), 4000):
@@ -219,7 +219,7 @@ def test_folders_that_cannot_be_written_are_refused_before_the_work(
 def test_too_little_room_is_told_before_preprocessing(
     cases: Path, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medseg3d.runs.free_disk", lambda _: 1000)
+    monkeypatch.setattr("medseg3d.machine.free_disk", lambda _: 1000)
     monkeypatch.setattr(preparing, "preprocess", None)
     with pytest.raises(RunError, match=r"has 1000 bytes free, but about .* KiB are needed; free"):
         medseg3d.fit(cases, **places, **SMALL)

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 import medseg3d
-from medseg3d.api import outputs
 from medseg3d.api.outputs import Target
-from medseg3d.api.predicting.needs import Footprint, Needs, disk_of, estimate, needs_of
+from medseg3d.api.predicting.needs import RESERVE, Footprint, Needs, disk_of, estimate, needs_of
 from medseg3d.api.predicting.worker import footprint_of
 from medseg3d.bundle import read_bundle, save_bundle
 from medseg3d.config import PredictConfig, validated
@@ -165,10 +164,10 @@ def test_many_cases_fit_where_they_do(
         _image(tmp_path / "in" / f"c{number}.nii", (40, 30, 20))
     one = 2 * 4 * 40 * 30 * 20
     options = {"model": tiny_model, "probabilities": True, "uncertainty": True}
-    monkeypatch.setattr(outputs, "free_disk", lambda _: outputs.RESERVE + 2 * one)
+    monkeypatch.setattr("medseg3d.machine.free_disk", lambda _: RESERVE + 2 * one)
     with pytest.raises(RunError, match="MiB free and the outputs need about"):
         medseg3d.predict(tmp_path / "in", out=tmp_path / "out", **options)
-    monkeypatch.setattr(outputs, "free_disk", lambda _: outputs.RESERVE + int(2.4 * one))
+    monkeypatch.setattr("medseg3d.machine.free_disk", lambda _: RESERVE + int(2.4 * one))
     assert len(medseg3d.predict(tmp_path / "in", out=tmp_path / "out", **options)) == 6
 
 

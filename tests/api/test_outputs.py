@@ -6,7 +6,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from medseg3d.api.outputs import Target, expect_disk, expect_new, expect_writable, find_targets
+from medseg3d.api.outputs import Target, expect_new, find_targets
+from medseg3d.api.places import expect_writable
+from medseg3d.api.predicting.needs import expect_disk
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.cases import Case
 from medseg3d.errors import ConfigError, RunError
@@ -231,7 +233,7 @@ def test_a_read_only_disk_is_refused(tmp_path: Path) -> None:
 def test_too_little_room_is_said_with_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medseg3d.api.outputs.free_disk", lambda _folder: 5 << 20)
+    monkeypatch.setattr("medseg3d.machine.free_disk", lambda _folder: 5 << 20)
     new = tmp_path / "new"
     expect_disk([(new, 2 << 20), (tmp_path, 2 << 20)])
     with pytest.raises(RunError, match=r"new has 5.0 MiB free and the outputs need about 6.0 MiB"):

@@ -296,7 +296,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make(tmp_path / "data")
-    monkeypatch.setattr(module, "free_disk", lambda _: 100)
+    monkeypatch.setattr("medseg3d.machine.free_disk", lambda _: 100)
     with pytest.raises(RunError, match="100 bytes are free"):
         repair(find_cases(root), tmp_path / "copy", Remedies())
     assert not (tmp_path / "copy").exists()

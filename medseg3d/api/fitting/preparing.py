@@ -20,12 +20,12 @@ from medseg3d.data.patches import CaseMaps, PatchDataset
 from medseg3d.data.plan import Plan
 from medseg3d.data.preprocess import preprocess, preprocessing_key
 from medseg3d.data.threads import in_threads
-from medseg3d.errors import about_case
+from medseg3d.errors import RunError, about_case
 from medseg3d.losses.case_maps import MappedLoss, make_maps, mapped_parts, mirrored_maps
-from medseg3d.machine import memory_room
+from medseg3d.machine import disk_shortage, memory_room
 from medseg3d.networks import NETWORKS
 from medseg3d.progress import track
-from medseg3d.runs import CACHE, require_room
+from medseg3d.runs import CACHE
 from medseg3d.training.faults import enough_memory
 
 log = logging.getLogger("medseg3d")
@@ -91,7 +91,13 @@ class Preparation:
             places = [self._maps_place(self._place_of(case), parts) for case in learned]
             cached += sum(not is_complete(place) for place in places) * maps * BYTES_PER_MAP
         cached_bytes = int(cached * math.prod(self.plan.median_shape))
-        require_room({self._root: cached_bytes, folder: run_bytes(self.config, network)})
+        needed = {self._root: cached_bytes, folder: run_bytes(self.config, network)}
+        if short := disk_shortage(needed.items()):
+            raise RunError(
+                f"the disk of {' and '.join(map(str, short.folders))} has {short.free} free, but "
+                f"about {short.needed} are needed; free some space, or choose other folders with "
+                "-o and --set cache="
+            )
 
     def prepare(self, cases: Sequence[Case]) -> list[CachedCase]:
         """Preprocess what the cache lacks.

@@ -1,6 +1,6 @@
 """How much memory and disk a case takes, told from the header of its image."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -15,13 +15,13 @@ from medseg3d.data.cases import Case
 from medseg3d.data.plan import Plan
 from medseg3d.data.preprocess import working_shape
 from medseg3d.data.stages import size3
-from medseg3d.errors import DataError
+from medseg3d.errors import DataError, RunError
 from medseg3d.geometry.grid import Grid
 from medseg3d.inference.course import Course
 from medseg3d.inference.slab import least_slab_bytes, slab_bytes
 from medseg3d.inference.windows import fit_window
 from medseg3d.io import read_grid
-from medseg3d.machine import in_words, memory_in_reach, num_processors
+from medseg3d.machine import disk_shortage, in_words, memory_in_reach, num_processors
 from medseg3d.types import Size3
 
 PROGRAM = 500 << 20
@@ -33,6 +33,8 @@ PACKED_PROBABILITIES = 0.05
 """What packing leaves of label maps and probabilities at the least, measured."""
 
 PACKED = (".gz", ".mgz", ".mha", ".nrrd")
+RESERVE = 1 << 20
+"""Bytes of disk beside the outputs: tables, folders."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,22 @@ def disk_of(jobs: Sequence[tuple[Needs, Target]]) -> Iterator[tuple[Path, int]]:
     most = max([*map(sum, pairwise(collected)), *collected], default=0)
     for _, target in jobs[:1]:
         yield target.labels.parent, most
+
+
+def expect_disk(sizes: Iterable[tuple[Path, int]]) -> None:
+    """Refuse work whose outputs do not fit on their disks.
+
+    Args:
+        sizes: Bytes at least needed, by folder.
+
+    Raises:
+        RunError: With the bytes needed and free.
+    """
+    if short := disk_shortage(sizes, reserve=RESERVE):
+        raise RunError(
+            f"{short.folders[0]} has {short.free} free and the outputs need about {short.needed}; "
+            "free some space or choose another -o"
+        )
 
 
 def needs_of(

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d import __version__
-from medseg3d.api.outputs import expect_writable
+from medseg3d.api.places import expect_absent, expect_writable
 from medseg3d.api.scoring.comparison_panels import draw
 from medseg3d.api.scoring.inputs import shortest_ends
 from medseg3d.api.scoring.origin import region_rows
@@ -115,12 +114,7 @@ def _expect_free(files: Sequence[Path], config: CompareConfig) -> None:
     for file in files:
         if any(file.resolve() == given.resolve() for given in inputs):
             raise RunError(f"{file} is an input; choose another -o so that nothing is lost")
-    existing = [str(file) for file in files if os.path.lexists(file)]
-    if existing and not config.overwrite:
-        raise RunError(
-            f"{' and '.join(existing)} exist already; give --overwrite to replace them, or choose "
-            "another -o"
-        )
+    expect_absent(files, overwrite=config.overwrite)
     expect_writable([config.out.parent])
     sweep(config.out.parent)
 

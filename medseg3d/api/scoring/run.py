@@ -1,7 +1,6 @@
 """``score``: label maps against references, case by case."""
 
 import logging
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from medseg3d.api.batch import Failures, failed_csv
-from medseg3d.api.outputs import expect_writable
+from medseg3d.api.places import expect_absent, expect_writable
 from medseg3d.api.scoring.inputs import find_pairs
 from medseg3d.api.scoring.origin import REGION_ROWS, files_scored, options_scored, origin
 from medseg3d.api.scoring.pairs import Pair, Rules, Scored, score_pair
@@ -90,7 +89,9 @@ def score(
     shard = parse_shard(config.shard) if config.shard else Shard(1, 1)
     pairs = _of_shard(shard, find_pairs(config))
     table = config.out.with_name(shard.name(config.out.name))
-    _expect_free(table, overwrite=config.overwrite)
+    expect_absent((table, table.with_suffix(".json")), overwrite=config.overwrite)
+    expect_writable([table.parent])
+    sweep(table.parent)
     failures = Failures(len(pairs), table.parent, name=failed_csv(table.stem))
     plan = plan_near(config.predictions)
     rules = Rules(
@@ -236,19 +237,6 @@ def _score_in_workers(
         jobs = [pair.absolute() for pair in pairs]
         cluster.run(score_one, jobs, on_result=on_result, on_failure=on_failure)
     return found
-
-
-def _expect_free(table: Path, *, overwrite: bool) -> None:
-    """Refuse to replace files or to write where that is impossible, before the work."""
-    files = (table, table.with_suffix(".json"))
-    existing = [str(file) for file in files if os.path.lexists(file)]
-    if existing and not overwrite:
-        raise RunError(
-            f"{' and '.join(existing)} exist already; give --overwrite to replace them, or choose "
-            "another -o"
-        )
-    expect_writable([table.parent])
-    sweep(table.parent)
 
 
 def _known_names(references: Path) -> dict[int, str]:
