@@ -1,6 +1,5 @@
 """Many cases in a row: a bad one is put on record, and the others go on."""
 
-import csv
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from medseg3d.errors import RunError, about_case
-from medseg3d.io.atomic import atomic, stops_all
+from medseg3d.io.atomic import stops_all, write_csv
 from medseg3d.process import sentence
 
 log = logging.getLogger("medseg3d")
@@ -80,7 +79,7 @@ class Failures:
         self.found.append(Failure(case_id, str(file), str(reason)))
         if self.num_cases > 1:
             log.error("case %s: %s", case_id, reason)
-            self._write()
+            write_csv(self.path, COLUMNS, map(astuple, self.found))
 
     def end(self, told: str) -> None:
         """End the batch.
@@ -101,15 +100,6 @@ class Failures:
         raise RunError(
             f"{len(lines)} of {self.num_cases} {told}: {shown}; all failures are in {self.path}"
         )
-
-    def _write(self) -> None:
-        with (
-            atomic(self.path) as beside,
-            beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-        ):
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows(astuple(failure) for failure in self.found)
 
 
 def _is_ours(path: Path) -> bool:

@@ -1,9 +1,9 @@
 """Writing a repaired copy of a data set; the original is only read."""
 
-import csv
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, fields
 from itertools import chain
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from medseg3d.data.files import parts_of
 from medseg3d.data.remedies import CaseRepair, Change, Remedies
 from medseg3d.data.threads import in_threads
 from medseg3d.errors import ConfigError, RunError
-from medseg3d.io import atomic
+from medseg3d.io.atomic import atomic, write_csv
 from medseg3d.machine import disk_shortage
 
 LOG_NAME = "fixes.csv"
@@ -59,7 +59,8 @@ def repair(
     if not dry_run:
         for file in _all_files(dataset):
             _copy(file, out / file.relative_to(dataset.root))
-        _write_log(out / LOG_NAME, changes)
+        columns = (field.name for field in fields(Change))
+        write_csv(out / LOG_NAME, columns, map(astuple, changes))
     return changes
 
 
@@ -119,13 +120,3 @@ def _copy(file: Path, target: Path) -> None:
             shutil.copyfile(file, partial)
     except OSError as error:
         raise RunError(f"{file} cannot be copied to {target} ({error.strerror})") from error
-
-
-def _write_log(path: Path, changes: Iterable[Change]) -> None:
-    with (
-        atomic(path) as partial,
-        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(("case", "file", "change", "before", "after"))
-        writer.writerows((c.case, c.file, c.change, c.before, c.after) for c in changes)

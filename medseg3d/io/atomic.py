@@ -1,5 +1,6 @@
 """Files that appear complete or not at all."""
 
+import csv
 import errno
 import hashlib
 import os
@@ -7,11 +8,10 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 from medseg3d.errors import DataError, RunError
 from medseg3d.machine import free_disk
@@ -93,25 +93,34 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     _sync_folder(target.parent)
 
 
-def write_text(
-    path: Path,
-    text: str,
-    *,
-    errors: Literal["backslashreplace", "surrogateescape"] = "backslashreplace",
-) -> None:
-    """Write a small UTF-8 file whole.
-
-    Args:
-        path: File to write or replace.
-        text: What it shall hold.
-        errors: Whether bytes of file names that are no UTF-8 are spelled out, as people and JSON
-            need it, or stay what they are, as in tables.
+def write_text(path: Path, text: str) -> None:
+    """Write a small UTF-8 file whole; bytes of file names that are no UTF-8 are spelled out.
 
     Raises:
         RunError: If it cannot be written.
     """
     with atomic(path) as beside:
-        beside.write_text(text, encoding="utf-8", errors=errors)
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a table whole, in UTF-8; bytes of file names that are no UTF-8 stay what they are.
+
+    Args:
+        path: File to write or replace.
+        header: Names of the columns.
+        rows: Cells in the order of the columns; of None the cell is empty.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    with (
+        atomic(path) as beside,
+        beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def spelled_out(text: str) -> str:

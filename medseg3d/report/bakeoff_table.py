@@ -1,11 +1,12 @@
 """Networks of a bake-off as a table: CSV for programs, Markdown for people."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from medseg3d.io.atomic import write_csv
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -109,14 +110,14 @@ def ranked(contestants: Iterable[Contestant]) -> list[Contestant]:
     return sorted(contestants, key=place)
 
 
-def as_csv(contestants: Sequence[Contestant]) -> str:
-    """The table for programs."""
-    text = io.StringIO()
-    columns = list(Contestant(network="").in_numbers())
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(one.in_numbers() for one in contestants)
-    return text.getvalue()
+def write_numbers(contestants: Sequence[Contestant], path: Path) -> None:
+    """Write the table for programs.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    rows = (one.in_numbers().values() for one in contestants)
+    write_csv(path, Contestant(network="").in_numbers(), rows)
 
 
 def as_markdown(contestants: Sequence[Contestant], *, title: str, figure: str | None) -> str:

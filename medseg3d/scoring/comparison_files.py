@@ -1,13 +1,12 @@
 """A comparison of models as a table and as JSON."""
 
-import csv
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg3d.io.atomic import atomic, write_text
+from medseg3d.io.atomic import write_csv, write_text
 from medseg3d.scoring.comparison import Comparison, Difference, Family
 from medseg3d.scoring.measures import Subject
 from medseg3d.scoring.ranking import Ranking
@@ -51,13 +50,7 @@ def write_differences(comparison: Comparison, path: Path) -> None:
     Undefined numbers are empty cells. The file appears complete or not at all.
     """
     lines = [_difference(each) for each in comparison.differences]
-    with (
-        atomic(path) as beside,
-        beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, list(lines[0]) if lines else ["metric"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    write_csv(path, lines[0] if lines else ["metric"], (line.values() for line in lines))
 
 
 def write_comparison(comparison: Comparison, path: Path, origin: Mapping[str, Any]) -> None:

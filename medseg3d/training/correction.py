@@ -18,8 +18,6 @@ References:
 """
 
 import copy
-import csv
-import io
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,7 +31,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from scipy import ndimage
 from torch import Tensor, nn
 
-from medseg3d.io.atomic import write_text
+from medseg3d.io.atomic import write_csv
 from medseg3d.training.averaging import tensors_of
 from medseg3d.training.interrupts import Interrupts
 from medseg3d.types import Mask, Size3
@@ -186,11 +184,8 @@ class Correction:
     def write(self, path: Path) -> None:
         """Write the shares as a table, and say which cases should be looked at."""
         shares = self.shares()
-        table = io.StringIO()
-        rows = csv.writer(table, lineterminator="\n")
-        rows.writerow(["case", "share_outvoted"])
-        rows.writerows([case, f"{share:.4f}"] for case, share in shares.items())
-        write_text(path, table.getvalue(), errors="surrogateescape")
+        rows = ([case, f"{share:.4f}"] for case, share in shares.items())
+        write_csv(path, ["case", "share_outvoted"], rows)
         doubtful = [f"{case} ({share:.0%})" for case, share in shares.items() if share > DOUBTFUL]
         if doubtful:
             log.warning(

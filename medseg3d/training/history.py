@@ -1,6 +1,5 @@
 """The course of a run as a table and a picture."""
 
-import csv
 import math
 import warnings
 from collections.abc import Sequence
@@ -8,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg3d.io import atomic
-from medseg3d.io.atomic import spelled_out
+from medseg3d.io.atomic import atomic, spelled_out, write_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,14 +34,8 @@ class History:
 
     def write_csv(self, path: Path) -> None:
         """Write the table beside the target and rename."""
-        with (
-            atomic(path) as partial,
-            partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-        ):
-            writer = csv.DictWriter(file, self.columns, restval="")
-            writer.writeheader()
-            for row in self.rows:
-                writer.writerow({key: _short(value) for key, value in row.items()})
+        columns = self.columns
+        write_csv(path, columns, ([_short(row.get(name)) for name in columns] for row in self.rows))
 
     def draw(self, path: Path) -> None:
         """Draw loss and validation Dice over the minutes as a PNG."""

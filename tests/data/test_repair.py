@@ -71,6 +71,7 @@ def repaired(tmp_path: Path, **remedies: object) -> tuple[Change, ...]:
     touched = {change.file for change in changes}
     assert after.keys() == before.keys() | {"fixes.csv"}
     assert {name for name in before if after[name] != before[name]} == touched
+    assert b"\r" not in (out / "fixes.csv").read_bytes()
     with (out / "fixes.csv").open(encoding="utf-8") as file:
         rows = [Change(**row) for row in csv.DictReader(file)]
     assert tuple(rows) == changes

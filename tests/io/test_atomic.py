@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from medseg3d.errors import RunError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import Volume, atomic, write_labels
-from medseg3d.io.atomic import half_made, sweep, write_text
+from medseg3d.io.atomic import half_made, sweep, write_csv, write_text
 
 LIKE = Volume.from_array(np.zeros((1, 3, 4, 5)), Grid((3, 4, 5), np.eye(4)))
 LABELS = np.ones((3, 4, 5), np.uint8)
@@ -184,15 +183,14 @@ def test_a_folder_that_another_machine_writes_into_today_stays(tmp_path: Path) -
     assert sweep(tmp_path) == [making]
 
 
-@pytest.mark.parametrize(
-    ("errors", "held"),
-    [("backslashreplace", b"p\\udce9 \xc3\xa4"), ("surrogateescape", b"p\xe9 \xc3\xa4")],
-)
-def test_bytes_of_names_that_are_no_utf8_are_spelled_out_or_kept(
-    tmp_path: Path, errors: Literal["backslashreplace", "surrogateescape"], held: bytes
+def test_bytes_of_names_that_are_no_utf8_are_spelled_out_in_texts_and_kept_in_tables(
+    tmp_path: Path,
 ) -> None:
-    write_text(tmp_path / "a.txt", os.fsdecode(b"p\xe9 \xc3\xa4"), errors=errors)
-    assert (tmp_path / "a.txt").read_bytes() == held
+    name = os.fsdecode(b"p\xe9 \xc3\xa4")
+    write_text(tmp_path / "a.txt", name)
+    assert (tmp_path / "a.txt").read_bytes() == b"p\\udce9 \xc3\xa4"
+    write_csv(tmp_path / "a.csv", ["case", "dice"], [[name, 0.5], ['a, "b"', None]])
+    assert (tmp_path / "a.csv").read_bytes() == (b'case,dice\np\xe9 \xc3\xa4,0.5\n"a, ""b""",\n')
 
 
 def test_a_writer_with_other_words_for_a_full_disk_is_understood(

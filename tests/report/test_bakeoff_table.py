@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from medseg3d.report.bakeoff_figure import COSTS, draw_bakeoff
-from medseg3d.report.bakeoff_table import Contestant, as_csv, as_markdown, ranked
+from medseg3d.report.bakeoff_table import Contestant, as_markdown, ranked, write_numbers
 
 NAN = float("nan")
 GOOD = Contestant(
@@ -48,8 +49,10 @@ def test_the_order_is_that_of_the_dice(values: list[float]) -> None:
     assert {row.network for row in rows} == set(map(str, range(len(values))))
 
 
-def test_programs_read_numbers_and_empty_cells() -> None:
-    good, poor, failed = csv.DictReader(io.StringIO(as_csv([GOOD, POOR, FAILED])))
+def test_programs_read_numbers_and_empty_cells(tmp_path: Path) -> None:
+    write_numbers([GOOD, POOR, FAILED], tmp_path / "t.csv")
+    with (tmp_path / "t.csv").open() as file:
+        good, poor, failed = csv.DictReader(file)
     assert float(good["dice"]) == pytest.approx(0.876543)
     assert (good["parameters"], good["steps"], good["minutes"]) == ("5601234", "400", "3.0")
     assert (good["training_memory_mib"], good["prediction_memory_mib"]) == ("1536", "512")

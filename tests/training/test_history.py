@@ -26,7 +26,9 @@ def test_any_name_of_a_label_can_be_drawn_and_written(tmp_path: Path) -> None:
         history.draw(tmp_path / "history.png")
     assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
     history.write_csv(tmp_path / "history.csv")
-    assert b"dice_caf\xe9" in (tmp_path / "history.csv").read_bytes()
+    header, first, second = (tmp_path / "history.csv").read_bytes().removesuffix(b"\n").split(b"\n")
+    assert header.endswith(b",dice_caf\xe9")
+    assert (first, second) == (b"1,1,1,0.1,1,,,,", b"1,1,2,0.1,1,0.5,0.5,0.5,0.5")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from medseg3d.api.contest.contestant import FAULT, Facts
 from medseg3d.bundle import FILE_NAME, read_bundle
 from medseg3d.io.atomic import atomic, write_text
 from medseg3d.report.bakeoff_figure import draw_bakeoff
-from medseg3d.report.bakeoff_table import Contestant, as_csv, as_markdown
+from medseg3d.report.bakeoff_table import Contestant, as_markdown, write_numbers
 from medseg3d.runs import HELD_OUT, SCORES, is_finished
 from medseg3d.scoring import read_table, summarize
 
@@ -57,7 +57,7 @@ def write_tables(
     """
     done = [one for one in rows if one.status == "done"]
     figure = None
-    write_text(folder / CSV, as_csv(rows))
+    write_numbers(rows, folder / CSV)
     if done and form != "none":
         figure = folder / FIGURE.format(form)
         with atomic(figure) as beside:

@@ -4,12 +4,11 @@ import csv
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from io import StringIO
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from medseg3d.config import Cleaning
-from medseg3d.io.atomic import write_text
+from medseg3d.io.atomic import write_csv
 
 log = logging.getLogger("medseg3d")
 
@@ -65,17 +64,13 @@ def write_table(outcomes: Sequence[Outcome], path: Path) -> None:
     Raises:
         RunError: If it cannot be written.
     """
-    text = StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(field.name for field in fields(Outcome))
-    for outcome in outcomes:
-        table.writerow(map(_cell, asdict(outcome).values()))
-    write_text(path, text.getvalue())
+    columns = (field.name for field in fields(Outcome))
+    write_csv(path, columns, (map(_cell, astuple(outcome)) for outcome in outcomes))
 
 
 def read_choice(path: Path) -> dict[str, Cleaning]:
     """What was chosen, by the name of the label."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["verdict"] == CHOSEN]
     return {
         row["label"]: Cleaning(

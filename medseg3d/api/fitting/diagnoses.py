@@ -1,7 +1,5 @@
 """``classes.csv``: the class that a network finds for each held-out case, beside the true one."""
 
-import csv
-import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ from torch import nn
 from medseg3d.data.cache import CachedCase
 from medseg3d.data.cases import Case
 from medseg3d.inference.classifying import Classifier
-from medseg3d.io.atomic import write_text
+from medseg3d.io.atomic import write_csv
 from medseg3d.progress import track
 from medseg3d.types import Size3
 
@@ -45,9 +43,7 @@ def write_diagnoses(
     Raises:
         RunError: If the table cannot be written.
     """
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["case", "class", "found", *(f"probability_{name}" for name in names)])
+    rows = []
     right = 0
     classify = Classifier(network.eval(), window=window, device=device)
     every = list(zip(cases, cached, strict=True))
@@ -56,6 +52,6 @@ def write_diagnoses(
         found = names[int(probabilities.argmax())]
         right += found == case.class_name
         shown = [f"{value:.4f}" for value in probabilities.tolist()]
-        writer.writerow([case.id, case.class_name, found, *shown])
-    write_text(path, table.getvalue(), errors="surrogateescape")
+        rows.append([case.id, case.class_name, found, *shown])
+    write_csv(path, ["case", "class", "found", *(f"probability_{name}" for name in names)], rows)
     log.info("class of %d of %d held-out cases found (%s)", right, len(cases), path)
