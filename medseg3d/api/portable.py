@@ -1,6 +1,5 @@
 """Models for other programs: ONNX or OpenVINO, and what must be done before and after."""
 
-import hashlib
 import json
 import shutil
 from contextlib import ExitStack
@@ -30,6 +29,7 @@ from medseg3d.inference.backends.registered import BACKENDS, UnfitBackendError
 from medseg3d.inference.backends.source import Source
 from medseg3d.inference.windows import LARGEST_WINDOW, LEAST_WEIGHT, SIGMA
 from medseg3d.io import atomic
+from medseg3d.io.digests import sha256_of
 from medseg3d.machine import num_processors
 from medseg3d.types import Size3
 
@@ -220,10 +220,7 @@ def _model_facts(
     return {
         "format": converter.name,
         "written_with": converter.version,
-        "files": {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.iterdir())
-        },
+        "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         "network": bundle.network,
         "input": {
             "name": INPUT,

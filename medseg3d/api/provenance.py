@@ -1,9 +1,7 @@
 """What a model came from: files, versions and options, beside the run and inside its bundle."""
 
-import importlib.metadata
 import json
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from medseg3d import __version__
+from medseg3d.api.versions import versions_of
 from medseg3d.bundle import Bundle
 from medseg3d.config import FitConfig
 from medseg3d.data.cache import content_digest
@@ -80,7 +78,7 @@ class Origin:
                     f"{changed[0]}; restore them, or start a new run"
                 )
         facts = {
-            "versions": _versions(),
+            "versions": versions_of(PACKAGES),
             "seed": self.config.seed,
             "device": device,
             "precision": precision,
@@ -119,7 +117,7 @@ class Origin:
                 "data": spelled_out(self.config.data.resolve().name),
                 "fold": self.config.fold,
                 "seed": self.config.seed,
-                "versions": _versions(),
+                "versions": versions_of(PACKAGES),
             },
         )
 
@@ -146,8 +144,3 @@ def known(scores: Mapping[str, float]) -> dict[str, float]:
 def _digest(case: Case) -> str:
     volumes = [*case.images, *([case.labels] if case.labels else [])]
     return content_digest([file for volume in volumes for file in sources(volume)])
-
-
-def _versions() -> dict[str, str]:
-    installed = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"medseg3d": __version__, "python": platform.python_version()} | installed

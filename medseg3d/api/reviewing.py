@@ -44,7 +44,6 @@ from medseg3d.scoring import Row, read_table, score_case
 log = logging.getLogger("medseg3d")
 
 DEFAULT = Path("review")
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -295,6 +294,5 @@ def _digest(prediction: Path) -> str:
     digest = hashlib.sha256()
     for file in sources(prediction):
         with file.open("rb") as opened:
-            while part := opened.read(CHUNK):
-                digest.update(part)
+            hashlib.file_digest(opened, lambda: digest)
     return digest.hexdigest()

@@ -1,23 +1,21 @@
 """``compare``: models against each other, by the tables of their scores."""
 
-import hashlib
 import logging
-import platform
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from medseg3d import __version__
 from medseg3d.api.places import expect_absent, expect_writable
 from medseg3d.api.scoring.comparison_panels import draw
 from medseg3d.api.scoring.inputs import shortest_ends
 from medseg3d.api.scoring.origin import region_rows
+from medseg3d.api.versions import versions_of
 from medseg3d.config import CompareConfig, given
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.io.atomic import atomic, sweep
+from medseg3d.io.digests import sha256_of
 from medseg3d.scoring import Row
 from medseg3d.scoring.comparison import Comparison, compare_models
 from medseg3d.scoring.comparison_files import write_comparison, write_differences
@@ -96,7 +94,7 @@ def compare(
         "notes": notes,
         "tables": sources,
         "attributes": None if config.attributes is None else _source(config.attributes),
-        "versions": _versions(),
+        "versions": versions_of(PACKAGES),
         "options": config.model_dump(mode="json"),
     }
     picture = b"" if config.figure == "none" else draw(comparison, form=config.figure)
@@ -210,12 +208,4 @@ def _warnings(paired: Paired) -> list[str]:
 
 
 def _source(path: Path) -> dict[str, Any]:
-    return {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "medseg3d": __version__,
-        "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-    }
+    return {"file": str(path), "sha256": sha256_of(path)}

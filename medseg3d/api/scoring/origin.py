@@ -1,17 +1,15 @@
 """What a table of scores comes from: definitions, versions, options and the files themselves."""
 
-import hashlib
-import importlib.metadata
 import json
-import platform
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from medseg3d import __version__
 from medseg3d.api.scoring.pairs import Pair, Scored
+from medseg3d.api.versions import versions_of
 from medseg3d.config import ScoreConfig
+from medseg3d.io.digests import sha256_of
 from medseg3d.scoring import Column, column_facts
 
 PACKAGES = ("numpy", "scipy", "numba", "connected-components-3d", "nibabel", "SimpleITK")
@@ -26,12 +24,8 @@ NOT_OF_THE_SCORES = {"out", "overwrite", "cluster", "threads", "layout"}
 def origin(table: Path, columns: Iterable[Column]) -> dict[str, Any]:
     """What is so for every table: its digest, the versions, what the columns are."""
     return {
-        "table": {"file": table.name, "sha256": hashlib.sha256(table.read_bytes()).hexdigest()},
-        "versions": {
-            "medseg3d": __version__,
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
-        },
+        "table": {"file": table.name, "sha256": sha256_of(table)},
+        "versions": versions_of(PACKAGES),
         "columns": column_facts(columns),
     }
 

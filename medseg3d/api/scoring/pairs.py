@@ -1,6 +1,5 @@
 """Score one pair of label maps from their files, here or in a worker."""
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from medseg3d.data.regrid import is_transposed
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import LabelVolume, read_labels, sources
+from medseg3d.io.digests import sha256_of
 from medseg3d.metrics.distances import SurfaceKind
 from medseg3d.scoring import Column, Row, score_case
 from medseg3d.types import LabelMap
@@ -240,8 +240,4 @@ def _values(labels: LabelMap) -> list[int]:
 
 def _digests(path: Path) -> dict[str, str]:
     """SHA-256 of each file that a label map is read from."""
-    digests = {}
-    for source in sources(path):
-        with source.open("rb") as file:
-            digests[source.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    return {source.name: sha256_of(source) for source in sources(path)}

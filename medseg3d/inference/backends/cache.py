@@ -7,7 +7,6 @@ One folder per conversion, which appears complete or not at all::
         conversion.json         what it was made of, and the SHA-256 of each file
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 
 from medseg3d.inference.backends.conversion import Converter, convert
 from medseg3d.inference.backends.source import Source
+from medseg3d.io.digests import sha256_of
 from medseg3d.types import Size3
 
 log = logging.getLogger("medseg3d")
@@ -107,12 +107,8 @@ def _keep(folder: Path, model: M, converter: Converter[M], facts: dict[str, Any]
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    digests = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != MANIFEST:
-            with path.open("rb") as file:
-                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    files = (path for path in sorted(folder.iterdir()) if path.name != MANIFEST)
+    return {path.name: sha256_of(path) for path in files}
 
 
 def _sweep(folder: Path) -> None:
