@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.api.places import expect_writable
-from medseg3d.api.scoring.inputs import with_patients
 from medseg3d.config import CheckConfig, given
+from medseg3d.data.case_table import with_patients
 from medseg3d.data.checks import Examination, examine
 from medseg3d.data.doctor.facts import CaseFacts
 from medseg3d.data.doctor.findings import Finding, Severity

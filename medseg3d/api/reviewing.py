@@ -10,10 +10,10 @@ from typing import Any
 
 from medseg3d.api.batch import Failures, failed_csv
 from medseg3d.api.places import expect_writable
-from medseg3d.api.scoring.inputs import patients_in
 from medseg3d.api.scoring.origin import region_rows
 from medseg3d.api.scoring.regions import ignored_label, plan_near
 from medseg3d.config import ReviewConfig, given
+from medseg3d.data.case_table import patients_in
 from medseg3d.data.cases import Case, Dataset, description_near, label_names_near
 from medseg3d.data.dataset_json import Description, description_in
 from medseg3d.data.layouts import find_cases as find_labeled

@@ -1,4 +1,4 @@
-"""What a CSV says about each case: the site it is from, the class it belongs to.
+"""What a CSV says about each case: the patient or the site it is from, the class it belongs to.
 
 ::
 
@@ -8,10 +8,11 @@
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from medseg3d.data.cases import Case
-from medseg3d.data.partners import count
+from medseg3d.data.cases import Case, Dataset
+from medseg3d.data.partners import count, some
 from medseg3d.errors import DataError
 
 
@@ -27,40 +28,72 @@ def read_column(path: Path, column: str, cases: Sequence[Case]) -> dict[str, str
     Raises:
         DataError: If the file cannot be read, contradicts itself or lacks a case.
     """
-    values, by_patient = _column(path, column)
-    keys = {case.id: case.patient if by_patient else case.id for case in cases}
+    kind, values = _column(path, column)
+    keys = {case.id: case.patient if kind == "patient" else case.id for case in cases}
     if lacking := sorted({key for key in keys.values() if key not in values}):
-        kind = "patient" if by_patient else "case"
         raise DataError(f"{path} names no {column} for {count(lacking, kind)}; add a line for each")
     return {case_id: values[key] for case_id, key in keys.items()}
 
 
-def _column(path: Path, column: str) -> tuple[dict[str, str], bool]:
-    """Value by case or patient, and whether it is by patient."""
+def patients_in(path: Path, cases: Sequence[str]) -> dict[str, str]:
+    """The patient of each case, from a CSV with the columns ``case`` and ``patient``.
+
+    Args:
+        path: The file; cases that it has beside those wanted do not matter.
+        cases: Those wanted.
+
+    Raises:
+        DataError: If it cannot be read, contradicts itself or lacks cases.
+    """
+    _, patients = _column(path, "patient", keys=("case",), errors="surrogateescape")
+    if lacking := [case_id for case_id in cases if case_id not in patients]:
+        raise DataError(f"{path} names no patient for {some(lacking)}; add a line for each case")
+    return patients
+
+
+def with_patients(dataset: Dataset, table: Path | None) -> Dataset:
+    """The cases with their patients as a table names them; without a table as they are.
+
+    Raises:
+        DataError: As of :func:`patients_in`.
+    """
+    if table is None:
+        return dataset
+    patient_of_case = patients_in(table, [case.id for case in dataset.cases])
+    cases = (replace(case, patient=patient_of_case[case.id]) for case in dataset.cases)
+    return replace(dataset, cases=tuple(cases))
+
+
+def _column(
+    path: Path, column: str, *, keys: Sequence[str] = ("case", "patient"), errors: str = "strict"
+) -> tuple[str, dict[str, str]]:
+    """The first of the columns ``keys`` that is there, and the values by the names in it."""
     values: dict[str, str] = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:
             reader = csv.DictReader(file)
-            keys = [name for name in ("case", "patient") if name in (reader.fieldnames or ())]
-            if not keys or column not in (reader.fieldnames or ()):
+            found = reader.fieldnames or ()
+            kind = next((name for name in keys if name in found), None)
+            if kind is None or column not in found:
+                expected = ", or ".join(f"{name} and {column}" for name in keys)
                 raise DataError(
-                    f"{path} has the columns {', '.join(reader.fieldnames or ()) or 'none'}; "
-                    f"expected a CSV with the columns case and {column}, or patient and {column}"
+                    f"{path} has the columns {', '.join(found) or 'none'}; expected a CSV with "
+                    f"the columns {expected}"
                 )
             for line in reader:
-                key, value = ((line[name] or "").strip() for name in (keys[0], column))
+                key, value = ((line[name] or "").strip() for name in (kind, column))
                 place = f"{path}, line {reader.line_num}"
                 if not (key and value):
                     raise DataError(
-                        f"{place}: {keys[0]} {key!r} has the {column} {value!r}; expected a name "
+                        f"{place}: {kind} {key!r} has the {column} {value!r}; expected a name "
                         "in both columns"
                     )
                 if values.setdefault(key, value) != value:
                     raise DataError(
-                        f"{place}: {keys[0]} {key} has {column} {values[key]} and {column} "
+                        f"{place}: {kind} {key} has {column} {values[key]} and {column} "
                         f"{value}; keep one"
                     )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{path} cannot be read as CSV in UTF-8: {why}") from None
-    return values, keys[0] == "patient"
+    return kind, values

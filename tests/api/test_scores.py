@@ -177,13 +177,14 @@ def test_patients_come_from_the_ids_or_from_a_table(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("case,name\n", r"p\.csv has no column patient; expected a CSV with"),
-        ("", r"p\.csv has no column case and patient"),
+        ("case,name\n", r"p\.csv has the columns case, name; expected a CSV"),
+        ("patient,patient\ns2,s2\n", r"expected a CSV with the columns case and patient$"),
+        ("", r"p\.csv has the columns none; expected a CSV"),
         ("case,patient\ns2,\n", r"p\.csv, line 2: case 's2' has the patient ''; expected a name"),
         ("case,patient\ns2\n", r"p\.csv, line 2: case 's2' has the patient ''"),
-        ("case,patient\ns2,x\ns2,y\n", r"line 3: case s2 has the patients x and y; keep one"),
+        ("case,patient\ns2,x\ns2,y\n", r"line 3: case s2 has patient x and patient y; keep one"),
         ("case,patient\ns2,x\ns3,x\n", r"names no patient for s1_ses-1, s1_ses-2; add a line"),
-        (None, r"p\.csv cannot be read as CSV: No such file"),
+        (None, r"p\.csv cannot be read as CSV in UTF-8: No such file"),
     ],
 )
 def test_a_table_of_patients_that_does_not_fit_is_refused(

@@ -29,9 +29,9 @@ from medseg3d.api.fitting.starting import (
     started,
 )
 from medseg3d.api.fitting.target_domain import refuse_other_domains
-from medseg3d.api.scoring.inputs import with_patients
 from medseg3d.config import FitConfig
 from medseg3d.data.augment import Augmentation
+from medseg3d.data.case_table import with_patients
 from medseg3d.data.cases import Case, Dataset
 from medseg3d.data.checks import check_cases
 from medseg3d.data.classes import class_names, with_classes
