@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import medseg3d
-from medseg3d.api.outputs import Target
 from medseg3d.api.predicting.needs import RESERVE, Footprint, Needs, disk_of, estimate, needs_of
+from medseg3d.api.predicting.targets import Target
 from medseg3d.api.predicting.worker import footprint_of
 from medseg3d.bundle import read_bundle, save_bundle
 from medseg3d.config import PredictConfig, validated

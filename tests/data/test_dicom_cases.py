@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from medseg3d.api.outputs import find_targets
+from medseg3d.api.predicting.targets import find_targets
 from medseg3d.config import PredictConfig
 from medseg3d.data.cases import find_inputs, pair_by_id
 from medseg3d.data.layouts import find_cases

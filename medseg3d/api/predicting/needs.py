@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg3d.api.outputs import Target, is_dicom
 from medseg3d.api.predicting.region import part_shape
+from medseg3d.api.predicting.targets import Target, is_dicom
 from medseg3d.config import PredictConfig
 from medseg3d.data.cases import Case
 from medseg3d.data.plan import Plan

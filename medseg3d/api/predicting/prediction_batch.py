@@ -8,7 +8,6 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 from medseg3d.api.batch import FAILED_CSV, Failures
-from medseg3d.api.outputs import Target, expect_new, find_targets, in_the_way, is_dicom
 from medseg3d.api.predicting.cleaning_rules import rules_in_words
 from medseg3d.api.predicting.needs import (
     Footprint,
@@ -21,6 +20,7 @@ from medseg3d.api.predicting.pipeline import in_line
 from medseg3d.api.predicting.records import NAME, Record, Records
 from medseg3d.api.predicting.region import masks_of
 from medseg3d.api.predicting.sampling import refuse_samples
+from medseg3d.api.predicting.targets import Target, expect_new, find_targets, in_the_way, is_dicom
 from medseg3d.api.predicting.worker import (
     Job,
     Labeled,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from medseg3d.api.outputs import Target
+from medseg3d.api.predicting.targets import Target
 from medseg3d.bundle import read_bundle
 from medseg3d.data.preprocess import WorkingCase
 from medseg3d.errors import ConfigError

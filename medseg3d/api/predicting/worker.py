@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from medseg3d.api.outputs import Target
 from medseg3d.api.predicting.cleaning_rules import Rules, changes_in_words, cleaning_facts, rules_of
 from medseg3d.api.predicting.diagnosing import Diagnoses
 from medseg3d.api.predicting.diagnosing import in_words as class_in_words
@@ -19,6 +18,7 @@ from medseg3d.api.predicting.needs import FLOAT, Footprint, Needs, estimate, exp
 from medseg3d.api.predicting.records import Record, Stamps, sizes, stamps
 from medseg3d.api.predicting.region import Region, lengths, masks_of, region_of, surroundings
 from medseg3d.api.predicting.sampling import Samples, in_turn, write_samples
+from medseg3d.api.predicting.targets import Target
 from medseg3d.bundle import read_bundle
 from medseg3d.config import PredictConfig
 from medseg3d.data.canonical import canonical

@@ -6,9 +6,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from medseg3d.api.outputs import Target, expect_new, find_targets
 from medseg3d.api.places import expect_writable
 from medseg3d.api.predicting.needs import expect_disk
+from medseg3d.api.predicting.targets import Target, expect_new, find_targets
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.cases import Case
 from medseg3d.errors import ConfigError, RunError
