@@ -8,7 +8,13 @@ from math import prod
 import numpy as np
 
 from medseg3d.data.slices import LARGEST_CPU_BATCH, Slices, with_edge
-from medseg3d.data.stages import fit_patch, size3, topology
+from medseg3d.data.stages import (
+    SMALLEST_FEATURE_MAP,
+    divisible,
+    divisor_of,
+    fit_patch,
+    topology,
+)
 from medseg3d.geometry.grid import coarse_axis
 from medseg3d.types import Size3, Spacing
 
@@ -66,9 +72,13 @@ class Resources:
     memory_gb: float
     processor_minutes: float | None = None
 
+    def voxels_in_memory(self, width: int) -> int:
+        """Voxels of all patches of a step that memory has room for."""
+        return int(self.memory_gb * 1e9 / BYTES_PER_VOXEL * WIDE / width)
+
     def voxels_per_step(self, width: int) -> int:
-        """Voxels of all patches of a step."""
-        voxels = int(self.memory_gb * 1e9 / BYTES_PER_VOXEL * WIDE / width)
+        """About as many voxels as all patches of a step are to have."""
+        voxels = self.voxels_in_memory(width)
         return voxels if self.on_gpu else min(voxels, CPU_VOXELS_PER_STEP * WIDE // width)
 
     def too_short_for(self, patch: Size3) -> bool:
@@ -115,10 +125,13 @@ def choose_sizes(
     voxels = resources.voxels_per_step(width)
     least = slices.least_batch if slices else 2
     largest = slices.patch_of(median) if slices else median
-    patch = patch or _fitted(largest, spacing, voxels // (batch or least), slices)
+    together = max(batch or least, 2)  # one patch takes half of the memory, not a larger patch
+    if patch is None:
+        patch = _fitted(largest, spacing, voxels // together, slices)
+        room = resources.voxels_in_memory(width) // together
+        patch = _within(room, patch, spacing, slices)
     strides, kernels = (slices.topology if slices else topology)(patch, spacing)
-    divisor = [prod(axis) for axis in zip(*strides, strict=True)] if strides else [1, 1, 1]
-    patch = size3(-(-edge // d) * d for edge, d in zip(patch, divisor, strict=True))
+    patch = divisible(patch, strides)
     if batch is None:
         most = (voxels if resources.on_gpu else min(voxels, CPU_VOXELS_PER_STEP)) // prod(patch)
         if slices and not resources.on_gpu:
@@ -135,6 +148,19 @@ def _fitted(largest: Size3, spacing: Spacing, voxels: int, slices: Slices | None
         return patch
     plane = fit_patch(with_edge(largest, slices.axis, 1), spacing, voxels // slices.slab)
     return with_edge(plane, slices.axis, slices.slab)
+
+
+def _within(voxels: int, patch: Size3, spacing: Spacing, slices: Slices | None) -> Size3:
+    """The patch made divisible by its strides, the largest edge cut until it has room."""
+    axes = [axis for axis in range(3) if slices is None or axis != slices.axis]
+    while True:
+        strides, _ = (slices.topology if slices else topology)(patch, spacing)
+        whole = divisible(patch, strides)
+        axis = max(axes, key=whole.__getitem__)
+        edge = whole[axis] - divisor_of(strides)[axis]
+        if prod(whole) <= voxels or edge < SMALLEST_FEATURE_MAP:
+            return whole
+        patch = with_edge(patch, axis, edge)
 
 
 def target_spacing(spacings: Sequence[Spacing]) -> tuple[Spacing, int | None]:

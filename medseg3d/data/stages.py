@@ -1,6 +1,6 @@
 """Patch and stages of a network, from the size of the cases and the shape of their voxels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import SupportsInt
 
@@ -76,6 +76,27 @@ def topology(patch: Size3, spacing: Spacing) -> tuple[tuple[Size3, ...], tuple[S
 
 def _kernel(spacing: np.ndarray) -> Size3:
     return size3(3 if edge <= 2 * spacing.min() else 1 for edge in spacing)
+
+
+def divisor_of(strides: Sequence[Size3]) -> Size3:
+    """What every edge of a patch must be a multiple of.
+
+    Examples:
+        >>> divisor_of([(2, 2, 1), (2, 2, 2)]), divisor_of([])
+        ((4, 4, 2), (1, 1, 1))
+    """
+    return size3(prod(stride[axis] for stride in strides) for axis in range(3))
+
+
+def divisible(patch: Size3, strides: Sequence[Size3]) -> Size3:
+    """The patch, made larger where the strides do not divide it.
+
+    Examples:
+        >>> divisible((35, 52, 35), [(2, 2, 1), (2, 2, 2)])
+        (36, 52, 36)
+    """
+    divisor = divisor_of(strides)
+    return size3(-(-edge // d) * d for edge, d in zip(patch, divisor, strict=True))
 
 
 def size3(values: Iterable[SupportsInt]) -> Size3:

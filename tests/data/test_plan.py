@@ -10,7 +10,7 @@ import pytest
 from medseg3d.config import validated
 from medseg3d.data.fingerprint import CaseFingerprint
 from medseg3d.data.plan import Plan, make_plan
-from medseg3d.data.sizes import Resources, target_spacing
+from medseg3d.data.sizes import BYTES_PER_VOXEL, Resources, target_spacing
 from medseg3d.errors import ConfigError, DataError
 from medseg3d.types import Size3, Spacing
 
@@ -119,6 +119,46 @@ def test_little_time_on_a_cpu_makes_the_network_narrow(
     assert plan.patch_size == (40, 56, 40)
     if not on_gpu:
         assert plan.batch_size == 2  # what is gained goes into steps, not into larger ones
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "batch", "patch"),
+    [
+        (10.0, None, (128, 128, 128)),  # 135 a side fit, the strides would make that 160
+        (6.4, None, (96, 128, 128)),
+        (10.0, 1, (128, 128, 128)),  # half of the memory, not a larger patch
+        (10.0, 3, (96, 128, 128)),
+    ],
+)
+def test_what_the_strides_add_to_a_patch_has_room_too(
+    memory_gb: float, batch: int | None, patch: Size3
+) -> None:
+    resources = Resources(on_gpu=True, memory_gb=memory_gb)
+    plan = plan_of([fingerprint((300, 300, 300))] * 20, resources=resources, batch_size=batch)
+    assert plan.patch_size == patch
+    assert plan.batch_size == (batch or 2)
+    assert prod(patch) * plan.batch_size * BYTES_PER_VOXEL <= memory_gb * 1e9
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.8, 0.8, 5.0), (1.2, 1.0, 3.0)])
+@pytest.mark.parametrize("slab", [None, 1, 3])
+@pytest.mark.parametrize("memory_gb", [0.1, 0.7, 3.0, 8.65, 23.0])
+def test_every_chosen_step_fits_in_memory(
+    spacing: Spacing, slab: int | None, memory_gb: float
+) -> None:
+    resources = Resources(on_gpu=True, memory_gb=memory_gb)
+    cases = [fingerprint((400, 380, 90), spacing)] * 20
+    plan = plan_of(cases, resources=resources, slab=slab)
+    assert prod(plan.patch_size) * plan.batch_size * BYTES_PER_VOXEL <= memory_gb * 1e9
+    for edge, *axis in zip(plan.patch_size, *plan.strides, strict=True):
+        assert edge % prod(axis) == 0
+
+
+def test_time_on_a_cpu_is_no_wall_as_memory_is() -> None:
+    cases = [fingerprint((300, 300, 300))] * 20
+    assert plan_of(cases).patch_size == (56, 56, 56), "50 a side, rounded up"
+    scarce = Resources(on_gpu=False, memory_gb=0.5)
+    assert plan_of(cases, resources=scarce).patch_size == (48, 48, 48)
 
 
 def test_a_width_that_is_given_stays_and_large_volumes_get_larger_patches() -> None:

@@ -9,7 +9,6 @@ import logging
 import shutil
 from dataclasses import asdict
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import nn
 from medseg3d.bundle import Bundle, inspect_bundle, load_bundle, read_bundle
 from medseg3d.config import FitConfig, Part, validated
 from medseg3d.data.plan import Plan
-from medseg3d.data.stages import size3
+from medseg3d.data.stages import divisible
 from medseg3d.errors import ConfigError
 from medseg3d.io import atomic
 from medseg3d.io.atomic import write_text
@@ -116,11 +115,9 @@ def as_the_model(plan: Plan, config: FitConfig) -> Plan:
     if model is None:
         return plan
     was = model.plan
-    divisor = [prod(axis) for axis in zip(*was.strides, strict=True)] or [1, 1, 1]
-    patch = size3(-(-edge // d) * d for edge, d in zip(plan.patch_size, divisor, strict=True))
     rules = {rule.name: rule for rule in was.channels}
     changes = {
-        "patch_size": patch,
+        "patch_size": divisible(plan.patch_size, was.strides),
         "slice_axis": was.slice_axis,
         "strides": was.strides,
         "kernels": was.kernels,
