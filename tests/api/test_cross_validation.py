@@ -19,6 +19,7 @@ import medseg3d
 from medseg3d import api, cli, runs
 from medseg3d.api.fitting import planning, validating
 from medseg3d.api.fitting import run as fitting
+from medseg3d.api.fitting.cross_validation import cross_validate
 from medseg3d.api.fitting.planning import planned
 from medseg3d.bundle import FILE_NAME, load_bundle
 from medseg3d.config import FitConfig, validated
@@ -317,6 +318,31 @@ def test_sites_that_are_named_by_numbers_are_meant_by_them(tumors: Path, tmp_pat
     for fold, site in (("1", ("t0", "t1", "t2")), (2, ("t3", "t4", "t5")), ("07", ("t6",))):
         _, _, parts = planned(of(tumors, sites=sites, fold=fold), tmp_path / f"fold {fold}")
         assert parts.validation == site
+
+
+def test_folds_of_sites_that_are_named_by_numbers_are_kept_as_they_are_trained(
+    tumors: Path, tmp_path: Path
+) -> None:
+    sites, run = tmp_path / "sites.csv", tmp_path / "run"
+    sites.write_text("\n".join(["case,site", *[f"t{n},{1 + n // 3}" for n in range(9)]]))
+    config = of(tumors, sites=sites, fold="all", out=run)
+    _, plan, _ = planned(config, run)
+    trained: dict[str, tuple[int | str, Split]] = {}
+
+    def fit_fold(config: FitConfig, part: Split, place: Path) -> None:
+        trained[place.name] = (config.fold, part)
+        if place.name == "fold_2":
+            raise RunError("seen")
+
+    with pytest.raises(RunError, match="seen"):
+        cross_validate(config, plan, run, fit_fold)
+    for number, site in enumerate(("1", "2", "3")):
+        fold, part = trained[f"fold_{number}"]
+        held_out = tuple(f"t{3 * number + n}" for n in range(3))
+        assert (fold, part.validation) == (site, held_out)
+        alone = FitConfig(data=tumors, out=run / f"fold_{number}", resume=True)
+        place, stored = runs.interrupted_run(alone)
+        assert planned(stored, place)[2] == part, "resumed alone it holds out the same"
 
 
 def test_splits_of_nnunet_are_taken(

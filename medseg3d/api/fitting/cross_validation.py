@@ -5,18 +5,19 @@ can be averaged. What is kept of a fold is its own business; here only the turn 
 the folds say together: every case labeled by the model that has not seen it.
 """
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medseg3d.api.fitting.planning import PLANNED
-from medseg3d.api.fitting.splitting import write_split
 from medseg3d.api.fitting.validating import mean
 from medseg3d.api.provenance import known
 from medseg3d.api.scoring.run import ScoreResult, write_scores
 from medseg3d.bundle import FILE_NAME
 from medseg3d.config import FitConfig
+from medseg3d.config.fit import ALL_FOLDS
 from medseg3d.data.plan import Plan
 from medseg3d.data.split import Folds, Split
 from medseg3d.data.split_files import read_splits
@@ -70,7 +71,7 @@ def cross_validate(config: FitConfig, plan: Plan, folder: Path, fit_fold: FitFol
             "fold %s: %d cases to learn from, %d held out",
             *(called, len(part.training), len(part.validation)),
         )
-        fit_fold(_begun(config, plan, place, number, folds), part, place)
+        fit_fold(_begun(config, plan, place, _option(name, number), part), part, place)
     return _together(folder, folds, plan)
 
 
@@ -85,16 +86,21 @@ def mean_dice(rows: Sequence[Row], plan: Plan) -> dict[str, float]:
     }
 
 
-def _begun(config: FitConfig, plan: Plan, place: Path, number: int, folds: Folds) -> FitConfig:
+def _option(name: str, number: int) -> int | str:
+    """A fold as ``--fold`` takes it: a site by its name, unless that would mean something else."""
+    return number if name in (str(number), ALL_FOLDS) or name.startswith("-") else name
+
+
+def _begun(config: FitConfig, plan: Plan, place: Path, fold: int | str, part: Split) -> FitConfig:
     """Options of one fold; its folder holds them, the plan and the split, as that of any run."""
     is_new = not (place / SPLIT).is_file()  # written last
     planned = {name: FitConfig.model_fields[name].default for name in PLANNED}
-    own = {"fold": number, "out": place, "plan": place.parent / PLAN, "resume": not is_new}
+    own = {"fold": fold, "out": place, "plan": place.parent / PLAN, "resume": not is_new}
     config = config.model_copy(update=planned | own)
     if is_new:
         write_text(place / OPTIONS, options_text(config))
         plan.save(place / PLAN)
-        write_split(config, place, folds)
+        write_text(place / SPLIT, json.dumps(part.as_dict(), indent=1))
     return config
 
 
