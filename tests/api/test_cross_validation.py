@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -235,6 +236,42 @@ def test_a_fold_resumes_alone_and_finished_ones_are_only_put_together(
     (places["out"] / "fold_1" / "validation" / "scores.csv").unlink()
     with pytest.raises(TypeError):  # its scores are found again, which takes its run
         medseg3d.fit(cases, resume=True, **places)
+
+
+def test_cases_and_plan_stay_the_same_in_all_folds(
+    cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "boxes"
+    shutil.copytree(cases, data)
+    places = {"out": tmp_path / "run", "cache": tmp_path / "cache"}
+    begun: list[Path] = []
+
+    def train(*arguments: Any, **options: Any) -> Any:
+        begun.append(options["folder"])
+        raise RunError("seen")
+
+    monkeypatch.setattr(fitting, "train", train)
+    with pytest.raises(RunError, match="seen"):
+        medseg3d.fit(data, fold="all", **places, **SMALL)
+    (finished(places["out"] / "fold_0", at=1000).parent / "validation").mkdir()
+    (places["out"] / "fold_0" / "validation" / "scores.csv").touch()
+    image = data / "images" / "box_2.nii.gz"
+    sound = image.read_bytes()
+    write_case(data, "box_2", seed=99)
+    with pytest.raises(RunError, match=r"^1 cases have changed since .* such as box_2"):
+        medseg3d.fit(data, resume=True, **places)
+    assert [path.name for path in begun] == ["fold_0"]
+    image.write_bytes(sound)
+    shutil.copy(cases / "labels" / "box_2.nii.gz", data / "labels")
+    with pytest.raises(RunError, match="seen"):
+        medseg3d.fit(data, resume=True, **places)
+    assert [path.name for path in begun] == ["fold_0", "fold_1"]
+    facts = [json.loads(path.read_text()) for path in places["out"].rglob("provenance.json")]
+    assert facts[0]["data"] == facts[1]["data"]
+    plan = places["out"] / "plan.yaml"
+    plan.write_text(plan.read_text().replace("batch_size: 1", "batch_size: 2"))
+    with pytest.raises(RunError, match=r"run/plan.yaml has changed since fold_0 was begun; put"):
+        medseg3d.fit(data, resume=True, **places)
 
 
 def test_a_label_map_that_is_gone_is_told(whole: medseg3d.Run, cases: Path) -> None:

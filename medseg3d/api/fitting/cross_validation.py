@@ -28,6 +28,7 @@ from medseg3d.runs import (
     HELD_OUT,
     OPTIONS,
     PLAN,
+    PROVENANCE,
     SCORES,
     SPLIT,
     SPLITS,
@@ -57,13 +58,15 @@ def cross_validate(config: FitConfig, plan: Plan, folder: Path, fit_fold: FitFol
         The scores of all cases, with intervals over patients.
 
     Raises:
-        RunError: If something cannot be written, or results of a finished fold are gone.
+        RunError: If something cannot be written, results of a finished fold are gone, or the plan
+            or a case has changed since the first fold.
     """
     folds = read_splits(folder / SPLITS)
     for number, (name, part) in enumerate(folds.items()):
         place = fold_folder(folder, number)
         called = f"{number}" if name == str(number) else f"{number}, {name}"
         called += f" ({number + 1} of {len(folds)})"
+        _expect_same_plan(place / PLAN, plan, config)
         if is_finished(place):
             log.info("fold %s is finished", called)
             continue
@@ -100,8 +103,28 @@ def _begun(config: FitConfig, plan: Plan, place: Path, fold: int | str, part: Sp
     if is_new:
         write_text(place / OPTIONS, options_text(config))
         plan.save(place / PLAN)
+        _expect_same_cases(place / PROVENANCE, part)
         write_text(place / SPLIT, json.dumps(part.as_dict(), indent=1))
     return config
+
+
+def _expect_same_plan(path: Path, plan: Plan, config: FitConfig) -> None:
+    """Refuse to go on by another plan than that of a fold which is begun."""
+    mirror_axes = config.augmentation.mirror_axes
+    if path.is_file() and Plan.load(path).mirrored_along(mirror_axes) != plan:
+        raise RunError(
+            f"{path.parent.parent / PLAN} has changed since {path.parent.name} was begun; put back "
+            f"what {path} holds, or start a new run"
+        )
+
+
+def _expect_same_cases(path: Path, part: Split) -> None:
+    """Let a new fold begin with what another one knows of its cases, to be compared with that."""
+    for other in sorted(path.parent.parent.glob(f"fold_*/{PROVENANCE}")):
+        text = other.read_text(encoding="utf-8")
+        if json.loads(text)["data"].keys() >= {*part.training, *part.validation}:
+            write_text(path, text)
+            return
 
 
 def _together(folder: Path, folds: Folds, plan: Plan) -> ScoreResult:
