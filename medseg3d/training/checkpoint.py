@@ -7,6 +7,7 @@ tensors, so that a damaged file is known as such; reading one runs no code.
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,10 +35,12 @@ class Checkpoint:
     Attributes:
         tensors: By name, on the CPU.
         facts: Whatever JSON can hold.
+        is_last: Whether it is the last one, and not the one before it.
     """
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
+    is_last: bool
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -55,8 +58,15 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping
         except SafetensorError as error:  # an OSError that has gone through another language
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]) if number else 0, str(error)) from error
+        with partial.open("rb+") as file:  # what is safe makes way for nothing that is not
+            os.fsync(file.fileno())
         if last.exists():
             last.replace(folder / PREVIOUS)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is one to go on from, if it is sound."""
+    return any((folder / name).is_file() for name in (LAST, PREVIOUS))
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
@@ -94,4 +104,4 @@ def _read(path: Path) -> Checkpoint:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
     if digest(tensors, header["facts"]) != header["sha256"]:
         raise ValueError("its SHA-256 differs")
-    return Checkpoint(tensors, json.loads(header["facts"]))
+    return Checkpoint(tensors, json.loads(header["facts"]), path.name == LAST)

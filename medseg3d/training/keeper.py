@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from medseg3d.errors import RunError
 from medseg3d.training.averaging import Averaging, tensors_of
-from medseg3d.training.checkpoint import Checkpoint, write_checkpoint
+from medseg3d.training.checkpoint import LAST, Checkpoint, write_checkpoint
 from medseg3d.training.correction import Correction
 from medseg3d.training.course import Course
 
@@ -41,6 +42,7 @@ class Keeper:
         self._folder = folder
         self._course = course
         self._found = found
+        self._last_is_damaged = found is not None and not found.is_last
         self._pause = pause
         self._written_at = time.monotonic()
         self._written_step = course.step if found else -1
@@ -107,7 +109,11 @@ class Keeper:
             facts["cycles"] = self._correction.cycles
             facts["corrected"] = self._correction.counts
             facts["agreement"] = self._correction.agreement
+        if self._last_is_damaged:  # it must not take the place of the sound one before it
+            with suppress(OSError):  # writing tells what is wrong with the disk
+                (self._folder / LAST).unlink(missing_ok=True)
         write_checkpoint(self._folder, named, facts)
+        self._last_is_damaged = False
         self._written_at = time.monotonic()
         self._written_step = self._course.step
         self._cost = self._written_at - begun

@@ -18,7 +18,7 @@ from medseg3d.machine import freed_memory_kept
 from medseg3d.training.averaging import tensors_of
 from medseg3d.training.budget import Budget
 from medseg3d.training.callbacks import Pace, Recorder, Stage, Validate
-from medseg3d.training.checkpoint import LAST, read_checkpoint
+from medseg3d.training.checkpoint import has_checkpoint, read_checkpoint
 from medseg3d.training.correction import Correction, CorrectionSettings, Cycles
 from medseg3d.training.course import Course
 from medseg3d.training.determinism import deterministic
@@ -314,6 +314,6 @@ def _what_is_left(checkpoints: Path) -> str:
     best = checkpoints / BEST.name
     if best.is_file():
         kept += f"; the best model so far is kept in {best}"
-    if (checkpoints / LAST).is_file():
+    if has_checkpoint(checkpoints):
         kept += GOES_ON
     return kept

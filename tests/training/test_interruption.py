@@ -1,6 +1,7 @@
 """Training that is stopped anywhere goes on as if nothing had happened."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -20,7 +21,13 @@ from medseg3d.errors import DataError, RunError, Terminated
 from medseg3d.training import feed
 from medseg3d.training.averaging import Averaging
 from medseg3d.training.budget import Budget
-from medseg3d.training.checkpoint import LAST, read_checkpoint
+from medseg3d.training.checkpoint import (
+    LAST,
+    PREVIOUS,
+    has_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
 from medseg3d.training.course import Course
 from medseg3d.training.history import History
 from medseg3d.training.interrupts import Interrupts
@@ -364,6 +371,33 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     last.write_bytes(last.read_bytes()[:-1] + b"!")
     assert_same(run(tmp_path, resume=True), whole)
     assert f"checkpoint {last} is damaged (its SHA-256 differs)" in caplog.text
+
+
+def test_a_damaged_checkpoint_does_not_push_out_the_sound_one(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, in_network=strike(8, signal.SIGINT), checkpoint_seconds=0)
+    folder = tmp_path / "checkpoints"
+    sound = (folder / PREVIOUS).read_bytes()
+    (folder / LAST).write_bytes(b"damaged")
+    run(tmp_path, resume=True)  # one checkpoint, at the end
+    assert stored(tmp_path).facts["step"] == STEPS
+    assert (folder / PREVIOUS).read_bytes() == sound
+
+
+def test_a_checkpoint_makes_way_for_one_that_is_safe_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "full")  # some file systems say so as late as this
+
+    assert not has_checkpoint(tmp_path)
+    write_checkpoint(tmp_path, {}, {"step": 1})
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(RunError, match="the disk is full"):
+        write_checkpoint(tmp_path, {}, {"step": 2})
+    assert [path.name for path in tmp_path.iterdir()] == [LAST]
+    (tmp_path / LAST).rename(tmp_path / PREVIOUS)
+    assert has_checkpoint(tmp_path), "killed between the two renamings"
 
 
 def test_a_run_without_a_loss_scaler_goes_on_with_one(tmp_path: Path) -> None:
