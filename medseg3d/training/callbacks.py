@@ -282,7 +282,9 @@ class Recorder(Callback):
         }
         assert self._keeper.averaging is not None
         with self._keeper.averaging.in_place(), torch.no_grad():
-            scores = self._scores(network) if self._is_due(epoch, ends=ends) else None
+            names = ends and hasattr(network, "name_segments")  # which only a validation tells
+            due = names or self._is_due(epoch, ends=ends)
+            scores = self._scores(network) if due else None
             if ends and scores is None:
                 self._save_best(network, math.nan)  # no validation was affordable
         row["minutes"] = course.seconds / 60

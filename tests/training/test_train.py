@@ -56,6 +56,13 @@ class Dropping(nn.Module):
         self.progress.append(used)
 
 
+class Segmenting(Dropping):
+    """Has segments that validation gives to labels."""
+
+    def name_segments(self, names: list[int]) -> None:
+        """Here they have none."""
+
+
 def accuracy(network: nn.Module) -> list[float]:
     with torch.no_grad():
         sample = BrightVoxels()[10_000]
@@ -155,6 +162,22 @@ def test_a_validation_that_is_never_affordable_leaves_the_last_weights(
     assert all("dice" not in row for row in history.rows)
     assert len(kept) == 1
     assert kept[0] != kept[0]
+
+
+def test_segments_get_their_names_in_the_end_whatever_it_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medseg3d.training.callbacks.VALIDATION_SHARE", 0.0)
+    kept: list[float] = []
+    history = train_small(
+        Segmenting(),
+        BrightVoxels(),
+        tmp_path,
+        TrainingSettings(budget=Budget(steps=10), batch_size=2, steps_per_epoch=5),
+        save_best=lambda _, score: kept.append(score),
+    )
+    assert ["dice" in row for row in history.rows] == [False, True]
+    assert kept == [0.5]
 
 
 class Clock:
