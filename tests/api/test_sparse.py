@@ -1,6 +1,7 @@
 """A run on sparse annotation: what nobody annotated is not learned, predicted or scored."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 
 import medseg3d
+from medseg3d.api.fitting.planning import planned
 from medseg3d.bundle import load_bundle, read_bundle
+from medseg3d.config import FitConfig, validated
+from medseg3d.data.plan import Plan
 from tests.api.small_sets import SMALL, write_cases
 
 LABELS = {"background": 0, "organ": 1, "bone": 2, "ignore": 5}
@@ -58,6 +62,21 @@ def test_scores_are_of_what_is_annotated(run: medseg3d.Run, data: Path, tmp_path
         assert found[case, value] == pytest.approx(expected, abs=1e-6)
         assert again[case, value] == pytest.approx(expected, abs=1e-6)
     assert max(found.values()) > 0, "something was found, or nothing is told"
+
+
+@pytest.mark.parametrize("is_free", [False, True])
+def test_a_plan_that_is_used_again_keeps_what_its_value_stands_for(
+    run: medseg3d.Run, data: Path, tmp_path: Path, is_free: bool
+) -> None:
+    for kind, name in (("imagesTr", "images"), ("labelsTr", "labels")):  # and nothing declared
+        (tmp_path / name).mkdir()
+        for path in (data / kind).iterdir():
+            shutil.copy(path, tmp_path / name / path.name.replace("_0000", ""))
+    plan = Plan.load(run.folder / "plan.yaml").model_copy(update={"ignore_is_free": is_free})
+    plan.save(tmp_path / "plan.yaml")
+    given = {"data": tmp_path, "plan": tmp_path / "plan.yaml", "folds": 2, "device": "cpu"}
+    found = planned(validated(FitConfig, given), tmp_path / "again")[1]
+    assert (found.ignore_label, found.ignore_is_free) == (5, is_free)
 
 
 def test_the_value_may_be_declared_or_given_and_be_any(

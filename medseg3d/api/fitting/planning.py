@@ -171,8 +171,8 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
             dataset = dataset.ignoring_missing(checked.label_values)
         parts = wanted(config, folds)
         plan = _plan(config, dataset, checked.label_values, parts)
-        is_free = not declared and plan.ignore_label is not None
-        plan = plan.model_copy(update={"ignore_is_free": is_free})
+        if dataset.ignore_label is not None:  # else what the plan says stands
+            plan = plan.model_copy(update={"ignore_is_free": not declared})
         with torch.device("meta"):
             network, options = make_network(config, plan)
         refuse_other_weights(network, options, plan, config)
