@@ -11,8 +11,9 @@ from torch import nn
 
 import medseg3d
 from medseg3d.api.fitting import run as fitting
+from medseg3d.api.fitting.starting import started
 from medseg3d.bundle import load_bundle, read_bundle
-from medseg3d.config import FitConfig, read_yaml
+from medseg3d.config import FitConfig, read_yaml, validated
 from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError
 from medseg3d.networks.slices import SliceNetwork
@@ -168,6 +169,14 @@ def test_what_cannot_be_is_said_before_anything_is_written(
     with pytest.raises(ConfigError, match=told):
         medseg3d.fit(boxes, out=tmp_path / "run", cache=tmp_path / "c", **DIMS_2 | options)
     assert not (tmp_path / "run").exists()
+
+
+def test_options_that_come_from_a_model_keep_its_slab_in_every_process(boxes: Path) -> None:
+    of_model = {"name": "slices:unet", "options": {"slab": 3}}  # handed out without the model
+    for network, slab in ((of_model, 3), ({"name": "unet"}, 1)):
+        given = {"data": boxes, "dims": 2, "network": network}
+        found = started(started(validated(FitConfig, given)))
+        assert (found.network.name, found.network.options) == ("slices:unet", {"slab": slab})
 
 
 def test_a_plan_serves_the_dimensions_it_was_made_for(

@@ -76,7 +76,7 @@ def started(config: FitConfig) -> FitConfig:
         network = Part(name=model.network, options=model.options | network.options)
     elif config.dims == 2:
         name = SLICES + network.name.removeprefix(SLICES)
-        network = Part(name=name, options=network.options | {"slab": config.slab})
+        network = Part(name=name, options={"slab": config.slab} | network.options)
     return config.model_copy(update={"network": network})
 
 
