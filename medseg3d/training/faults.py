@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
+
 from medseg3d import errors
 from medseg3d.errors import MedSeg3DError, RunError
 from medseg3d.machine import in_words, memory_limit
@@ -74,10 +76,9 @@ def enough_memory(work: str, remedy: str) -> Iterator[None]:
 
 def _out_of_memory(error: Exception, work: str, remedy: str) -> RunError:
     detail = " ".join(str(error).split())[:200].rstrip(". ") or "no more memory"
-    return RunError(
-        f"memory ran out while {work} ({detail}; this process may hold "
-        f"{in_words(memory_limit())}); {remedy}"
-    )
+    if not isinstance(error, torch.OutOfMemoryError):  # which tells of the memory of a GPU
+        detail += f"; this process may hold {in_words(memory_limit())}"
+    return RunError(f"memory ran out while {work} ({detail}); {remedy}")
 
 
 def worker_fault(
