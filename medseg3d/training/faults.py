@@ -42,8 +42,9 @@ def explained(
         return _out_of_memory(
             error,
             f"training {where}",
-            "begin a run with --set batch_size=1 or a smaller --set memory_gb, or end other "
-            "programs and resume",
+            "begin a run with --set batch_size=1 or a smaller --set memory_gb (beside --set plan "
+            "with a smaller batch_size or patch_size in that file), or end other programs and "
+            "resume",
         )
     return worker_fault(error, ahead, ended)
 

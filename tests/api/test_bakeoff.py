@@ -142,6 +142,7 @@ def test_all_are_wide_however_short_the_time_unless_a_plan_says_otherwise(tmp_pa
     assert shared(plan=str(tmp_path / "plan.yaml")).width is None
     own = own_options(shared(), {"plan": str(tmp_path / "plan.yaml")}, "vnet")
     assert own.width is None
+    assert own_options(shared(memory_gb=4), {"plan": "plan.yaml"}, "vnet").memory_gb is None
     assert own_options(shared(), {"batch_size": 2}, "vnet").width == 32
 
 

@@ -414,6 +414,10 @@ def test_a_plan_is_edited_in_its_file_not_beside_it(
     options = {name: SMALL[name] for name in ("epochs", "steps_per_epoch", "folds", "network")}
     with pytest.raises(ConfigError, match="width cannot be given beside a plan"):
         medseg3d.fit(cases, out=tmp_path / "a", plan=run.folder / "plan.yaml", width=8, **options)
+    with pytest.raises(ConfigError, match="memory_gb cannot be given beside a plan"):
+        medseg3d.fit(
+            cases, out=tmp_path / "a", plan=run.folder / "plan.yaml", memory_gb=4, **options
+        )
     edited = tmp_path / "plan.yaml"
     text = (run.folder / "plan.yaml").read_text().replace("label 7", "shell")
     edited.write_text(text)

@@ -334,6 +334,7 @@ def test_too_little_memory_names_the_cases_and_the_remedy(
     ) as told:
         run(tmp_path, in_network=fail)
     assert "--set batch_size=1" in str(told.value)
+    assert "batch_size or patch_size in that file" in str(told.value)
     on_gpu = isinstance(error, torch.OutOfMemoryError)
     assert ("this process may hold" in str(told.value)) != on_gpu, "that is the machine's memory"
     assert_same(run(tmp_path, resume=True), whole)

@@ -76,7 +76,8 @@ def own_options(recipe: FitConfig, own: Mapping[str, Any], name: str) -> FitConf
     for option, value in own.items():
         values[option] = laid_over(FitConfig, option, values.get(option), value)
     if own.get("plan") is not None:
-        values["width"] = own.get("width")  # not that of all, beside a plan that has one
+        for option in ("width", "memory_gb"):  # not those of all, beside a plan that has chosen
+            values[option] = own.get(option)
     return validated(FitConfig, values, source=f"own.{name}")
 
 

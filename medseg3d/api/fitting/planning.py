@@ -60,7 +60,7 @@ PLANNED_GPU_GB = 10.0
 CHANNELS = 2
 """Parameters of a network that are no options: how many channels go in and come out."""
 
-PLANNED = ("spacing", "patch_size", "batch_size", "width", "mirror")
+PLANNED = ("spacing", "patch_size", "batch_size", "width", "mirror", "memory_gb")
 
 
 def refuse_what_cannot_be_built(config: FitConfig) -> None:
@@ -216,7 +216,7 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
         fixed = [name for name in PLANNED if getattr(config, name) not in (None, False)]
         if fixed:
             raise ConfigError(
-                f"{', '.join(fixed)} cannot be given beside a plan, which holds them; "
+                f"{', '.join(fixed)} cannot be given beside a plan, which has chosen already; "
                 f"edit {config.plan}"
             )
         plan = Plan.load(config.plan).mirrored_along(config.augmentation.mirror_axes)
