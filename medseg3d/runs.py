@@ -50,7 +50,7 @@ OURS = ".medseg3d-*"
 UNFINISHED = ".medseg3d-*-part*"
 
 MAY_CHANGE = frozenset(
-    {"out", "resume", "device", "workers", "data", "patients", "cache", "target_domain"}
+    {"out", "resume", "device", "workers", "data", "patients", "classes", "cache", "target_domain"}
 )
 """Options that a resumed run may give anew without training another model."""
 
@@ -64,10 +64,15 @@ def stored_options(folder: Path) -> FitConfig:
     return validated(FitConfig, read_yaml(folder / OPTIONS), source=str(folder / OPTIONS))
 
 
+def from_anywhere(config: FitConfig) -> FitConfig:
+    """The options with files and folders that are found from any current folder."""
+    places = {name: value.absolute() for name, value in config if isinstance(value, Path)}
+    return config.model_copy(update=places)
+
+
 def options_text(config: FitConfig) -> str:
-    """What the file of options of a run holds; its cases are found from any current folder."""
-    patients = config.patients and config.patients.absolute()
-    config = config.model_copy(update={"data": config.data.absolute(), "patients": patients})
+    """What the file of options of a run holds; all that it needs is found from anywhere."""
+    config = from_anywhere(config.model_copy(update={"cache": config.cache or CACHE}))
     return to_yaml(config, title="Resolved options of this run")
 
 
@@ -180,8 +185,8 @@ def interrupted_run(config: FitConfig) -> tuple[Path, FitConfig]:
         raise RunError(f"{folder} is finished: it holds {FILE_NAME}; start a new run to train more")
     if not (folder / OPTIONS).is_file():
         raise RunError(f"{folder} holds no {OPTIONS}, so there is no run to resume in it")
-    stored = stored_options(folder)
-    given = {name: getattr(config, name) for name in config.model_fields_set - MAY_CHANGE}
+    stored, asked = from_anywhere(stored_options(folder)), from_anywhere(config)
+    given = {name: getattr(asked, name) for name in config.model_fields_set - MAY_CHANGE}
     changed = [
         f"{name} (stored {getattr(stored, name)}, given {value})"
         for name, value in given.items()
@@ -193,6 +198,8 @@ def interrupted_run(config: FitConfig) -> tuple[Path, FitConfig]:
             "resume, or start a new run"
         )
     anew = {name: getattr(config, name) for name in config.model_fields_set & MAY_CHANGE}
+    if stored.cache is not None and not stored.cache.parent.is_dir():  # the run came from elsewhere
+        anew = {"cache": None} | anew
     return folder, stored.model_copy(update=anew)
 
 

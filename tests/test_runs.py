@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from medseg3d.config import FitConfig
-from medseg3d.errors import RunError
-from medseg3d.runs import LOCK, free_run_folder, locked
+from medseg3d.config import FitConfig, validated
+from medseg3d.errors import ConfigError, RunError
+from medseg3d.runs import (
+    CACHE,
+    LOCK,
+    OPTIONS,
+    free_run_folder,
+    interrupted_run,
+    locked,
+    options_text,
+)
 
 HOLD = """
 import sys, time
@@ -81,3 +89,41 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"file/a cannot be written: a part of the path"):
         locked(tmp_path / "file" / "a").__enter__()
+
+
+def test_what_a_run_needs_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, run = tmp_path / "home", tmp_path / "run"
+    (home / "runs").mkdir(parents=True)
+    run.mkdir()
+    monkeypatch.chdir(home)
+    names = {"data": "cases", "classes": "c.csv", "target_domain": "others", "start_from": "model"}
+    (run / OPTIONS).write_text(options_text(validated(FitConfig, names | {"patients": "p.csv"})))
+    resume = {"out": run, "resume": True}
+    interrupted_run(validated(FitConfig, names | resume))
+    monkeypatch.chdir(tmp_path)
+    found = interrupted_run(validated(FitConfig, {"data": "home/cases"} | resume))[1]
+    for name, place in names.items() - {("data", "cases")}:
+        assert getattr(found, name) == home / place
+    assert (found.patients, found.cache) == (home / "p.csv", home / CACHE)
+    with pytest.raises(ConfigError, match=r"start_from \(stored .*home/model, given .*other/model"):
+        interrupted_run(
+            validated(FitConfig, {"data": "home/cases", "start_from": "other/model"} | resume)
+        )
+
+
+def test_a_run_that_was_moved_makes_its_cache_where_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old").mkdir()
+    monkeypatch.chdir(tmp_path / "old")
+    text = options_text(FitConfig(data=Path("cases"), classes=Path("c.csv")))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").rename(tmp_path / "new")
+    (tmp_path / OPTIONS).write_text(text)
+    moved = FitConfig(data=Path("cases"), classes=Path("new/c.csv"), out=tmp_path, resume=True)
+    found = interrupted_run(moved)[1]
+    assert (found.cache, found.classes) == (None, Path("new/c.csv"))
+    given = interrupted_run(moved.model_copy(update={"cache": Path("here")}))[1]
+    assert given.cache == Path("here")

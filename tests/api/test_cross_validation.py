@@ -253,7 +253,7 @@ def test_cases_and_plan_stay_the_same_in_all_folds(
     monkeypatch.setattr(fitting, "train", train)
     with pytest.raises(RunError, match="seen"):
         medseg3d.fit(data, fold="all", **places, **SMALL)
-    (finished(places["out"] / "fold_0", at=1000).parent / "validation").mkdir()
+    (finished(places["out"] / "fold_0", at=1000).parent / "validation").mkdir(exist_ok=True)
     (places["out"] / "fold_0" / "validation" / "scores.csv").touch()
     image = data / "images" / "box_2.nii.gz"
     sound = image.read_bytes()

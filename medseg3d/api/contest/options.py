@@ -11,7 +11,7 @@ from medseg3d.config.options import default_part, laid_over
 from medseg3d.data.sizes import WIDE
 from medseg3d.errors import ConfigError
 from medseg3d.networks import NETWORKS
-from medseg3d.runs import MAY_CHANGE, OPTIONS, interrupted_run, stored_options
+from medseg3d.runs import MAY_CHANGE, OPTIONS, from_anywhere, interrupted_run, stored_options
 
 DEFAULT_MINUTES = 10.0
 
@@ -96,7 +96,8 @@ def expect_same(name: str, options: FitConfig) -> None:
     place = place_of(options)
     if not (place / OPTIONS).is_file():
         return
-    before, now = (each.model_dump(mode="json") for each in (stored_options(place), options))
+    both = (from_anywhere(each) for each in (stored_options(place), options))
+    before, now = (each.model_dump(mode="json") for each in both)
     changed = [key for key in now if key not in MAY_CHANGE and before[key] != now[key]]
     if changed:
         raise ConfigError(
