@@ -40,6 +40,13 @@ class AugmentationConfig(Options):
         description="Share of patches for each of noise, blur, "
         "brightness, contrast, a coarser grid and gamma.",
     )
+    stronger_after: float = Field(
+        30.0,
+        ge=0,
+        description="Number of times that the voxels of the training cases are seen before "
+        "rotations, zoom and all shares grow with each further time, to twice as much at most, so "
+        "that a long training does not learn few cases by heart; 0: they stay.",
+    )
 
 
 class StageConfig(Options):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,9 @@ USUAL = AugmentationConfig()
 
 CONTROL_POINTS = 6
 """Control points of the displacement along each axis."""
+
+STRONGEST = 2.0
+"""Factor by which changes grow at most in a long training."""
 
 NOISE = (0.02, 0.25)
 """Standard deviation in units of the normalized intensities."""
@@ -172,6 +175,8 @@ class Augmentation:
         elastic_fraction: Largest displacement, as a share of the patch along each axis.
         intensity_probability: Share of patches for each of noise, blur, brightness, contrast,
             a coarser grid and gamma.
+        stronger_after: Number of times that all voxels were seen from which on changes grow; see
+            :meth:`after`. 0: they never do.
 
     Raises:
         ConfigError: If a probability leaves [0, 1], an axis does not exist, the scale is not a
@@ -189,6 +194,7 @@ class Augmentation:
     elastic_probability: float = USUAL.elastic_probability
     elastic_fraction: float = USUAL.elastic_fraction
     intensity_probability: float = USUAL.intensity_probability
+    stronger_after: float = USUAL.stronger_after
 
     def __post_init__(self) -> None:
         for name in ("affine_probability", "elastic_probability", "intensity_probability"):
@@ -224,6 +230,24 @@ class Augmentation:
     def coarse_axis(self) -> int | None:
         """The axis that is left alone by rotations, scaling and displacement, if any."""
         return coarse_axis(self.spacing) if self.slice_axis is None else self.slice_axis
+
+    def after(self, times: float) -> Augmentation:
+        """The augmentation once all voxels of the training cases were seen that many times.
+
+        Angles, the logarithm of the scale and probabilities grow in proportion to
+        ``times / stronger_after``, from 1 to :data:`STRONGEST`, within what they may be.
+        """
+        if not self.stronger_after or times <= self.stronger_after:
+            return self
+        factor = min(times / self.stronger_after, STRONGEST)
+        return replace(
+            self,
+            rotation_degrees=min(self.rotation_degrees * factor, 180.0),
+            scale=(self.scale[0] ** factor, self.scale[1] ** factor),
+            affine_probability=min(self.affine_probability * factor, 1.0),
+            elastic_probability=min(self.elastic_probability * factor, 1.0),
+            intensity_probability=min(self.intensity_probability * factor, 1.0),
+        )
 
     def draw(self, generator: np.random.Generator, size: Size3, num_channels: int = 1) -> Changes:
         """Draw the changes of one patch of that size."""

@@ -216,6 +216,9 @@ class PatchDataset(Dataset[dict[str, Any]]):
         self.classes = classes
         self.maps = maps
         self.length = length
+        shapes = np.array([case.shape for case in cases])
+        covered = np.minimum(shapes, patch_size).prod(axis=1) / shapes.prod(axis=1)
+        self._seen = float(covered.mean()) / len(cases)
         self._uniform = UniformSampler(patch_size)
         self._on_foreground = ForegroundSampler(patch_size)
         self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
@@ -242,7 +245,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
         start = sampler.draw_start(case, generator)
         changes = Changes()
         if self.augmentation is not None:
-            changes = self.augmentation.draw(generator, self.patch_size, case.num_channels)
+            augmentation = self.augmentation.after(number * self._seen)
+            changes = augmentation.draw(generator, self.patch_size, case.num_channels)
         source, size = changes.source_box(start, self.patch_size, case.shape)
         offset = np.subtract(start, source)
         image, labels = arrays_of(sampler.crop(subject, source, size))
