@@ -1,5 +1,6 @@
 """Patches: where they lie, how foreground is spread, and that sample numbers decide all."""
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -240,6 +241,28 @@ def test_augmented_patches_have_the_patch_size(
     assert sample["labels"].shape == (1, *size)
     assert sample["image"].isfinite().all()
     assert set(sample["labels"].unique().tolist()) <= {0, 1, 2}
+
+
+def test_changes_grow_with_the_share_of_the_voxels_that_a_patch_covers(case: CachedCase) -> None:
+    growing = Augmentation(stronger_after=30.0, affine_probability=1)
+    steady = replace(growing, stronger_after=0.0)
+    doubled = replace(growing.after(60), stronger_after=0.0)
+    half = (SHAPE[0], SHAPE[1] // 2, SHAPE[2])
+    for size, numbers in ((SHAPE, (29, 60)), (half, (59, 120))):
+        before, after = (
+            [
+                PatchDataset([case], size, seed=0, augmentation=augmentation)[number]["image"]
+                for augmentation in (growing, expected)
+            ]
+            for number, expected in zip(numbers, (steady, doubled), strict=True)
+        )
+        assert torch.equal(*before)
+        assert torch.equal(*after)
+        unlike = PatchDataset([case], size, seed=0, augmentation=steady)[numbers[1]]["image"]
+        assert not torch.equal(after[0], unlike)
+    two = PatchDataset([case, case], SHAPE, seed=0, augmentation=growing)
+    alone = PatchDataset([case, case], SHAPE, seed=0, augmentation=steady)
+    assert torch.equal(two[59]["image"], alone[59]["image"])
 
 
 def test_rotated_patches_are_filled_from_around_them(tmp_path: Path) -> None:
