@@ -67,6 +67,7 @@ CANDIDATES: dict[str, Candidate] = {
     },
     "no elastic": {"augmentation": {"elastic_probability": 0.0}},
     "intensities twice as often": {"augmentation": {"intensity_probability": 0.3}},
+    "augmentation stays": {"augmentation": {"stronger_after": 0}},
     "flips along all axes": {"augmentation": {"mirror_axes": [0, 1, 2]}},
     "no deep supervision": {
         "network": {"name": "unet3d", "options": {"deep_supervision": 0}},
