@@ -60,7 +60,8 @@ class ScoreConfig(Options):
     ignore_label: PositiveInt | None = Field(
         None,
         description="Value in references of voxels that nobody annotated, which do not count; "
-        "default the label named ignore in dataset.json, else that of the model.",
+        "default the label named ignore in dataset.json, else that of the model. A structure is "
+        "cut where they begin, and the cut counts as surface.",
     )
     regions: Path | dict[str, tuple[PositiveInt, ...]] | None = Field(
         None,

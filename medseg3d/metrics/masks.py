@@ -59,7 +59,7 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """Voxels of the image."""
+        """Voxels of the image, as far as it is annotated."""
         return self.union + self.true_negatives
 
 

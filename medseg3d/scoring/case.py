@@ -1,7 +1,7 @@
 """Score one case: every label's metrics, volumes and status."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -61,6 +61,7 @@ def score_case(
     columns: Sequence[Column] | None = None,
     border_is_surface: bool = True,
     surface: SurfaceKind = "voxel",
+    num_ignored: int = 0,
     patient: str = "",
     model: str = "",
     threads: int = 1,
@@ -78,6 +79,8 @@ def score_case(
         border_is_surface: Whether voxels at the border of the volume count as surface.
         surface: Whether surfaces are made of voxels, each counting the same, or of the pieces of
             a mesh, weighted by their area.
+        num_ignored: Voxels that nobody annotated, which are background in both label maps: they
+            are no agreement on the background.
         patient: Whom the case shows.
         model: What made the prediction.
         threads: How many labels to work on at once.
@@ -101,7 +104,9 @@ def score_case(
 
     def row(label: int) -> Row:
         extent = found[label]
-        around = 1 if extent.counts.union and not border_is_surface else 0
+        agreeing = extent.counts.true_negatives - num_ignored
+        counts = replace(extent.counts, true_negatives=agreeing)
+        around = 1 if counts.union and not border_is_surface else 0
         box = _with_margin(extent.box, around)
         masks = MaskPair(
             predicted[box] == label,
@@ -109,7 +114,7 @@ def score_case(
             turned.spacing,
             image_shape=predicted.shape,
             voxel_volume_mm3=turned.voxel_volume_ml * 1000.0,
-            known_counts=extent.counts,
+            known_counts=counts,
         )
         return Row(
             case=case_id,
@@ -123,9 +128,9 @@ def score_case(
                 )
                 for column in chosen
             },
-            prediction_ml=extent.counts.predicted * turned.voxel_volume_ml,
-            reference_ml=extent.counts.expected * turned.voxel_volume_ml,
-            status=_status(extent.counts),
+            prediction_ml=counts.predicted * turned.voxel_volume_ml,
+            reference_ml=counts.expected * turned.voxel_volume_ml,
+            status=_status(counts),
             patient=patient,
             model=model,
         )

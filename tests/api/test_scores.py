@@ -283,6 +283,16 @@ def test_metrics_and_surfaces_are_as_asked_for(folder: Path) -> None:
     assert list(result.rows[0].scores) == ["surface_dice_0.5mm", "surface_dice_3mm"]
 
 
+def test_voxels_that_nobody_annotated_do_not_count_as_background(tmp_path: Path) -> None:
+    prediction, reference = np.zeros((2, 1, 2, 4), np.uint8)
+    prediction[0] = (1, 1, 0, 0), (1, 0, 0, 0)
+    reference[0] = (1, 0, 1, 0), (9, 9, 9, 9)
+    pair = save(tmp_path / "a.nii.gz", prediction), save(tmp_path / "r.nii.gz", reference)
+    options = {"metrics": ["specificity"], "regions": {"all": [1]}, "out": tmp_path / "s.csv"}
+    result = medseg3d.score(*pair, ignore_label=9, **options)
+    assert [row.scores["specificity"] for row in result.rows] == [0.5, 0.5]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -114,6 +114,23 @@ def test_a_structure_that_fills_the_image_and_is_missed_is_no_undefined_score() 
     assert row.scores["surface_dice_1mm"] == 0.0
 
 
+def test_voxels_that_nobody_annotated_are_no_background() -> None:
+    prediction, reference = np.zeros((2, 1, 2, 4), np.uint8)
+    prediction[0, 0] = (1, 1, 0, 0)
+    reference[0, 0] = (1, 0, 1, 0)
+    names = ("specificity", "matthews_correlation", "cohen_kappa", "dice")
+    chosen = columns([Part(name=name) for name in names])
+    grid = Grid((1, 2, 4), np.eye(4))
+    for num_ignored, expected in ((0, (5 / 6, 1 / 3, 1 / 3, 0.5)), (4, (0.5, 0.0, 0.0, 0.5))):
+        (row,) = score_case(
+            *("a", prediction, reference, grid),
+            labels={1: "all"},
+            columns=chosen,
+            num_ignored=num_ignored,
+        )
+        assert tuple(row.scores.values()) == pytest.approx(expected)
+
+
 def test_a_label_on_neither_side_is_undefined() -> None:
     row = score(with_box(2, 1, 4), with_box(2, 1, 4))[0]
     assert row.status == "both_empty"

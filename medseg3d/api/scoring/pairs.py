@@ -125,7 +125,9 @@ def score_pair(rules: Rules, pair: Pair) -> Scored:
     is_resampled = prediction is None
     if prediction is None:
         prediction = _resampled(pair.case, stored, reference, allowed=rules.resample)
-    prediction, expected = only_annotated(prediction, reference.labels, rules.ignore_label)
+    ignored = rules.ignore_label
+    prediction, expected = only_annotated(prediction, reference.labels, ignored)
+    num_ignored = 0 if ignored is None else int(np.count_nonzero(reference.labels == ignored))
     names = rules.names if rules.all_named else _named(rules.names, prediction, expected)
     scored = partial(
         score_case,
@@ -134,6 +136,7 @@ def score_pair(rules: Rules, pair: Pair) -> Scored:
         columns=rules.columns,
         border_is_surface=rules.border_is_surface,
         surface=rules.surface,
+        num_ignored=num_ignored,
         patient=pair.patient,
         model=pair.model,
         threads=rules.threads,
