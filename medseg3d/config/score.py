@@ -110,7 +110,8 @@ class ScoreConfig(Options):
     border_is_surface: bool = Field(
         True,
         description="Count voxels at the image border as surface, as MONAI and MedPy do; "
-        "without, a structure cut by the field of view has no surface there, as in CHAOS.",
+        "without, a structure cut by the field of view has no surface there, as in CHAOS, "
+        "unless one of the two fills the image.",
     )
     labels: dict[int, str] | None = Field(
         None, description="Label values and names; default all values found, names if known."

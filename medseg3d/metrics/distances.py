@@ -7,6 +7,7 @@ piece of one surface is measured to the nearest piece of the other.
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -171,7 +172,8 @@ def surface_distances(
         surface: ``"voxel"`` or ``"mesh"``.
         border: Whether there is surface at the volume's border, as in MONAI and MedPy. Without, a
             structure that the field of view cuts has no surface at the cut, as in the
-            published CHAOS figures.
+            published CHAOS figures. A mask that fills the image has no other surface: then the
+            border counts for both masks.
 
     Raises:
         ConfigError: If ``surface`` is neither.
@@ -183,6 +185,8 @@ def surface_distances(
     if not (masks.counts.predicted and masks.counts.expected):
         of_one = np.full(1 if masks.counts.union else 0, np.inf)
         return SurfaceDistances(Directed(of_one), Directed(of_one[:0]))
+    voxels = prod(masks.image_shape or masks.prediction.shape)
+    border = border or voxels in (masks.counts.predicted, masks.counts.expected)
     margin = 0 if border else 1
     if surface == "voxel":
         masks = masks.without_flat_axes()

@@ -114,6 +114,22 @@ def test_a_structure_that_fills_the_image_and_is_missed_is_no_undefined_score() 
     assert row.scores["surface_dice_1mm"] == 0.0
 
 
+@pytest.mark.parametrize("kind", ["voxel", "mesh"])
+def test_a_structure_that_fills_the_image_ends_at_its_border(kind: str) -> None:
+    full = np.ones(SHAPE, dtype=np.uint8)
+    without_a_slice = full.copy()
+    without_a_slice[0] = 0
+    options = {"surface": kind, "border_is_surface": False, "columns": columns(tolerances_mm=(1,))}
+    row = score(full, full, **options)[0]
+    assert [row.scores[name] for name in WORST_WHEN_ABSENT] == [0.0] * 4
+    assert row.scores["surface_dice_1mm"] == 1.0
+    for pair in ((without_a_slice, full), (full, without_a_slice)):
+        row = score(*pair, **options)[0]
+        assert row.scores["hausdorff_mm"] == pytest.approx(2.0)  # the slice
+        assert 0 < row.scores["assd_mm"] < 1
+        assert 0 < row.scores["surface_dice_1mm"] < 1
+
+
 def test_voxels_that_nobody_annotated_are_no_background() -> None:
     prediction, reference = np.zeros((2, 1, 2, 4), np.uint8)
     prediction[0, 0] = (1, 1, 0, 0)
