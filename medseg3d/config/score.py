@@ -49,7 +49,8 @@ class ScoreConfig(Options):
     tolerance_mm: tuple[float, ...] = Field(
         (1.0, 2.0),
         min_length=1,
-        description="Accepted surface distance of surface Dice, in mm; repeatable, a column each.",
+        description="Accepted surface distance of surface Dice, in mm; repeatable, a column each. "
+        "Give those of all structures, and read each structure in its own column.",
         json_schema_extra=FLAG,
     )
     surface: Literal["voxel", "mesh"] = Field(
