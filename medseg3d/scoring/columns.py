@@ -34,6 +34,11 @@ DEFAULT = (
 TOLERANCES_MM = (1.0, 2.0)
 """Distances at which the surface Dice is given."""
 
+VARIANTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "lesion_f1": ({"rule": "overlap"}, {"rule": "iou", "threshold": 0.1})
+}
+"""Options with which a metric is given that is asked for without any, a column each."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -106,6 +111,8 @@ def columns(
         ['hausdorff_95_mm', 'dice']
         >>> [column.name for column in columns([Part(name="surface_dice")], tolerances_mm=[2.5])]
         ['surface_dice_2.5mm']
+        >>> [column.name for column in columns([Part(name="lesion_f1")])]
+        ['lesion_f1', 'lesion_f1_rule_iou']
     """
     asked = [Part(name=name) for name in DEFAULT] if parts is None else parts
     found = tuple(column for part in asked for column in _columns(part, tolerances_mm))
@@ -118,7 +125,7 @@ def columns(
 
 
 def _columns(part: Part, tolerances_mm: Sequence[float]) -> Iterator[Column]:
-    """The column of a metric, or one for each tolerance."""
+    """The column of a metric, or one for each tolerance or variant."""
     known = _defaults(part.name)
     for option in part.options:
         if option not in known:
@@ -128,11 +135,13 @@ def _columns(part: Part, tolerances_mm: Sequence[float]) -> Iterator[Column]:
                 f"metric {part.name!r} has no option {option!r}; {hint}"
                 f"valid options: {', '.join(known) or 'none'}"
             )
-    if "tolerance" not in known or "tolerance" in part.options:
-        yield _column(part.name, part.options)
-        return
-    for tolerance in tolerances_mm:
-        yield _column(part.name, part.options | {"tolerance": tolerance})
+    variants: Sequence[Mapping[str, Any]] = [{}]
+    if "tolerance" in known and "tolerance" not in part.options:
+        variants = [{"tolerance": tolerance} for tolerance in tolerances_mm]
+    elif not part.options:
+        variants = VARIANTS.get(part.name, variants)
+    for options in variants:
+        yield _column(part.name, {**part.options, **options})
 
 
 def _column(metric: str, options: Mapping[str, Any]) -> Column:

@@ -45,6 +45,20 @@ def test_every_tolerance_is_a_column() -> None:
     assert names(asked, tolerances_mm=(0.5, 3.0)) == ["surface_dice_4mm"]
 
 
+def test_the_f1_of_lesions_is_given_by_both_rules() -> None:
+    overlap, iou = columns([Part(name="lesion_f1")])
+    assert (overlap.name, iou.name) == ("lesion_f1", "lesion_f1_rule_iou")
+    assert overlap.definition.endswith("; rule = overlap")
+    assert iou.definition.endswith("; rule = iou, threshold = 0.1")
+    prediction, reference = np.zeros((2, 1, 1, 30), dtype=bool)
+    reference[..., :12] = prediction[..., 11:20] = True  # they share one voxel of 20
+    pair = MaskPair(prediction, reference)
+    assert (overlap.score(pair), iou.score(pair)) == (1.0, 0.0)
+    asked = Part(name="lesion_f1", options={"rule": "iou", "threshold": 0.5})
+    assert names(asked) == ["lesion_f1_rule_iou_threshold_0.5"]
+    assert names(Part(name="lesion_f1", options={"connectivity": 26})) == ["lesion_f1"]
+
+
 def test_a_name_tells_the_options_that_are_not_the_usual_ones() -> None:
     assert names(
         Part(name="hausdorff_95"),
