@@ -173,7 +173,7 @@ def test_segments_get_their_names_in_the_end_whatever_it_costs(
         Segmenting(),
         BrightVoxels(),
         tmp_path,
-        TrainingSettings(budget=Budget(steps=10), batch_size=2, steps_per_epoch=5),
+        small_settings(budget=Budget(steps=10), steps_per_epoch=5),
         save_best=lambda _, score: kept.append(score),
     )
     assert ["dice" in row for row in history.rows] == [False, True]
