@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,9 @@ from medseg3d.losses.voxels import (
     softmax_and_one_hot,
 )
 from medseg3d.types import LabelMap
+
+MOST_THREADS = 4
+"""Measuring distances at the same time; each takes about 80 bytes per voxel of a patch."""
 
 
 class DistanceLoss(MappedLoss):
@@ -236,8 +240,12 @@ class HausdorffDistance(DistanceLoss):
         pairs = zip(self.sizes(masks.ndim - 2), coarseness, strict=True)
         spacing = [size * factor for size, factor in pairs]
         maps = np.empty(masks.shape, dtype=np.float32)
-        for place in np.ndindex(masks.shape[:2]):
+
+        def measure(place: tuple[int, ...]) -> None:
             maps[place] = self.distances(masks[place], spacing)
+
+        with ThreadPoolExecutor(min(MOST_THREADS, torch.get_num_threads())) as pool:
+            list(pool.map(measure, np.ndindex(masks.shape[:2])))
         return torch.from_numpy(maps).to(probabilities.device)
 
 
