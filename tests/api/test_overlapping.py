@@ -178,7 +178,9 @@ def test_score_takes_regions_that_are_named(
     out = tmp_path / "merged.csv"
     merged = medseg3d.score(tmp_path / "ours", tmp_path / "theirs", out=out)
     for row in merged.rows:
-        assert rows[row.case, "all of it"] == replace(row, label=3, name="all of it")
+        found = rows[row.case, "all of it"]
+        assert found.scores == pytest.approx(row.scores, abs=1e-12, nan_ok=True)
+        assert found == replace(row, label=3, name="all of it", scores=found.scores)
     told = json.loads((tmp_path / "0.json").read_text())
     assert told["regions"] == {"all of it": [1, 2]}
 

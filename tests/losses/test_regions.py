@@ -187,10 +187,13 @@ def test_maps_stay_where_regions_have_both_sides() -> None:
 def test_the_finest_level_may_be_compared_otherwise() -> None:
     logits, target = pair()
     loss = build_region_loss("focal_tversky", {}, TUMOR)
-    plain = build_region_loss("tversky", {"alpha": 0.7, "beta": 0.3}, TUMOR)
+    plain = build_loss("focal_tversky").finest
     assert isinstance(loss, WeightedSum)
+    assert isinstance(plain, torch.nn.Module)
     assert loss.finest is not None
-    torch.testing.assert_close(loss.finest(logits, target), plain(logits, target))
+    expected = torch.stack([OfRegion(plain, region)(logits, target) for region in TUMOR]).mean()
+    torch.testing.assert_close(loss.finest(logits, target), expected)
+    assert loss(logits, target) != expected
 
 
 def test_what_cannot_be_built_is_said() -> None:
