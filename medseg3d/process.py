@@ -38,7 +38,8 @@ MOST_SHOWN = 500
 
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|(?:not enough|can't allocate|cannot allocate|unable to allocate) memory"
-    r"|bad_alloc|failed to allocate",
+    r"|bad_alloc|failed to allocate|(?:cublas|cudnn)_status_alloc_failed"
+    r"|unable to find an engine to execute this computation",  # cuDNN, for want of a workspace
     re.IGNORECASE,
 )
 
