@@ -1,5 +1,6 @@
 """A part of the cases for each of several commands that know nothing of each other."""
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -34,9 +35,9 @@ class Shard:
     def of(self, items: Iterable[T], *, key: Callable[[T], str]) -> list[T]:
         """The items of this part, sorted by ``key``.
 
-        Of the same items, in whatever order, each is in exactly one part, and the sizes of the
-        parts differ by one at most. So divide all cases there are, and leave out those that are
-        done only afterwards.
+        The key of an item alone decides in which part it is. So each is in exactly one, also when
+        items come or go between the starts of the parts; their sizes are about equal only where
+        there are many.
 
         Args:
             items: What is divided.
@@ -44,9 +45,15 @@ class Shard:
 
         Examples:
             >>> [Shard(index, 2).of("cbade", key=str) for index in (1, 2)]
-            [['a', 'c', 'e'], ['b', 'd']]
+            [['c', 'd', 'e'], ['a', 'b']]
+            >>> [Shard(index, 2).of("cbadef", key=str) for index in (1, 2)]
+            [['c', 'd', 'e'], ['a', 'b', 'f']]
         """
-        return sorted(items, key=key)[self.index - 1 :: self.count]
+        return [item for item in sorted(items, key=key) if self._has(key(item))]
+
+    def _has(self, key: str) -> bool:
+        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest, "big") % self.count == self.index - 1
 
     def name(self, name: str) -> str:
         """What this part calls a file that all parts would write; the only part keeps the name.

@@ -183,16 +183,16 @@ def test_the_whole_knows_what_its_parts_have_done(tmp_path: Path, tiny_model: Pa
     for number in range(5):
         write_image(tmp_path / "in" / f"c{number}.nii", seed=number)
     out, options = tmp_path / "out", {"model": tiny_model, "out": tmp_path / "out"}
-    [c1, c3] = medseg3d.predict(tmp_path / "in", shard="2/2", **options)
-    assert [c1.case_id, c3.case_id] == ["c1", "c3"]
-    made = c1.path.stat().st_mtime_ns
+    [c0, c3] = medseg3d.predict(tmp_path / "in", shard="1/3", **options)
+    assert [c0.case_id, c3.case_id] == ["c0", "c3"]
+    made = c0.path.stat().st_mtime_ns
     found = medseg3d.predict(tmp_path / "in", **options)
-    assert [prediction.case_id for prediction in found] == ["c0", "c2", "c4"]
-    assert c1.path.stat().st_mtime_ns == made
+    assert [prediction.case_id for prediction in found] == ["c1", "c2", "c4"]
+    assert c0.path.stat().st_mtime_ns == made
     whole = json.loads((out / "predictions.json").read_text())["cases"]
-    parts = json.loads((out / "predictions-2of2.json").read_text())["cases"]
+    parts = json.loads((out / "predictions-1of3.json").read_text())["cases"]
     assert sorted(record["case"] for record in whole.values()) == [f"c{n}" for n in range(5)]
-    assert whole[str(c1.path)] == parts[str(c1.path)]
+    assert whole[str(c0.path)] == parts[str(c0.path)]
     for part in ("1/2", "2/2", "3/4"):  # nor is anything done again by other parts
         assert medseg3d.predict(tmp_path / "in", shard=part, **options) == []
     write_image(tmp_path / "in" / "c3.nii", seed=7)

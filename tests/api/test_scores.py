@@ -442,7 +442,7 @@ def test_models_of_a_case_are_in_one_part(folder: Path) -> None:
 
 
 def test_a_part_without_cases_has_the_header_of_the_others(folder: Path) -> None:
-    part = medseg3d.score("a", "r", shard="5/5", out="t.csv")
+    part = medseg3d.score("a", "r", shard="4/5", out="t.csv")
     assert part.rows == ()
     whole = medseg3d.score("a", "r")
     assert part.csv.read_text() == whole.csv.read_text().splitlines(keepends=True)[0]

@@ -44,7 +44,9 @@ def test_tables_of_parts_are_the_table_in_pieces(
         for index in (2, 1, 3)
     ]
     assert [part.csv.name for part in parts] == ["t-2of3.csv", "t-1of3.csv", "t-3of3.csv"]
-    assert "part 2/3: 2 of 5 cases" in caplog.messages
+    assert [f"part {part}/3: {n} of 5 cases" for part, n in ((2, 3), (1, 2), (3, 0))] == [
+        message for message in caplog.messages if message.startswith("part ")
+    ]
     rows = [row for part in parts for row in read_table(part.csv)]
     assert sorted(rows, key=lambda row: (row.case, row.label)) == read_table(whole.csv)
     assert all(part.json.is_file() and part.json.stem == part.csv.stem for part in parts)
@@ -55,10 +57,10 @@ def test_parts_keep_their_failures_apart(folders: tuple[Path, Path], tmp_path: P
         (folders[0] / f"{case}.nii").write_bytes(b"broken")
     tables = tmp_path / "tables"
     for index in (1, 2):
-        with pytest.raises(RunError, match=rf"failures are in .*scores-{index}of2_failed\.csv$"):
-            medseg3d.score(*folders, out=tables / "scores.csv", shard=f"{index}/2")
-    assert failed(tables / "scores-1of2_failed.csv") == ["c0", "c2"]
-    assert failed(tables / "scores-2of2_failed.csv") == ["c1"]
+        with pytest.raises(RunError, match=rf"failures are in .*scores-{index}of3_failed\.csv$"):
+            medseg3d.score(*folders, out=tables / "scores.csv", shard=f"{index}/3")
+    assert failed(tables / "scores-1of3_failed.csv") == ["c0"]
+    assert failed(tables / "scores-2of3_failed.csv") == ["c1", "c2"]
     assert not (tables / "scores_failed.csv").exists()
 
 

@@ -1,5 +1,6 @@
 """The division of cases: each in one part, whatever their order, and where it is read from."""
 
+import os
 import re
 from random import Random
 
@@ -24,11 +25,27 @@ def test_each_case_is_in_one_part_whatever_the_order(
         random.shuffle(order)
         parts.append(Shard(index, count).of(order, key=str))
     assert sorted(case for part in parts for case in part) == sorted(cases)
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@given(ids, st.text(min_size=1), st.integers(1, 12))
+def test_a_case_that_arrives_moves_no_other(cases: set[str], new: str, count: int) -> None:
+    for index in range(1, count + 1):
+        shard = Shard(index, count)
+        before, after = shard.of(cases, key=str), shard.of({*cases, new}, key=str)
+        assert [case for case in after if case != new] == [case for case in before if case != new]
 
 
 def test_parts_are_the_same_on_every_machine() -> None:
-    assert Shard(2, 3).of(["b", "a", "d", "Z", "c"], key=str) == ["a", "d"]
+    assert Shard(2, 3).of(["b", "a", "d", "Z", "c"], key=str) == ["a", "c", "d"]
+    strange = os.fsdecode(b"caf\xe9")
+    assert [Shard(index, 2).of([strange], key=str) for index in (1, 2)] == [[strange], []]
+
+
+def test_parts_of_many_cases_are_about_equal() -> None:
+    cases = [f"case{number:04d}" for number in range(1000)]
+    sizes = [len(Shard(index, 4).of(cases, key=str)) for index in range(1, 5)]
+    assert sum(sizes) == 1000
+    assert max(sizes) - min(sizes) < 100
 
 
 def test_files_of_parts_have_their_own_names() -> None:
