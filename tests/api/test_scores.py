@@ -25,6 +25,7 @@ from medseg3d.api.scoring import run as scores
 from medseg3d.config import Part, ScoreConfig, validated
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.geometry.grid import Grid
+from medseg3d.io import LabelVolume, write_labels
 from medseg3d.metrics.surface import surface_dice
 from medseg3d.scoring import read_table
 from medseg3d.types import LabelMap
@@ -229,6 +230,44 @@ def test_on_demand_another_grid_is_resampled(
         assert scores["s3", label]["dice"] == 1
     assert [one["resampled"] for one in told("scores.json")["files"]] == [False, False, True, False]
     assert "case s2: a/s2.nii.gz is resampled onto the grid of its reference" in caplog.text
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("cropped", "finer", "is_resampled"),
+    [(None, 1, False), ((1, 5), 1, False), ((0, 5), 1, False), (None, 2, True)],
+)
+def test_a_cropped_reference_hides_nothing_that_lies_outside(
+    tmp_path: Path,
+    cropped: tuple[int, int] | None,
+    finer: int,
+    is_resampled: bool,
+    turned: bool,
+) -> None:
+    predicted = np.zeros((6, 6, 6), np.uint8)
+    predicted[1:3, 1:3, 1:3] = 1
+    expected = predicted.copy()
+    predicted[4, 4, 1:5] = 1  # beyond the reference
+    cut = (slice(*cropped),) * 3 if cropped else (slice(None),) * 3
+    labels = np.kron(predicted[cut], np.ones((finer,) * 3, np.uint8))
+    start = (cropped or (0,))[0] - (1 - 1 / finer) / 2
+    affine = np.diag([*(length / finer for length in SPACING), 1])
+    affine[:3, 3] = [start * length for length in SPACING]
+    stored = nib.Nifti1Image(labels, affine)
+    if turned:
+        stored = stored.as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
+    grid, array = Grid(stored.shape, stored.affine), np.asarray(stored.dataobj)
+    prediction = tmp_path / "p" / ("a.seg.nrrd" if cropped else "a.nii.gz")
+    write_labels(prediction, array, LabelVolume(array, grid, prediction))
+    (tmp_path / "r").mkdir()
+    reference = tmp_path / "r" / "a.seg.nrrd"
+    crop = LabelVolume(expected[:4, :4, :4], Grid((4, 4, 4), np.diag([*SPACING, 1])), reference)
+    write_labels(reference, crop.labels, crop)
+    result = medseg3d.score(prediction, reference, out=tmp_path / "s.csv", resample=is_resampled)
+    [row] = result.rows
+    assert row.scores["dice"] == 2 * 8 / (12 + 8)
+    assert row.prediction_ml == pytest.approx(12 * 3 / 1000)
+    assert [one["resampled"] for one in told(tmp_path / "s.json")["files"]] == [is_resampled]
 
 
 def test_resampling_takes_the_nearest_voxel() -> None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
 from medseg3d.io import LabelVolume, read_labels, sources
 from medseg3d.io.digests import sha256_of
+from medseg3d.io.volume import CROP_TOLERANCE
 from medseg3d.metrics.distances import SurfaceKind
 from medseg3d.scoring import Column, Row, score_case
 from medseg3d.types import LabelMap
@@ -121,10 +123,13 @@ def score_pair(rules: Rules, pair: Pair) -> Scored:
     for volume in (stored, reference):
         for note in volume.notes:
             log.warning("%s", note)
+    crop, reference = reference, _filled(reference, stored, resample=rules.resample)
     prediction = _on_grid(stored, reference)
     is_resampled = prediction is None
     if prediction is None:
-        prediction = _resampled(pair.case, stored, reference, allowed=rules.resample)
+        prediction = _resampled(
+            pair.case, stored, crop, onto=reference.grid, allowed=rules.resample
+        )
     ignored = rules.ignore_label
     prediction, expected = only_annotated(prediction, reference.labels, ignored)
     num_ignored = 0 if ignored is None else int(np.count_nonzero(reference.labels == ignored))
@@ -185,6 +190,27 @@ def nearest_on(labels: LabelMap, source: Grid, target: Grid) -> LabelMap:
     return out
 
 
+def _filled(reference: LabelVolume, stored: LabelVolume, *, resample: bool) -> LabelVolume:
+    """A cropped reference with background as far as the prediction reaches; others as they are."""
+    filled = reference.filled(stored.grid)
+    if filled.grid.same_as(stored.grid) or not (stored.is_cropped or resample):
+        return filled
+    return reference.filled(_covering(reference.grid, stored.grid))
+
+
+def _covering(grid: Grid, other: Grid) -> Grid:
+    """The grid with as many more voxels at its sides as it takes to cover ``other``."""
+    edges = np.array(list(product(*((-0.5, length - 0.5) for length in other.shape))))
+    steps = np.linalg.solve(grid.affine, other.affine)
+    places = edges @ steps[:3, :3].T + steps[:3, 3]
+    low = np.floor(places.min(axis=0) + 0.5 + CROP_TOLERANCE).clip(max=0)
+    high = np.ceil(places.max(axis=0) + 0.5 - CROP_TOLERANCE).clip(min=grid.shape)
+    affine = grid.affine.copy()
+    affine[:3, 3] += grid.affine[:3, :3] @ low
+    i, j, k = (high - low).astype(int).tolist()
+    return Grid((i, j, k), affine)
+
+
 def _on_grid(stored: LabelVolume, reference: LabelVolume) -> LabelMap | None:
     """Predicted labels in the voxel order of the reference, None if they lie elsewhere."""
     try:
@@ -194,7 +220,7 @@ def _on_grid(stored: LabelVolume, reference: LabelVolume) -> LabelMap | None:
 
 
 def _resampled(
-    case_id: str, stored: LabelVolume, reference: LabelVolume, *, allowed: bool
+    case_id: str, stored: LabelVolume, reference: LabelVolume, *, onto: Grid, allowed: bool
 ) -> LabelMap:
     difference = (
         f"{stored.path} and {reference.path} lie on different grids: "
@@ -211,7 +237,7 @@ def _resampled(
             "does not mend"
         )
     log.info("case %s: %s is resampled onto the grid of its reference", case_id, stored.path)
-    labels = nearest_on(stored.labels, stored.grid, reference.grid)
+    labels = nearest_on(stored.labels, stored.grid, onto)
     if stored.labels.any() and not labels.any():
         log.warning("case %s: no label of %s lies where its reference is", case_id, stored.path)
     return labels
