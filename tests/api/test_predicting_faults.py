@@ -281,6 +281,31 @@ def test_a_full_gpu_hands_the_case_to_the_cpu(
         assert found.path.read_bytes() == expected.path.read_bytes()
 
 
+def test_a_gpu_that_is_full_from_the_start_hands_all_cases_to_the_cpu(
+    images: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    real = worker.open_predictor
+    options = {"model": tiny_model, "precision": "fp32"}
+    usual = medseg3d.predict(images, out=images.parent / "a", **options)
+
+    def full(config: Any) -> Any:
+        if config.device != "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return real(config)
+
+    monkeypatch.setattr(prediction_batch, "open_predictor", full)
+    monkeypatch.setattr(prediction_batch, "find_device", lambda _: torch.device("cuda"))
+    with caplog.at_level(logging.WARNING, "medseg3d"):
+        others = medseg3d.predict(images, out=images.parent / "b", **options)
+    told = [text for text in caplog.messages if "GPU" in text]
+    assert told == [
+        "the memory of the GPU is too small for the model at present; all cases are predicted on "
+        "the CPU"
+    ]
+    for expected, found in zip(usual, others, strict=True):
+        assert found.path.read_bytes() == expected.path.read_bytes()
+
+
 def test_a_case_handed_to_the_cpu_keeps_to_the_memory_that_is_allowed(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

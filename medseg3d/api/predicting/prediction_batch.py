@@ -28,6 +28,7 @@ from medseg3d.api.predicting.worker import (
     Worker,
     footprint_of,
     models_of,
+    on_cpu,
     open_predictor,
     rules_for,
 )
@@ -37,11 +38,12 @@ from medseg3d.config import PredictConfig
 from medseg3d.data.cases import Case, find_inputs
 from medseg3d.data.partners import Fault
 from medseg3d.data.plan import Plan
+from medseg3d.device import find_device
 from medseg3d.errors import ConfigError, DataError, MedSeg3DError, RunError
 from medseg3d.io.atomic import sweep
 from medseg3d.io.dicom import expect_identified
 from medseg3d.machine import in_words, memory_in_reach
-from medseg3d.process import sentence
+from medseg3d.process import out_of_memory, sentence
 from medseg3d.progress import Progress
 
 log = logging.getLogger("medseg3d")
@@ -388,12 +390,22 @@ def _allowed(config: PredictConfig) -> int:
 
 
 def opened(config: PredictConfig, digests: tuple[str, ...]) -> Worker:
-    """Load the models that have these digests.
+    """Load the models that have these digests, on the CPU where the GPU has no room for them.
 
     Raises:
         RunError: If the file of one holds another.
     """
-    worker = Worker(open_predictor(config), config)
+    try:
+        worker = Worker(open_predictor(config), config)
+    except RuntimeError as error:
+        if find_device(config.device).type == "cpu" or not out_of_memory(error):
+            raise
+        log.warning(
+            "the memory of the GPU is too small for the model at present; all cases are predicted "
+            "on the CPU"
+        )
+        config = on_cpu(config)
+        worker = Worker(open_predictor(config), config)
     for path, digest in zip(models_of(config), digests, strict=True):
         if inspect_bundle(path).sha256 != digest:
             raise RunError(

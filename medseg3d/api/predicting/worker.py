@@ -140,6 +140,12 @@ def open_predictor(config: PredictConfig) -> Predictor:
     return predictor
 
 
+def on_cpu(config: PredictConfig) -> PredictConfig:
+    """The options for the CPU in the place of a GPU that is full."""
+    precision = "auto" if config.precision == "fp16" else config.precision
+    return config.model_copy(update={"device": "cpu", "backend": "auto", "precision": precision})
+
+
 def models_of(config: PredictConfig) -> list[Path]:
     """The model files that the options name; when in a hurry, one of a cross-validation."""
     most = 1 if config.fast else None
@@ -390,9 +396,7 @@ class Worker:
     def _on_cpu(self) -> "Worker":
         """The same model on the CPU, kept for the next case that is too large for the GPU."""
         if self._cpu is None:
-            precision = "auto" if self.config.precision == "fp16" else self.config.precision
-            options = {"device": "cpu", "backend": "auto", "precision": precision}
-            config = self.config.model_copy(update=options)
+            config = on_cpu(self.config)
             self._cpu = Worker(open_predictor(config), config)
         return self._cpu
 
