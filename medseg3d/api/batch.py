@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -53,8 +53,7 @@ class Failures:
         self.num_cases = num_cases
         self.path = folder / name
         self.found: list[Failure] = []
-        if _is_ours(self.path):
-            self.path.unlink()
+        remove_table(self.path)
 
     @contextmanager
     def of(self, case_id: str, file: Path) -> Iterator[None]:
@@ -102,9 +101,10 @@ class Failures:
         )
 
 
-def _is_ours(path: Path) -> bool:
-    try:
+def remove_table(path: Path) -> None:
+    """Remove a table of failures that an earlier call left; what is somebody else's stays."""
+    with suppress(OSError):
         with path.open(encoding="utf-8", errors="replace") as file:
-            return file.readline().strip() == ",".join(COLUMNS)
-    except OSError:
-        return False
+            is_ours = file.readline().strip() == ",".join(COLUMNS)
+        if is_ours:
+            path.unlink()

@@ -1,10 +1,12 @@
 """The same command on the same folder, again and again: nothing stale, nothing lost, all told."""
 
 import errno
+import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -146,16 +148,9 @@ def test_what_a_person_made_of_a_case_that_failed_is_kept(folder: Path, predict:
     assert (folder / "out" / "p1.nii.gz").read_bytes() == b"drawn by hand"
 
 
-@pytest.mark.parametrize("options", [{}, {"skip_existing": True}])
-def test_an_interrupted_overwrite_goes_on_with_the_other_model(
-    folder: Path,
-    predict: Predict,
-    other_model: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    options: dict[str, Any],
-) -> None:
-    predict(uncertainty=True)
-    before = {f"p{n}.nii.gz": (folder / "out" / f"p{n}.nii.gz").read_bytes() for n in range(3)}
+@contextmanager
+def full_disk_at_p1() -> Iterator[None]:
+    """The disk is full when p1 is written, which ends the work."""
     real = Worker.write
 
     def write(self: Worker, job: Any, labeled: Any) -> Record:
@@ -163,14 +158,74 @@ def test_an_interrupted_overwrite_goes_on_with_the_other_model(
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(self, job, labeled)
 
-    monkeypatch.setattr(Worker, "write", write)
-    with pytest.raises(IncompleteError, match="repeat the command without --overwrite to go on"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "write", write)
+        yield
+
+
+ENDED = "repeat the command without --overwrite to go on"
+
+
+@pytest.mark.parametrize("options", [{}, {"skip_existing": True}])
+def test_an_interrupted_overwrite_goes_on_with_the_other_model(
+    folder: Path, predict: Predict, other_model: Path, options: dict[str, Any]
+) -> None:
+    predict(uncertainty=True)
+    before = {f"p{n}.nii.gz": (folder / "out" / f"p{n}.nii.gz").read_bytes() for n in range(3)}
+    with full_disk_at_p1(), pytest.raises(IncompleteError, match=ENDED):
         predict(model=other_model, overwrite=True)
-    monkeypatch.undo()
     assert [found.case_id for found in predict(model=other_model, **options)] == ["p1", "p2"]
     after = {path.name: path.read_bytes() for path in (folder / "out").glob("p*.nii.gz")}
     assert after.keys() == before.keys(), "no uncertainty of the old model is left"
     assert all(after[name] != before[name] for name in before)
+
+
+@pytest.mark.parametrize("options", [{}, {"skip_existing": True}])
+@pytest.mark.parametrize("parts", [(None,), ("1/2", "2/2")])
+def test_an_interrupted_overwrite_goes_on_with_the_same_model(
+    predict: Predict, parts: tuple[str | None, ...], options: dict[str, Any]
+) -> None:
+    for part in parts:
+        predict(shard=part)
+    with full_disk_at_p1(), pytest.raises(IncompleteError, match=ENDED):
+        predict(overwrite=True)
+    assert [found.case_id for found in predict(**options)] == ["p1", "p2"]
+    assert predict(**options) == []
+
+
+def test_a_part_whose_overwrite_was_interrupted_is_finished_by_the_whole(predict: Predict) -> None:
+    predict()
+    with full_disk_at_p1(), pytest.raises(IncompleteError, match=ENDED):
+        predict(overwrite=True, shard="1/2")
+    assert [found.case_id for found in predict()] == ["p1"]
+    assert predict() == []
+
+
+def test_no_map_of_an_older_image_stays_after_an_interrupted_overwrite(
+    folder: Path, predict: Predict
+) -> None:
+    before = {found.case_id: found.path.read_bytes() for found in predict()}
+    for number in range(3):
+        write_image(folder / "in" / f"p{number}.nii", seed=10 + number)
+    with full_disk_at_p1(), pytest.raises(IncompleteError, match=ENDED):
+        predict(overwrite=True)
+    predict(skip_existing=True)
+    for case, old in before.items():
+        assert (folder / "out" / f"{case}.nii.gz").read_bytes() != old
+
+
+def test_a_map_of_an_older_image_is_told_of_where_it_is_left_out(
+    folder: Path, predict: Predict, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict()
+    assert predict(skip_existing=True) == []
+    assert "was made of another image" not in caplog.text
+    write_image(folder / "in" / "p1.nii", seed=77)
+    assert predict(skip_existing=True) == []
+    told = f"case p1: {folder / 'out' / 'p1.nii.gz'} was made of another image than "
+    assert [text for text in caplog.messages if "another image" in text] == [
+        f"{told}{folder / 'in' / 'p1.nii'} is now, and is left out; remove it to have it made anew"
+    ]
 
 
 def test_nothing_of_other_labels_stays_beside_new_ones(
@@ -204,6 +259,41 @@ def test_models_are_not_mixed_in_a_folder_because_of_one_new_image(
     with pytest.raises(RunError, match="3 outputs exist already"):
         predict(model=other_model)
     assert (folder / "out" / "predictions.json").read_bytes() == told
+
+
+def test_labels_of_another_model_do_not_count_as_those_of_a_part_before(
+    folder: Path, predict: Predict, other_model: Path
+) -> None:
+    options = {"format": "nii"}  # every label map has the same size
+    (folder / "in" / "broken.nii").write_bytes(b"junk")
+    parts = ("1/2", "2/2")
+    for part in parts:
+        with suppress(IncompleteError):
+            predict(shard=part, **options)
+    assert list((folder / "out").glob("failed-*of2.csv"))
+    (folder / "in" / "broken.nii").unlink()
+    assert len(predict(model=other_model, overwrite=True, **options)) == 3
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        *("p0.nii", "p1.nii", "p2.nii", "predictions.json")
+    ]
+    for part in (None, *parts):
+        with pytest.raises(RunError, match="outputs exist already"):
+            predict(shard=part, **options)
+    assert predict(model=other_model, **options) == []
+    write_image(folder / "in" / "p3.nii", seed=3)
+    assert [found.case_id for found in predict(model=other_model, **options)] == ["p3"]
+
+
+def test_a_part_by_another_model_leaves_the_other_part_on_record(
+    folder: Path, predict: Predict, other_model: Path
+) -> None:
+    predict()
+    replaced = predict(model=other_model, overwrite=True, shard="1/2")
+    assert 0 < len(replaced) < 3
+    kept = json.loads((folder / "out" / "predictions.json").read_text())["cases"]
+    assert kept.keys() == {str(folder / "out" / f"p{n}.nii.gz") for n in range(3)} - {
+        str(found.path) for found in replaced
+    }
 
 
 def test_what_a_killed_part_had_planned_is_forgotten_once_it_is_made(

@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,6 +173,66 @@ def test_outputs_of_a_killed_part_may_be_replaced(tmp_path: Path) -> None:
     assert json.loads(whole.path.read_text())["planned"] == [str(tmp_path / "b_seg.nii.gz")]
     other = Records.open(tmp_path / "predictions.json", {"m": "13"}, _config())
     assert other.ours == set()
+
+
+def test_what_is_made_anew_is_finished_by_nobody_before(tmp_path: Path, case: Case) -> None:
+    labels = tmp_path / "a_seg.nii.gz"
+    names = ("predictions.json", "predictions-1of2.json")
+    for old, new in (names, reversed(names)):
+        _finished(case, labels, Records.open(tmp_path / old, {"m": "12"}, _config()))
+        Records.open(tmp_path / new, {"m": "12"}, _config()).begin([labels])  # and is killed
+        for name in (*names, "predictions-3of4.json"):
+            again = Records.open(tmp_path / name, {"m": "12"}, _config())
+            assert not again.is_finished(case, [labels])
+            assert again.ours == {str(labels)}
+        assert not (tmp_path / old).exists(), "nothing is left on its record"
+
+
+def test_two_processes_keep_the_records_of_both(tmp_path: Path, case: Case) -> None:
+    path = tmp_path / "out" / "predictions.json"
+    one, other, idle = (Records.open(path, {"m": "12"}, _config()) for _ in range(3))
+    labels = [tmp_path / "out" / f"{name}.nii.gz" for name in "abc"]
+    for records, file in zip((one, other, idle), labels, strict=True):
+        records.begin([file])
+    assert json.loads(path.read_text())["planned"] == [str(file) for file in labels]
+    _finished(case, labels[0], one)
+    idle.end([labels[2]], is_whole=True)  # its case has failed
+    assert json.loads(path.read_text())["planned"] == [str(labels[1])]
+    one.end([labels[0]], is_whole=True)
+    _finished(case, labels[1], other)
+    other.end([labels[1]], is_whole=True)
+    found = json.loads(path.read_text())
+    assert (found["cases"].keys(), found["planned"]) == ({*map(str, labels[:2])}, [])
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        *("a.nii.gz", "b.nii.gz", "predictions.json")
+    ]
+
+
+def test_a_process_that_made_nothing_leaves_no_trace(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "predictions.json"
+    one, other = (Records.open(path, {"m": "12"}, _config()) for _ in range(2))
+    one.begin([path.with_name("a.nii.gz")])
+    other.begin([path.with_name("b.nii.gz")])
+    one.end([path.with_name("a.nii.gz")], is_whole=True)
+    assert path.is_file()
+    other.end([path.with_name("b.nii.gz")], is_whole=True)
+    assert not path.parent.exists()
+
+
+def test_many_at_a_time_lose_nothing(tmp_path: Path, case: Case) -> None:
+    path = tmp_path / "predictions.json"
+
+    def work(name: str) -> None:
+        records = Records.open(path, {"m": "12"}, _config())
+        labels = [tmp_path / f"{name}{number}.nii.gz" for number in range(8)]
+        records.begin(labels)
+        for file in labels:
+            _finished(case, file, records)
+        records.end(labels, is_whole=True)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, "abcd"))
+    assert len(json.loads(path.read_text())["cases"]) == 4 * 8
 
 
 def test_it_is_not_written_for_each_of_thousands(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
-from medseg3d.api.batch import FAILED_CSV, Failures
+from medseg3d.api.batch import FAILED_CSV, Failures, remove_table
 from medseg3d.api.predicting.cleaning_rules import rules_in_words
 from medseg3d.api.predicting.needs import (
     Footprint,
@@ -47,6 +47,8 @@ from medseg3d.process import out_of_memory, sentence
 from medseg3d.progress import Progress
 
 log = logging.getLogger("medseg3d")
+
+FAILED_OF_PARTS = "failed-*of*.csv"
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,9 @@ class Batch:
         if shard.count > 1:
             mine = shard.of(mine, key=lambda pair: pair[0].id)
             unusable = shard.of(unusable, key=str)
+        else:
+            for table in folder.glob(FAILED_OF_PARTS):
+                remove_table(table)
         for fault in unusable:
             failures.add(", ".join(fault.cases), fault.file, fault)
         shas = tuple(digests[str(path)] for path in models_of(config))
@@ -224,12 +229,20 @@ class Batch:
         if self.config.overwrite:
             return False
         is_ours = str(target.labels.absolute()) in self._ours  # an interrupted --overwrite's
-        if self.config.skip_existing and target.is_there and not is_ours:
-            return True
+        is_left_out = self.config.skip_existing and target.is_there and not is_ours
+        if self.records is None:
+            return is_left_out
         with suppress(DataError, OSError):  # told of when it is read
             masks = masks_of(self.config, case.id)
-            return self.records is not None and self.records.is_finished(case, target.files, masks)
-        return False
+            if not is_left_out:
+                return self.records.is_finished(case, target.files, masks)
+            if self.records.is_outdated(case, target.files, masks):
+                log.warning(
+                    "case %s: %s was made of another image than %s is now, and is left out; "
+                    "remove it to have it made anew",
+                    *(case.id, target.labels, case.images[0]),
+                )
+        return is_left_out
 
     def here(self, jobs: Sequence[Job], results: list[Prediction]) -> None:
         """Predict in this process, reading ahead and writing behind.
@@ -339,7 +352,8 @@ class Batch:
 
     def _save(self, *, is_whole: bool) -> None:
         if self.records is not None:
-            self.records.end(is_whole=is_whole)
+            files = (file for target in self.targets for file in target.files)
+            self.records.end(files, is_whole=is_whole)
 
 
 def predict_job(config: PredictConfig, digests: tuple[str, ...], job: Job) -> Record:

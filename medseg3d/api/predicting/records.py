@@ -1,12 +1,13 @@
 """``predictions.json``: what was predicted, by what, how long it took, and what is finished."""
 
+import fcntl
 import json
 import logging
 import os
 import re
 import time
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -63,6 +64,7 @@ class Record:
         cleaning: What was done after the network to each label that is cleaned: the rule in
             words, and the mL removed and filled.
         classes: Probability of each class of the image, if the model knows classes.
+        written: Time of the last change in ns of each file written, by path.
     """
 
     case: str
@@ -78,11 +80,15 @@ class Record:
     notes: tuple[str, ...] = ()
     cleaning: dict[str, dict[str, Any]] = field(default_factory=dict)
     classes: dict[str, float] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
 class Records:
     """The finished cases of a folder, in memory and in its ``predictions.json``.
+
+    Several processes with the same work may keep the file together. What is made anew is planned
+    in one file of the folder, and on record in none.
 
     Attributes:
         path: The file.
@@ -104,7 +110,8 @@ class Records:
     elsewhere: "list[Records]" = field(default_factory=list)
     is_of_other_work: bool = False
     made: dict[str, set[str]] = field(default_factory=dict)
-    _adopted: bool = False
+    _begun: set[str] = field(default_factory=set)
+    _mine: set[str] = field(default_factory=set)
     _next: float = 0.0
 
     @classmethod
@@ -116,12 +123,7 @@ class Records:
         matters = (*MATTERS, *OF_SAMPLES) if config.samples else MATTERS
         options = config.model_dump(mode="json", include=set(matters))
         records = cls._stored(path, models, options)
-        others = path.parent.iterdir() if path.parent.is_dir() else ()
-        records.elsewhere = [
-            cls._stored(other, models, options)
-            for other in sorted(others)
-            if OF_ANY.fullmatch(other.name) and other.name != path.name
-        ]
+        records.elsewhere = [cls._stored(other, models, options) for other in _others(path)]
         return records
 
     @classmethod
@@ -187,7 +189,7 @@ class Records:
             beside: What decides them beside its images.
         """
         place = str(files[0].absolute())
-        known = [each.cases[place] for each in (self, *self.elsewhere) if place in each.cases]
+        known = self._known(place)
         if not known:
             return False
         expected = stamps(case, beside), sizes(files)
@@ -196,44 +198,103 @@ class Records:
             return False
         if self.path.name == NAME and self.cases.get(place) != record:
             self.cases[place] = record
-            self._adopted = True
+            self._mine.add(place)
         return True
 
+    def is_outdated(self, case: Case, files: Sequence[Path], beside: Sequence[Path] = ()) -> bool:
+        """Whether the outputs are on record as they are, but of other inputs than there are now.
+
+        Args:
+            case: The case.
+            files: Its outputs.
+            beside: What decides them beside its images.
+        """
+        now = sizes(files)
+        known = [each for each in self._known(str(files[0].absolute())) if each.outputs == now]
+        return bool(known) and stamps(case, beside) not in [each.inputs for each in known]
+
+    def is_as_made(self, labels: Path) -> bool:
+        """Whether this work has made a label map that nobody has changed since."""
+        place = str(labels.absolute())
+        known = [(each.outputs.get(place), each.written.get(place)) for each in self._known(place)]
+        with suppress(OSError):
+            status = labels.stat()
+            return (status.st_size, status.st_mtime_ns) in known
+        return False
+
     def begin(self, files: Iterable[Path]) -> None:
-        """Note, on the disk too, which outputs will be made now."""
+        """Note, on the disk too, which outputs will be made now.
+
+        What any work with this folder has on record of them counts no more.
+        """
         new = {str(file.absolute()) for file in files}
+        if not new and not self._mine:
+            return
+        self._begun |= new
         self.planned |= new
-        if new or self._adopted:
-            self.save()
+        self.cases = {place: each for place, each in self.cases.items() if place not in new}
+        with _one_at_a_time(self.path.parent):
+            for other in _others(self.path):
+                _forget(other, new)
+        self.save()
 
     def add(self, record: Record) -> None:
         """Put a case on record that is finished; call :meth:`save` at the end."""
         place = next(iter(record.outputs))
         self.cases.pop(place, None)  # so that the last one is the latest
         self.cases[place] = record
+        self._mine.add(place)
         if time.monotonic() >= self._next:
             self.save()
 
-    def end(self, *, is_whole: bool) -> None:
+    def end(self, files: Iterable[Path], *, is_whole: bool) -> None:
         """Write the file at the end of the work; if nothing was made, there is none.
 
         What was not made is not planned any more: who makes it later keeps it.
 
         Args:
+            files: Outputs of every case of this work.
             is_whole: Whether every case was tried; else what is there stays planned, since it may
                 be what was to be replaced.
         """
-        self.planned = {file for file in self.planned if not is_whole and Path(file).exists()}
-        if self.cases or self.planned:
-            self.save()
-            return
-        self.path.unlink(missing_ok=True)
-        with suppress(OSError):  # others' files are in it
-            self.path.parent.rmdir()
+        ended = self._begun.union(str(file.absolute()) for file in files)
+        with _one_at_a_time(self.path.parent):
+            self._catch_up()
+            self.planned = {
+                file
+                for file in self.planned
+                if file not in ended or (not is_whole and Path(file).exists())
+            }
+            if self.cases or self.planned:
+                self._write()
+                return
+            self.path.unlink(missing_ok=True)
+            with suppress(OSError):  # others' files are in it
+                self.path.parent.rmdir()
 
     def save(self) -> None:
         """Write the file; of thousands of cases that would take long, so not for each of them."""
         begun = time.monotonic()
+        with _one_at_a_time(self.path.parent):
+            self._catch_up()
+            self._write()
+        now = time.monotonic()
+        self._next = now + PAUSE * (now - begun)
+
+    def _known(self, place: str) -> list[Record]:
+        return [each.cases[place] for each in (self, *self.elsewhere) if place in each.cases]
+
+    def _catch_up(self) -> None:
+        """Take over what other processes with the same work have written meanwhile."""
+        stored = self._stored(self.path, self.models, self.options)
+        if stored.is_of_other_work:
+            return
+        mine = {place: each for place, each in self.cases.items() if place in self._mine}
+        kept = stored.cases.keys() - self._begun - self._mine
+        self.cases = {place: each for place, each in stored.cases.items() if place in kept} | mine
+        self.planned = (stored.planned - self._begun) | (self.planned & self._begun)
+
+    def _write(self) -> None:
         content = {
             "medseg3d": __version__,
             "models": self.models,
@@ -241,10 +302,7 @@ class Records:
             "cases": {key: asdict(each) for key, each in self.cases.items()},
             "planned": sorted(self.planned - self.cases.keys()),
         }
-        with atomic(self.path) as beside:
-            beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        now = time.monotonic()
-        self._next = now + PAUSE * (now - begun)
+        _write(self.path, content)
 
 
 def stamps(case: Case, beside: Sequence[Path] = ()) -> Stamps:
@@ -260,6 +318,52 @@ def stamps(case: Case, beside: Sequence[Path] = ()) -> Stamps:
 def sizes(files: Sequence[Path]) -> dict[str, int]:
     """Bytes of each file that is there."""
     return {str(file.absolute()): file.stat().st_size for file in files if file.is_file()}
+
+
+def times(files: Sequence[Path]) -> dict[str, int]:
+    """Time of the last change in ns of each file that is there."""
+    return {str(file.absolute()): file.stat().st_mtime_ns for file in files if file.is_file()}
+
+
+def _others(path: Path) -> list[Path]:
+    """Files of other parts of the same folder."""
+    every = path.parent.iterdir() if path.parent.is_dir() else ()
+    return [
+        each for each in sorted(every) if OF_ANY.fullmatch(each.name) and each.name != path.name
+    ]
+
+
+def _forget(path: Path, outputs: Collection[str]) -> None:
+    """Take outputs out of the file of another part; one that holds no others is removed."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        cases = {place: each for place, each in content["cases"].items() if place not in outputs}
+        planned = [file for file in content["planned"] if file not in outputs]
+        if (len(cases), len(planned)) == (len(content["cases"]), len(content["planned"])):
+            return
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # none of its cases counts as finished
+    if cases or planned:
+        _write(path, content | {"cases": cases, "planned": planned})
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with atomic(path) as beside:
+        beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in the same section, where the disk has locks."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def _record(facts: dict[str, Any]) -> Record:

@@ -15,7 +15,7 @@ from medseg3d.api.predicting.cleaning_rules import Rules, changes_in_words, clea
 from medseg3d.api.predicting.diagnosing import Diagnoses
 from medseg3d.api.predicting.diagnosing import in_words as class_in_words
 from medseg3d.api.predicting.needs import FLOAT, Footprint, Needs, estimate, expect_memory
-from medseg3d.api.predicting.records import Record, Stamps, sizes, stamps
+from medseg3d.api.predicting.records import Record, Stamps, sizes, stamps, times
 from medseg3d.api.predicting.region import Region, lengths, masks_of, region_of, surroundings
 from medseg3d.api.predicting.sampling import Samples, in_turn, write_samples
 from medseg3d.api.predicting.targets import Target
@@ -319,6 +319,7 @@ class Worker:
         return replace(
             labeled.record,
             outputs=sizes(job.target.files),
+            written=times(job.target.files),
             seconds=seconds,
             peak_memory_bytes=peak_memory(),
         )
