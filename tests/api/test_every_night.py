@@ -148,6 +148,37 @@ def test_what_a_person_made_of_a_case_that_failed_is_kept(folder: Path, predict:
     assert (folder / "out" / "p1.nii.gz").read_bytes() == b"drawn by hand"
 
 
+@pytest.mark.parametrize("options", [{"uncertainty": True}, {"probabilities": True}])
+def test_a_label_map_is_not_replaced_because_more_is_asked_for(
+    folder: Path, predict: Predict, options: dict[str, Any]
+) -> None:
+    made = predict()
+    made[1].path.write_bytes(b"corrected by hand")
+    before = [found.path.read_bytes() for found in made]
+    with pytest.raises(RunError, match=r"^3 outputs exist already .* give --overwrite to replace"):
+        predict(skip_existing=True, **options)
+    assert [found.path.read_bytes() for found in made] == before
+    assert in_folder(folder / "out") == ["p0.nii.gz", "p1.nii.gz", "p2.nii.gz"]
+
+
+def test_a_corrected_map_is_not_replaced_because_its_uncertainty_is_gone(
+    folder: Path, predict: Predict
+) -> None:
+    options = {"uncertainty": True, "format": "nii"}
+    out = folder / "out"
+    usual = [found.path.read_bytes() for found in predict(**options)]
+    corrected = usual[1][:-1] + bytes([usual[1][-1] ^ 1])  # of the same size
+    (out / "p1.nii").write_bytes(corrected)
+    for number in (0, 1):
+        (out / f"p{number}_uncertainty.nii.gz").unlink()
+    told = r"case p1: .*p1\.nii exists already and is not what this command made"
+    with pytest.raises(IncompleteError, match=told) as caught:
+        predict(skip_existing=True, **options)
+    assert [found.case_id for found in caught.value.done] == ["p0"]
+    expected = [usual[0], corrected, usual[2]]
+    assert [(out / f"p{number}.nii").read_bytes() for number in range(3)] == expected
+
+
 @contextmanager
 def full_disk_at_p1() -> Iterator[None]:
     """The disk is full when p1 is written, which ends the work."""

@@ -166,6 +166,14 @@ def test_existing_files_are_kept_unless_told_otherwise(tmp_path: Path) -> None:
         expect_new(wanted, skip_existing=False)
     expect_new(wanted, skip_existing=True)
     expect_new(wanted, skip_existing=False, ours={str(out / "b.nii.gz")})
+    doubted = targets(found, out=out, uncertainty=True)
+    (out / "a_uncertainty.nii.gz").write_bytes(b"of a case that was not finished")
+    told = (
+        r"^1 outputs exist already \(.*b\.nii\.gz\), but not all .* give --overwrite .* another -o"
+    )
+    with pytest.raises(RunError, match=told):
+        expect_new(doubted, skip_existing=True)
+    expect_new(doubted, skip_existing=True, ours={str(out / "b.nii.gz")})
     (out / "b.nii.gz").unlink()
     (out / "b.nii.gz").symlink_to("nowhere")
     for skip_existing in (False, True):

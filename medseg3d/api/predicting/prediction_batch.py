@@ -192,6 +192,9 @@ class Batch:
                 those of other models or options, so that they would be mixed.
         """
         skip_existing, ours = self.config.skip_existing, self._ours
+        if skip_existing and self.records is not None:
+            labels = [target.labels for _, target in todo if self.records.is_as_made(target.labels)]
+            ours = {*ours, *(str(path.absolute()) for path in labels)}
         blocked = {
             case.id: files[0]
             for case, target in todo

@@ -222,7 +222,7 @@ def expect_new(
 
     Args:
         targets: Where outputs go.
-        skip_existing: Whether the outputs of a case that has not all of them are replaced.
+        skip_existing: Whether cases that have all of them are left out; see :func:`in_the_way`.
         ours: Paths of outputs that may be replaced without asking.
 
     Raises:
@@ -231,12 +231,19 @@ def expect_new(
     existing = [
         file
         for target in targets
+        if not (skip_existing and target.is_there)
         for file in in_the_way(target, skip_existing=skip_existing, ours=ours)
     ]
     if not existing:
         return
     named = ", ".join(map(str, existing[:MOST_NAMED]))
     more = ", ..." if len(existing) > MOST_NAMED else ""
+    if skip_existing:
+        raise RunError(
+            f"{len(existing)} outputs exist already ({named}{more}), but not all that belongs to "
+            "them, and this command did not make them; give --overwrite to replace them, or "
+            "choose another -o"
+        )
     raise RunError(
         f"{len(existing)} outputs exist already ({named}{more}); give --overwrite to replace "
         "them, or --skip-existing to make only those that lack"
@@ -248,10 +255,10 @@ def in_the_way(target: Target, *, skip_existing: bool, ours: Collection[str] = (
 
     Args:
         target: Where the outputs of the case go.
-        skip_existing: Whether those of a case that has not all of them are replaced.
+        skip_existing: Whether those beside the label map are replaced, where some are missing.
         ours: Paths of outputs that may be replaced without asking.
     """
-    replaced = [*target.files] if skip_existing else []
+    replaced = target.files[1:] if skip_existing else ()
     return [
         file
         for file in (*target.files, *target.stale)
