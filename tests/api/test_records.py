@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from medseg3d import __version__
 from medseg3d.api.predicting.records import Record, Records, sizes, stamps
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.cases import Case, find_inputs
@@ -233,6 +234,23 @@ def test_many_at_a_time_lose_nothing(tmp_path: Path, case: Case) -> None:
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(work, "abcd"))
     assert len(json.loads(path.read_text())["cases"]) == 4 * 8
+
+
+def test_finished_cases_of_another_version_are_told_once(
+    tmp_path: Path, case: Case, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels, path = tmp_path / "a_seg.nii.gz", tmp_path / "predictions.json"
+    _finished(case, labels, Records.open(path, {"m": "12"}, _config()))
+    Records.open(path, {"m": "12"}, _config())
+    assert not caplog.messages
+    path.write_text(path.read_text().replace(f'"medseg3d": "{__version__}"', '"medseg3d": "0.0.7"'))
+    Records.open(path, {"m": "12"}, _config(overwrite=True))
+    assert not caplog.messages
+    assert Records.open(path, {"m": "12"}, _config()).is_finished(case, [labels])
+    assert caplog.messages == [
+        f"{tmp_path}: finished cases are of medseg3d 0.0.7 and this is {__version__}; give "
+        "--overwrite to have them made anew"
+    ]
 
 
 def test_it_is_not_written_for_each_of_thousands(

@@ -110,6 +110,7 @@ class Records:
     elsewhere: "list[Records]" = field(default_factory=list)
     is_of_other_work: bool = False
     made: dict[str, set[str]] = field(default_factory=dict)
+    _version: str = __version__
     _begun: set[str] = field(default_factory=set)
     _mine: set[str] = field(default_factory=set)
     _next: float = 0.0
@@ -124,6 +125,14 @@ class Records:
         options = config.model_dump(mode="json", include=set(matters))
         records = cls._stored(path, models, options)
         records.elsewhere = [cls._stored(other, models, options) for other in _others(path)]
+        every = (records, *records.elsewhere)
+        versions = {each._version for each in every if each.cases} - {__version__}
+        if versions and not config.overwrite:
+            log.warning(
+                "%s: finished cases are of medseg3d %s and this is %s; give --overwrite to have "
+                "them made anew",
+                *(path.parent, ", ".join(sorted(versions)), __version__),
+            )
         return records
 
     @classmethod
@@ -137,6 +146,7 @@ class Records:
             if not records.is_of_other_work:
                 records.cases = {key: _record(facts) for key, facts in stored["cases"].items()}
                 records.planned = set(stored["planned"])
+                records._version = str(stored.get("medseg3d"))
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
