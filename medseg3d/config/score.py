@@ -42,7 +42,8 @@ class ScoreConfig(Options):
     metrics: tuple[Part, ...] | None = Field(
         None,
         description="Metrics by name (medseg3d list metrics), with commas between them or "
-        "repeated; default those for overlap, surfaces and volumes. In YAML, with options: "
+        "repeated; default those for overlap, surfaces and volumes. Those of whole label maps, "
+        "such as mean_iou, go into the JSON file, one value per case. In YAML, with options: "
         "[dice, {name: f_beta, options: {beta: 2}}].",
         json_schema_extra=FLAG,
     )

@@ -1,8 +1,8 @@
-"""The columns of a table of scores: metrics of two masks, each with its options."""
+"""The columns of a table of scores: metrics of two masks or label maps, with their options."""
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -14,6 +14,7 @@ import numpy as np
 from medseg3d.config.options import Part
 from medseg3d.errors import ConfigError, MedSeg3DError
 from medseg3d.metrics import METRICS
+from medseg3d.metrics.confusion import Confusion
 from medseg3d.metrics.masks import Better, MaskMetric, MaskPair
 
 DEFAULT = (
@@ -34,6 +35,9 @@ DEFAULT = (
 TOLERANCES_MM = (1.0, 2.0)
 """Distances at which the surface Dice is given."""
 
+USABLE = ("masks", "labels")
+"""What the metrics of a table are of."""
+
 VARIANTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "lesion_f1": ({"rule": "overlap"}, {"rule": "iou", "threshold": 0.1})
 }
@@ -53,6 +57,11 @@ class Column:
     name: str
     metric: str
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def is_of_case(self) -> bool:
+        """Whether it is one of a whole label map, with one value per case."""
+        return bool(METRICS.facts(self.metric)["of"] == "labels")
 
     @property
     def unit(self) -> str:
@@ -76,11 +85,11 @@ class Column:
         """Paper or other origin of the definition."""
         return str(METRICS.facts(self.metric)["source"])
 
-    def score(self, masks: MaskPair, **common: Any) -> float:
-        """The metric of two masks.
+    def score(self, found: MaskPair | Confusion, **common: Any) -> float:
+        """The metric of two masks, or of two label maps.
 
         Args:
-            masks: The masks of one label.
+            found: The masks of one label; for a metric of label maps, their confusion matrix.
             **common: Options for all metrics that know them, unless the column has its own.
 
         Raises:
@@ -89,7 +98,7 @@ class Column:
         metric = _metric(self.metric)
         known = _defaults(self.metric)
         shared = {key: value for key, value in common.items() if key in known}
-        return float(metric.of(masks, **(shared | dict(self.options))))
+        return float(metric(found, **(shared | dict(self.options))))
 
 
 def columns(
@@ -103,8 +112,8 @@ def columns(
             without one: a column each.
 
     Raises:
-        ConfigError: If a metric or an option is unknown, a metric is not one of two masks, a
-            value cannot be used, or two columns would be the same.
+        ConfigError: If a metric or an option is unknown, a metric is not one of masks or
+            label maps, a value cannot be used, or two columns would be the same.
 
     Examples:
         >>> [column.name for column in columns([Part(name="hausdorff_95"), Part(name="dice")])]
@@ -150,8 +159,9 @@ def _column(metric: str, options: Mapping[str, Any]) -> Column:
     if not options:
         return column
     voxel = np.ones((1, 1, 1), dtype=np.bool_)
+    masks = MaskPair(voxel, voxel, (1.0, 1.0, 1.0))
     try:
-        column.score(MaskPair(voxel, voxel, (1.0, 1.0, 1.0)))
+        column.score(np.ones((1, 1), dtype=np.int64) if column.is_of_case else masks)
     except MedSeg3DError as error:
         raise ConfigError(f"metric {metric!r}: {error}") from error
     except (TypeError, ValueError, KeyError) as error:
@@ -160,26 +170,27 @@ def _column(metric: str, options: Mapping[str, Any]) -> Column:
     return column
 
 
-def _metric(name: str) -> MaskMetric[...]:
-    """The metric of that name.
+def _metric(name: str) -> Callable[..., float]:
+    """The metric of that name, of a pair of masks or a confusion matrix.
 
     Raises:
-        ConfigError: If there is none, or it is not one of two masks.
+        ConfigError: If there is none, or it is one of something else.
     """
-    facts = METRICS.facts(name)
-    if facts.get("of") != "masks":
-        usable = [other for other in METRICS if METRICS.facts(other).get("of") == "masks"]
+    kind = METRICS.facts(name)["of"]
+    if kind not in USABLE:
+        usable = [other for other in METRICS if METRICS.facts(other)["of"] in USABLE]
         raise ConfigError(
-            f"metric {name!r} is one of {facts.get('of')}, not of a label's masks, and cannot be "
+            f"metric {name!r} is one of {kind}, not of {' or '.join(USABLE)}, and cannot be "
             f"a column; choose from {', '.join(usable)}"
         )
-    return cast("MaskMetric[...]", METRICS[name])
+    metric = METRICS[name]
+    return metric.of if isinstance(metric, MaskMetric) else metric
 
 
 @cache
 def _defaults(name: str) -> dict[str, Any]:
     """Options of a metric with their defaults."""
-    _, *parameters = inspect.signature(_metric(name).of).parameters.values()
+    _, *parameters = inspect.signature(_metric(name)).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters}
 
 

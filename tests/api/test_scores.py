@@ -322,6 +322,34 @@ def test_metrics_and_surfaces_are_as_asked_for(folder: Path) -> None:
     assert list(result.rows[0].scores) == ["surface_dice_0.5mm", "surface_dice_3mm"]
 
 
+def test_metrics_of_whole_label_maps_are_told_by_case(folder: Path) -> None:
+    """Labels 0 to 2 in rows; of the reference 2, 1 and 1 voxels are right, 9 is not annotated."""
+    for case, prediction in (("x", (0, 0, 2, 1, 2, 7)), ("y", (0, 0, 0, 1, 2, 1))):
+        save(Path("p", f"{case}.nii.gz"), np.array(prediction, np.uint8).reshape(1, 2, 3))
+        reference = np.array((0, 0, 0, 1, 2, 9), np.uint8).reshape(1, 2, 3)
+        save(Path("q", f"{case}.nii.gz"), reference)
+    options = {"ignore_label": 9, "labels": {1: "core", 2: "shell"}}
+    asked = ["dice", "mean_iou", "pixel_accuracy"]
+    result = medseg3d.score("p", "q", metrics=asked, **options)
+    assert list(result.rows[0].scores) == ["dice"]
+    found = told(result.json)["label_maps"]
+    mean_iou = pytest.approx((2 / 3 + 1 + 1 / 2) / 3)
+    assert found["cases"] == [
+        {"case": "x", "model": "", "mean_iou": mean_iou, "pixel_accuracy": 0.8},
+        {"case": "y", "model": "", "mean_iou": 1.0, "pixel_accuracy": 1.0},
+    ]
+    assert found["means"] == [
+        {"model": "", "metric": "mean_iou", "mean": pytest.approx(31 / 36), "n": 2},
+        {"model": "", "metric": "pixel_accuracy", "mean": 0.9, "n": 2},
+    ]
+    assert set(told(result.json)["columns"]) == {"dice", "prediction_ml", "reference_ml"}
+    assert read_table(result.csv)[0].scores == pytest.approx({"dice": 1.0})
+    inside = {"name": "mean_iou", "options": {"include_background": False}}
+    result = medseg3d.score("p", "q", metrics=[inside], out="i.csv", **options)
+    [one, _] = told(result.json)["label_maps"]["cases"]
+    assert one["mean_iou_include_background_False"] == 0.75
+
+
 def test_voxels_that_nobody_annotated_do_not_count_as_background(tmp_path: Path) -> None:
     prediction, reference = np.zeros((2, 1, 2, 4), np.uint8)
     prediction[0] = (1, 1, 0, 0), (1, 0, 0, 0)
@@ -336,7 +364,7 @@ def test_voxels_that_nobody_annotated_do_not_count_as_background(tmp_path: Path)
     ("options", "message"),
     [
         ({"metrics": ["dyce"]}, "unknown metric 'dyce'; did you mean dice"),
-        ({"metrics": ["mean_iou"]}, "metric 'mean_iou' is one of labels, not of a label's masks"),
+        ({"metrics": ["auroc"]}, "metric 'auroc' is one of probabilities, not of masks or labels"),
         ({"metrics": [Part(name="dice", options={"beta": 1})]}, "'dice' has no option 'beta'"),
         ({"tolerance_mm": [1, 0]}, "tolerance_mm: expected distances in mm above 0"),
         ({"tolerance_mm": [1, float("inf")]}, "tolerance_mm: expected distances in mm above 0"),

@@ -13,7 +13,8 @@ from medseg3d.metrics.surface import assd, hausdorff_95
 from medseg3d.scoring.columns import Column, columns
 
 OF_MASKS = [name for name in METRICS if METRICS.facts(name).get("of") == "masks"]
-OF_OTHERS = [name for name in METRICS if METRICS.facts(name).get("of") != "masks"]
+OF_CASES = [name for name in METRICS if METRICS.facts(name).get("of") == "labels"]
+OF_OTHERS = [name for name in METRICS if METRICS.facts(name).get("of") == "probabilities"]
 
 
 def names(*parts: Part, **options) -> list[str]:
@@ -80,6 +81,14 @@ def test_every_metric_of_masks_can_be_a_column(name: str) -> None:
         assert column.definition
         assert column.source
         assert isinstance(column.score(masks(), surface="voxel", border=True), float)
+
+
+@pytest.mark.parametrize("name", OF_CASES)
+def test_every_metric_of_label_maps_can_be_asked_for(name: str) -> None:
+    [column] = columns([Part(name=name)])
+    assert column.is_of_case
+    assert column.score(np.array([[3, 0], [0, 1]]), surface="voxel") == 1.0
+    assert not any(column.is_of_case for column in columns())
 
 
 @pytest.mark.parametrize("name", OF_OTHERS)

@@ -1,6 +1,7 @@
 """What a table of scores comes from: definitions, versions, options and the files themselves."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,39 @@ def region_rows(table: Path) -> dict[int, str]:
 def options_scored(config: ScoreConfig) -> dict[str, Any]:
     """The options that the numbers depend on."""
     return config.model_dump(exclude=NOT_OF_THE_SCORES)
+
+
+def label_maps_scored(
+    done: Sequence[tuple[Pair, Scored]], columns: Sequence[Column]
+) -> dict[str, Any]:
+    """Metrics of whole label maps: each case's, and the means over the cases of each model.
+
+    Args:
+        done: What came of each pair.
+        columns: The metrics.
+    """
+    names = [column.name for column in columns]
+    cases = [
+        {"case": pair.case, "model": pair.model}
+        | {
+            name: None if math.isnan(scored.of_case[name]) else scored.of_case[name]
+            for name in names
+        }
+        for pair, scored in done
+    ]
+    means = []
+    for model in dict.fromkeys(pair.model for pair, _ in done):
+        of_model = [scored.of_case for pair, scored in done if pair.model == model]
+        for name in names:
+            known = [of_case[name] for of_case in of_model if not math.isnan(of_case[name])]
+            mean = math.fsum(known) / len(known) if known else None
+            means.append({"model": model, "metric": name, "mean": mean, "n": len(known)})
+    return {
+        "labels": "those of the table and the background (0), to which all others belong",
+        "definitions": {column.name: column.definition for column in columns},
+        "cases": cases,
+        "means": means,
+    }
 
 
 def files_scored(done: Sequence[tuple[Pair, Scored]]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Score one pair of label maps from their files, here or in a worker."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -20,6 +20,7 @@ from medseg3d.geometry.grid import Grid
 from medseg3d.io import LabelVolume, read_labels, sources
 from medseg3d.io.digests import sha256_of
 from medseg3d.io.volume import CROP_TOLERANCE
+from medseg3d.metrics.confusion import confusion_matrix
 from medseg3d.metrics.distances import SurfaceKind
 from medseg3d.scoring import Column, Row, score_case
 from medseg3d.types import LabelMap
@@ -73,7 +74,7 @@ class Rules:
     Attributes:
         names: Labels that are known, with their names.
         all_named: Whether no others count.
-        columns: Metrics with their options.
+        columns: Metrics with their options, of labels and of whole label maps.
         surface: What surfaces are made of.
         border_is_surface: Whether voxels at the border of the volume are surface.
         resample: Whether a prediction may lie on another grid.
@@ -103,6 +104,7 @@ class Scored:
         reference: Likewise.
         is_resampled: Whether the prediction was brought onto another grid.
         regions: One per region, numbered from 0.
+        of_case: Values of the metrics of whole label maps, by name of the column.
     """
 
     rows: tuple[Row, ...]
@@ -110,6 +112,7 @@ class Scored:
     reference: Mapping[str, str]
     is_resampled: bool = False
     regions: tuple[Row, ...] = ()
+    of_case: Mapping[str, float] = field(default_factory=dict)
 
 
 def score_pair(rules: Rules, pair: Pair) -> Scored:
@@ -138,7 +141,7 @@ def score_pair(rules: Rules, pair: Pair) -> Scored:
         score_case,
         pair.case,
         grid=reference.grid,
-        columns=rules.columns,
+        columns=[column for column in rules.columns if not column.is_of_case],
         border_is_surface=rules.border_is_surface,
         surface=rules.surface,
         num_ignored=num_ignored,
@@ -151,7 +154,12 @@ def score_pair(rules: Rules, pair: Pair) -> Scored:
     for number, (name, values) in enumerate(rules.regions.items()):
         masks = (region_mask(each, values) for each in (prediction, expected))
         regions += [replace(row, label=number) for row in scored(*masks, labels={1: name})]
-    return Scored(tuple(rows), *digests, is_resampled, tuple(regions))
+    of_case: dict[str, float] = {}
+    if whole := [column for column in rules.columns if column.is_of_case]:
+        counts = _confusion(prediction, expected, names)
+        counts[0, 0] -= num_ignored
+        of_case = {column.name: column.score(counts) for column in whole}
+    return Scored(tuple(rows), *digests, is_resampled, tuple(regions), of_case)
 
 
 def nearest_on(labels: LabelMap, source: Grid, target: Grid) -> LabelMap:
@@ -241,6 +249,15 @@ def _resampled(
     if stored.labels.any() and not labels.any():
         log.warning("case %s: no label of %s lies where its reference is", case_id, stored.path)
     return labels
+
+
+def _confusion(
+    prediction: LabelMap, reference: LabelMap, names: Iterable[int]
+) -> npt.NDArray[np.int64]:
+    """Confusion matrix of the labels that have rows and the background, which holds all others."""
+    labels = sorted({0, *names})
+    ours, theirs = (np.where(np.isin(each, labels), each, 0) for each in (prediction, reference))
+    return confusion_matrix(ours, theirs, labels)
 
 
 def _named(known: Mapping[int, str], *label_maps: LabelMap) -> dict[int, str]:

@@ -11,7 +11,13 @@ from typing import Any, TypeAlias
 from medseg3d.api.batch import Failures, failed_csv
 from medseg3d.api.places import expect_absent, expect_writable
 from medseg3d.api.scoring.inputs import find_pairs
-from medseg3d.api.scoring.origin import REGION_ROWS, files_scored, options_scored, origin
+from medseg3d.api.scoring.origin import (
+    REGION_ROWS,
+    files_scored,
+    label_maps_scored,
+    options_scored,
+    origin,
+)
 from medseg3d.api.scoring.pairs import Pair, Rules, Scored, score_pair
 from medseg3d.api.scoring.regions import (
     ignored_label,
@@ -84,7 +90,9 @@ def score(
             grids; the others are in the table. If outputs exist or cannot be written.
     """
     config = given(ScoreConfig, "predictions", predictions, {"references": references} | options)
-    chosen = usual_columns(config.metrics, tolerances_mm=config.tolerance_mm)
+    asked = usual_columns(config.metrics, tolerances_mm=config.tolerance_mm)
+    chosen = [column for column in asked if not column.is_of_case]
+    of_cases = [column for column in asked if column.is_of_case]
     expect_format(config.out)
     shard = parse_shard(config.shard) if config.shard else Shard(1, 1)
     pairs = _of_shard(shard, find_pairs(config))
@@ -97,7 +105,7 @@ def score(
     rules = Rules(
         names=config.labels or _known_names(config.references),
         all_named=bool(config.labels),
-        columns=chosen,
+        columns=asked,
         surface=config.surface,
         border_is_surface=config.border_is_surface,
         resample=config.resample,
@@ -124,6 +132,10 @@ def score(
     about = {"options": options_scored(config), "files": files_scored(done)}
     if rules.regions:
         about["regions"] = rules.regions
+    if of_cases:
+        about["label_maps"] = label_maps_scored(done, of_cases)
+        named = ", ".join(column.name for column in of_cases)
+        log.info("%s of whole label maps: in %s", named, table.with_suffix(".json"))
     labels = {row.label for row in rows}
     rows = list(with_regions(rows, done, rules.regions))
     regions = {row.label for row in rows} - labels
