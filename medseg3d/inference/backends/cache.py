@@ -9,10 +9,7 @@ One folder per conversion, which appears complete or not at all::
 
 import json
 import logging
-import os
-import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Any, TypeVar
 
 from medseg3d.inference.backends.conversion import Converter, convert
 from medseg3d.inference.backends.source import Source
+from medseg3d.io.atomic import half_made, sweep
 from medseg3d.io.digests import sha256_of
 from medseg3d.types import Size3
 
@@ -29,8 +27,6 @@ M = TypeVar("M")
 
 STEM = "model"
 MANIFEST = "conversion.json"
-HALF_MADE = ".medseg3d-part-"
-SECONDS_OF_A_DAY = 86_400
 
 
 def converted(source: Source, converter: Converter[M]) -> tuple[M, Size3]:
@@ -91,8 +87,8 @@ def _read(folder: Path, source: Source, converter: Converter[M]) -> tuple[M, Siz
 def _keep(folder: Path, model: M, converter: Converter[M], facts: dict[str, Any]) -> None:
     """Write a conversion beside its place and rename; a damaged one there is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder.parent)
-    beside = folder.parent / f"{HALF_MADE}{os.getpid()}-{secrets.token_hex(6)}"
+    sweep(folder.parent)
+    beside = half_made(folder)
     beside.mkdir()
     try:
         converter.save(model, beside, STEM)
@@ -109,11 +105,3 @@ def _keep(folder: Path, model: M, converter: Converter[M], facts: dict[str, Any]
 def _digests(folder: Path) -> dict[str, str]:
     files = (path for path in sorted(folder.iterdir()) if path.name != MANIFEST)
     return {path.name: sha256_of(path) for path in files}
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes left a day ago."""
-    for entry in folder.glob(f"{HALF_MADE}*"):
-        with suppress(OSError):
-            if time.time() - entry.stat().st_mtime > SECONDS_OF_A_DAY:
-                shutil.rmtree(entry, ignore_errors=True)

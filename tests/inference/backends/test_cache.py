@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from medseg3d.inference.backends.onnx import ONNX
 from medseg3d.inference.backends.openvino import OpenVINO
 from medseg3d.inference.backends.registered import UnfitBackendError
 from medseg3d.inference.backends.source import Source
+from medseg3d.io.atomic import half_made
 from medseg3d.types import Size3
 
 from .conftest import CPU, MakeSource, windows
@@ -182,15 +185,16 @@ def test_a_damaged_bundle_is_refused_although_its_conversion_is_there(
         cache.converted(fresh(source), counting)
 
 
-def test_leftovers_of_killed_processes_go_after_a_day(
-    source: Source, counting: Counting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left = source.path.with_name("model.medseg3d.cache") / f"{cache.HALF_MADE}1-abc"
-    left.mkdir(parents=True)
+def test_leftovers_of_killed_processes_go(source: Source, counting: Counting) -> None:
+    folder = cache.cache_folder(source.path)
+    made_here = half_made(folder / "conversion")
+    made_here.mkdir(parents=True)
+    make = "from medseg3d.io.atomic import half_made; import pathlib, sys; "
+    make += "half_made(pathlib.Path(sys.argv[1])).mkdir()"
+    subprocess.run([sys.executable, "-c", make, folder / "conversion"], check=True)
+    (left,) = set(folder.iterdir()) - {made_here}
     cache.converted(source, counting)
-    assert left.is_dir()
-    monkeypatch.setattr(cache, "SECONDS_OF_A_DAY", -1)
-    cache.converted(source, type("Other", (Counting,), {"name": "other"})())
+    assert made_here.is_dir(), "this process is still at work"
     assert not left.exists()
 
 
