@@ -45,7 +45,8 @@ class AugmentationConfig(Options):
         ge=0,
         description="Number of times that the voxels of the training cases are seen before "
         "rotations, zoom and all shares grow with each further time, to twice as much at most, so "
-        "that a long training does not learn few cases by heart; 0: they stay.",
+        "that a long training does not learn few cases by heart; not before 5000 patches. 0: they "
+        "stay.",
     )
 
 

@@ -50,6 +50,9 @@ CONTROL_POINTS = 6
 STRONGEST = 2.0
 """Factor by which changes grow at most in a long training."""
 
+FEW_PATCHES = 5_000
+"""Before so many a network knows too little for stronger changes, however few the cases are."""
+
 NOISE = (0.02, 0.25)
 """Standard deviation in units of the normalized intensities."""
 
@@ -231,15 +234,22 @@ class Augmentation:
         """The axis that is left alone by rotations, scaling and displacement, if any."""
         return coarse_axis(self.spacing) if self.slice_axis is None else self.slice_axis
 
-    def after(self, times: float) -> Augmentation:
-        """The augmentation once all voxels of the training cases were seen that many times.
+    def after(self, patches: int, *, times: float) -> Augmentation:
+        """The augmentation once so many patches were seen.
 
         Angles, the logarithm of the scale and probabilities grow in proportion to
-        ``times / stronger_after``, from 1 to :data:`STRONGEST`, within what they may be.
+        ``times / stronger_after``, or to ``patches / FEW_PATCHES`` if that is less, from 1 to
+        :data:`STRONGEST`, within what they may be.
+
+        Args:
+            patches: Of all training cases.
+            times: How many times these have shown each voxel.
         """
-        if not self.stronger_after or times <= self.stronger_after:
+        if not self.stronger_after:
             return self
-        factor = min(times / self.stronger_after, STRONGEST)
+        factor = min(times / self.stronger_after, patches / FEW_PATCHES, STRONGEST)
+        if factor <= 1:
+            return self
         return replace(
             self,
             rotation_degrees=min(self.rotation_degrees * factor, 180.0),

@@ -245,7 +245,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         start = sampler.draw_start(case, generator)
         changes = Changes()
         if self.augmentation is not None:
-            augmentation = self.augmentation.after(number * self._seen)
+            augmentation = self.augmentation.after(number, times=number * self._seen)
             changes = augmentation.draw(generator, self.patch_size, case.num_channels)
         source, size = changes.source_box(start, self.patch_size, case.shape)
         offset = np.subtract(start, source)

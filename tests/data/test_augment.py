@@ -234,25 +234,28 @@ def test_changes_grow_with_the_times_that_all_voxels_were_seen() -> None:
         stronger_after=30.0,
         mirror_axes=(1,),
     )
-    assert begun.after(0) == begun.after(30) == begun
-    half = begun.after(45)
+    many = 1_000_000
+    assert begun.after(0, times=0) == begun.after(many, times=30) == begun
+    half = begun.after(many, times=45)
     assert (half.rotation_degrees, half.scale) == (30.0, (0.5**1.5, 8.0))
     assert half.affine_probability == pytest.approx(0.9)
     assert half.elastic_probability == pytest.approx(0.3)
     assert half.intensity_probability == pytest.approx(0.15)
-    most = begun.after(60)
+    most = begun.after(many, times=60)
     assert (most.rotation_degrees, most.scale, most.affine_probability) == (40.0, (0.25, 16.0), 1.0)
-    assert most == begun.after(10_000)
+    assert most == begun.after(many, times=10_000) == begun.after(10_000, times=60)
+    assert begun.after(5_000, times=60) == begun, "few patches, of fewer cases"
+    assert begun.after(7_500, times=60) == half
     assert (most.elastic_fraction, most.mirror_axes) == (begun.elastic_fraction, (1,))
 
 
 def test_growing_changes_stay_within_what_they_may_be() -> None:
     widest = Augmentation(rotation_degrees=180, intensity_probability=1, elastic_probability=0)
-    grown = widest.after(10_000)
+    grown = widest.after(10_000, times=10_000)
     assert (grown.rotation_degrees, grown.intensity_probability) == (180, 1)
     assert grown.elastic_probability == 0
     never = Augmentation(stronger_after=0)
-    assert never.after(10_000) == never
+    assert never.after(10_000, times=10_000) == never
 
 
 @pytest.mark.parametrize(

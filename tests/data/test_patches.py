@@ -243,10 +243,13 @@ def test_augmented_patches_have_the_patch_size(
     assert set(sample["labels"].unique().tolist()) <= {0, 1, 2}
 
 
-def test_changes_grow_with_the_share_of_the_voxels_that_a_patch_covers(case: CachedCase) -> None:
+def test_changes_grow_with_the_share_of_the_voxels_that_a_patch_covers(
+    case: CachedCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medseg3d.data.augment.FEW_PATCHES", 1)
     growing = Augmentation(stronger_after=30.0, affine_probability=1)
     steady = replace(growing, stronger_after=0.0)
-    doubled = replace(growing.after(60), stronger_after=0.0)
+    doubled = replace(growing.after(60, times=60), stronger_after=0.0)
     half = (SHAPE[0], SHAPE[1] // 2, SHAPE[2])
     for size, numbers in ((SHAPE, (29, 60)), (half, (59, 120))):
         before, after = (
