@@ -22,6 +22,7 @@ def fresh_logger() -> Iterator[None]:
         logging.disable(logging.NOTSET)
         logger.disabled, logger.propagate = False, True
         logger.setLevel(logging.NOTSET)
+        logging.getLogger().setLevel(logging.WARNING)  # a conversion may leave it at ERROR
 
     refresh()
     handlers = set(logger.handlers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -172,16 +173,20 @@ def quiet_openvino() -> Any:
     return openvino
 
 
+_CONVERSION = threading.Lock()
+
+
 @contextmanager
 def root_logger_kept() -> Iterator[None]:
-    """Undo what a conversion that fails leaves in the root logger: it hides all warnings."""
+    """Undo what a conversion leaves in the root logger, one at a time: it hides all warnings."""
     root = logging.getLogger()
-    level, filters, handlers = root.level, root.filters.copy(), root.handlers.copy()
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.filters, root.handlers = filters, handlers
+    with _CONVERSION:
+        level, filters, handlers = root.level, root.filters.copy(), root.handlers.copy()
+        try:
+            yield
+        finally:
+            root.setLevel(level)
+            root.filters, root.handlers = filters, handlers
 
 
 @cache
