@@ -32,7 +32,7 @@ from medseg3d.bundle import BEST, FILE_NAME
 from medseg3d.config import FitConfig, read_yaml, to_yaml, validated
 from medseg3d.data.split_files import read_splits
 from medseg3d.errors import ConfigError, ModelError, RunError
-from medseg3d.io.atomic import reason_of
+from medseg3d.io.atomic import empties_removed, reason_of
 
 RUNS = Path("runs")
 CACHE = RUNS / ".cache"
@@ -100,28 +100,26 @@ def free_run_folder(config: FitConfig) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of a run folder, and remove what killed ones left unfinished.
 
-    The folder is made if it is absent, and is gone again if nothing was put into it.
+    The folder is made if it is absent, and gone again at the end if nothing was put into it.
 
     Raises:
         RunError: If the folder cannot be made or written to, or another process is in it.
     """
-    is_new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = _take_lock(folder)
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written: {reason_of(error)}") from None
-    try:
-        for left in folder.rglob(UNFINISHED):
-            if not left.is_dir():  # a review that is in the making
-                left.unlink(missing_ok=True)
-        yield
-    finally:
-        with suppress(OSError):
-            (folder / LOCK).unlink()
-            if is_new and not any(folder.iterdir()):
-                folder.rmdir()
-        os.close(file)
+    with empties_removed(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = _take_lock(folder)
+        except OSError as error:
+            raise RunError(f"{folder} cannot be written: {reason_of(error)}") from None
+        try:
+            for left in folder.rglob(UNFINISHED):
+                if not left.is_dir():  # a review that is in the making
+                    left.unlink(missing_ok=True)
+            yield
+        finally:
+            with suppress(OSError):
+                (folder / LOCK).unlink()
+            os.close(file)
 
 
 def _take_lock(folder: Path) -> int:

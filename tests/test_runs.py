@@ -34,8 +34,8 @@ def test_the_lock_leaves_no_trace(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "a"
     with locked(run):
         assert f"process {os.getpid()} on " in (run / LOCK).read_text()
-    assert not run.exists()
-    run.mkdir()
+    assert not run.parent.exists()
+    run.mkdir(parents=True)
     (run / "kept").touch()
     with locked(run):
         pass

@@ -27,7 +27,7 @@ from urllib.request import urlopen
 
 from medseg3d.config import DownloadConfig, given
 from medseg3d.errors import ConfigError, DataError, RunError
-from medseg3d.io.atomic import half_made, reason_of, sweep
+from medseg3d.io.atomic import empties_removed, half_made, reason_of, sweep
 from medseg3d.machine import disk_shortage, in_words
 from medseg3d.progress import Progress
 
@@ -127,19 +127,17 @@ def _working_folder(out: Path) -> Iterator[Path]:
 
     What killed downloads left in ``out`` is removed first.
     """
-    is_new, folder = not out.exists(), half_made(out / "download")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        sweep(out)
-        folder.mkdir()
-        yield folder
-    except OSError as error:
-        raise RunError(f"{out} cannot be written: {reason_of(error)}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if is_new:
-            with suppress(OSError):  # not empty
-                out.rmdir()
+    folder = half_made(out / "download")
+    with empties_removed(out):
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            sweep(out)
+            folder.mkdir()
+            yield folder
+        except OSError as error:
+            raise RunError(f"{out} cannot be written: {reason_of(error)}") from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fetch(url: str, archive: Path) -> str:

@@ -152,6 +152,18 @@ def reason_of(error: OSError) -> str:
     return _REASONS.get(number) or f"the system says: {error.strerror or error}"
 
 
+@contextmanager
+def empties_removed(folder: Path) -> Iterator[None]:
+    """Whatever of a folder and its parents was absent before is gone again if nothing is in it."""
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty
+            for path in absent:
+                path.rmdir()
+
+
 def stops_all(error: BaseException | None) -> bool:
     """Whether an error comes from a disk that will take no other file either.
 

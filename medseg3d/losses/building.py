@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from medseg3d.errors import ConfigError
 from medseg3d.losses import LOSSES
 from medseg3d.losses.case_maps import CutMaps, split_maps
+from medseg3d.losses.voxels import check_weights
 
 LABELS = "labels"
 """What most losses compare the logits with; others name their own, such as the image."""
@@ -19,6 +21,9 @@ PRESENCE = "presence"
 
 BACKGROUND = "include_background"
 """The option of losses that can leave label 0 out."""
+
+ONE_PER_LABEL = ("weight", "alpha")
+"""Options that weigh labels, when they are lists."""
 
 
 class WeightedSum(nn.Module):
@@ -68,6 +73,7 @@ def build_loss(
     spacing: Sequence[float] | None = None,
     ignore_index: int | None = None,
     label_counts: Sequence[int] | None = None,
+    num_labels: int | None = None,
 ) -> nn.Module:
     """A loss by name, or a sum of several such as ``dice+0.5*focal``.
 
@@ -84,6 +90,8 @@ def build_loss(
         ignore_index: Index of voxels that nobody annotated, given to all parts.
         label_counts: Voxels of each label in the training cases, given to losses that weigh
             labels by them.
+        num_labels: Background included; lists of weights of labels are then refused here if they
+            are of another length, and not at the first patch.
 
     Raises:
         ConfigError: If a name, a factor or an option is wrong, a loss compares with something
@@ -106,9 +114,10 @@ def build_loss(
             f"such as dice_ce+{names[0]}"
         )
     facts = {"spacing": spacing, "ignore_index": ignore_index, "label_counts": label_counts}
+    build = partial(_build, num_labels=num_labels)
     facts_of = {part: facts | {BACKGROUND: True} for part in _that_count_background(names)}
     if not is_sum:
-        return _build(name, given, facts_of.get(name, facts))
+        return build(name, given, facts_of.get(name, facts))
     common = {key: value for key, value in given.items() if key not in names}
     parts: list[nn.Module] = []
     taken: set[str] = set()
@@ -122,7 +131,7 @@ def build_loss(
                 f"loss {name!r}: {part} has options by name, as {part}: {{...}}, got {own!r}; its "
                 f"weight is a factor in the name, such as 0.5*{part}"
             )
-        parts.append(_build(part, shared | dict(own), facts_of.get(part, facts)))
+        parts.append(build(part, shared | dict(own), facts_of.get(part, facts)))
     unknown = [key for key in common if key not in taken]
     if unknown:
         raise ConfigError(
@@ -165,7 +174,9 @@ def _term(text: str, whole: str) -> tuple[float, str]:
     return weight, name.strip()
 
 
-def _build(name: str, options: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
+def _build(
+    name: str, options: Mapping[str, Any], facts: Mapping[str, Any], *, num_labels: int | None
+) -> nn.Module:
     target = LOSSES.facts(name).get("target", LABELS)
     if target not in (LABELS, PRESENCE):
         raise ConfigError(
@@ -180,4 +191,7 @@ def _build(name: str, options: Mapping[str, Any], facts: Mapping[str, Any]) -> n
             "dice_ce"
         )
     loss: nn.Module = LOSSES.build(name, **(taken | dict(options)))
+    for option in ONE_PER_LABEL:
+        if num_labels is not None and isinstance(weights := options.get(option), list | tuple):
+            check_weights(name, weights, num_labels, option=option)
     return loss

@@ -270,6 +270,6 @@ class Focal(nn.Module):
         else:
             values = list(self.alpha or ())
         weight = torch.tensor(values, dtype=in_float32(logits).dtype, device=logits.device)
-        check_weights("focal", weight, num_labels)
+        check_weights("focal", weight, num_labels, option="alpha")
         labels = target[:, 0].long()
         return weight[labels if known is None else labels.where(known[:, 0], labels * 0)]

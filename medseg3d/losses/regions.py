@@ -137,6 +137,7 @@ def build_region_loss(
             spacing=spacing,
             ignore_index=None if ignore_index is None else OUTSIDE_AND_INSIDE,
             label_counts=counts,
+            num_labels=2,
         )
         kind = OfRegionByMaps if mapped_parts(loss) else OfRegion
         parts.append(kind(loss, region, ignore_index=ignore_index))

@@ -1,6 +1,6 @@
 """What every loss does first: check the shapes, go to float32, set ignored voxels apart."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from math import isfinite
 
 import torch
@@ -109,7 +109,7 @@ def checked_weights(
     return values
 
 
-def check_weights(loss: str, weight: Tensor, num_labels: int) -> None:
+def check_weights(loss: str, weight: Sized, num_labels: int, *, option: str = "weight") -> None:
     """Refuse weights that are not one per label.
 
     Raises:
@@ -117,7 +117,7 @@ def check_weights(loss: str, weight: Tensor, num_labels: int) -> None:
     """
     if len(weight) != num_labels:
         raise ConfigError(
-            f"{loss}: weight has {len(weight)} values; expected {num_labels}, one per label with "
+            f"{loss}: {option} has {len(weight)} values; expected {num_labels}, one per label with "
             "the background first"
         )
 

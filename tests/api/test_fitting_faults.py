@@ -223,7 +223,18 @@ def test_too_little_room_is_told_before_preprocessing(
     monkeypatch.setattr(preparing, "preprocess", None)
     with pytest.raises(RunError, match=r"has 1000 bytes free, but about .* KiB are needed; free"):
         medseg3d.fit(cases, **places, **SMALL)
-    assert not list(places["cache"].iterdir())
+    assert not places["cache"].exists()
+
+
+def test_a_refused_fit_leaves_no_empty_folders(
+    cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        medseg3d.fit(cases, plan=here / "none.yaml", **SMALL)
+    assert not list(here.iterdir())
 
 
 def test_a_killed_preprocessing_leaves_nothing_in_the_cache(

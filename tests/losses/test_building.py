@@ -87,3 +87,18 @@ def test_the_spacing_goes_to_losses_that_measure() -> None:
 def test_what_cannot_be_built_is_said(name: str, options, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_loss(name, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("cross_entropy", {"weight": [1, 2]}, "cross_entropy: weight has 2 values; expected 3"),
+        ("dice+focal", {"alpha": (1, 2, 3, 4)}, "focal: alpha has 4 values; expected 3"),
+    ],
+)
+def test_weights_must_be_as_many_as_labels(name: str, options, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_loss(name, options, num_labels=3)
+    with pytest.raises(ConfigError, match=message):
+        build_loss(name, options)(torch.zeros(1, 3, 4, 4, 4), torch.zeros(1, 1, 4, 4, 4).long())
+    build_loss("focal", {"alpha": 0.5}, num_labels=3)

@@ -199,6 +199,8 @@ def test_the_finest_level_may_be_compared_otherwise() -> None:
 def test_what_cannot_be_built_is_said() -> None:
     with pytest.raises(ConfigError, match="no option 'gamma'"):
         build_region_loss("dice_ce", {"gamma": 2}, TUMOR)
+    with pytest.raises(ConfigError, match="has 4 values; expected 2"):  # outside and inside
+        build_region_loss("cross_entropy", {"weight": [1, 1, 1, 1]}, TUMOR)
     with pytest.raises(DataError, match="expected a target of shape"):
         build_region_loss("dice_ce", {}, TUMOR)(
             torch.zeros(1, 4, 3, 3, 3), torch.zeros(1, 1, 3, 3, 4).long()

@@ -54,7 +54,11 @@ def make_loss(config: FitConfig, plan: Plan, cases: Sequence[CachedCase] = ()) -
     """The loss of a run that learns from these cases, or from some that are still to be read."""
     if (own := own_loss(config)) is not None:
         return own
-    build = partial(build_region_loss, regions=plan.region_indices) if plan.regions else build_loss
+    build = (
+        partial(build_region_loss, regions=plan.region_indices)
+        if plan.regions
+        else partial(build_loss, num_labels=plan.num_labels)
+    )
     return build(
         config.loss.name,
         config.loss.options,

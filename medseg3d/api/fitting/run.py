@@ -37,6 +37,7 @@ from medseg3d.data.split import Split
 from medseg3d.device import Precision, resolve_device, resolve_precision
 from medseg3d.errors import ConfigError, RunError
 from medseg3d.inference.backends.cache import cache_folder
+from medseg3d.io.atomic import empties_removed
 from medseg3d.machine import num_processors
 from medseg3d.runs import CACHE, HELD_OUT, PROVENANCE, free_run_folder, interrupted_run, locked
 from medseg3d.training.callbacks import keeps_last
@@ -108,8 +109,9 @@ def _fit(config: FitConfig, team: Team) -> Run:
         refuse_what_cannot_be_built(config)
         folder = free_run_folder(config)
     refuse_what_needs_one_process(config, team)
-    with locked(folder), _how_to_go_on(config, folder):
-        open_cache(config.cache or CACHE)
+    cache = config.cache or CACHE
+    with locked(folder), empties_removed(cache), _how_to_go_on(config, folder):
+        open_cache(cache)
         dataset, plan, parts = planned(config, folder)
         if config.fold == ALL_FOLDS:
             scores = cross_validate(config, plan, folder, partial(_fit_fold, dataset, plan, team))
