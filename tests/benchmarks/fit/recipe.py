@@ -27,12 +27,13 @@ import torch
 from torch import nn
 
 import medseg3d
+from medseg3d.bundle import FILE_NAME
 from medseg3d.machine import num_processors
 from medseg3d.training import callbacks, module
 from medseg3d.training.module import SegmentationModule
 from tests.benchmarks.fit.budgets import FOLDER
 from tests.benchmarks.fit.losses import small
-from tests.benchmarks.fit.unseen import outcome
+from tests.benchmarks.fit.unseen import outcome, scores_on_unseen
 from tests.benchmarks.predict.measure import run
 from tests.benchmarks.predict.results import Record, Results, say, table
 
@@ -69,10 +70,16 @@ CANDIDATES: dict[str, Candidate] = {
     "intensities twice as often": {"augmentation": {"intensity_probability": 0.3}},
     "augmentation stays": {"augmentation": {"stronger_after": 0}},
     "flips along all axes": {"augmentation": {"mirror_axes": [0, 1, 2]}},
+    "flips left and right": {"augmentation": {"mirror_axes": [0]}},
     "no deep supervision": {
         "network": {"name": "unet3d", "options": {"deep_supervision": 0}},
     },
+    "coarser levels weigh 1/4": {"level_decay": 0.25},
+    "coarser levels weigh 1": {"level_decay": 1.0},
 }
+
+AVERAGED = "mirrored copies averaged"
+"""What is scored too of a candidate that flips: its model, predicting so."""
 
 
 def sgd(self: SegmentationModule) -> torch.optim.Optimizer:
@@ -138,7 +145,10 @@ def measure(name: str, minutes: float, seed: int, folder: Path) -> Record:
     words = [sys.executable, "-m", __spec__.name, "--train", json.dumps([name, options])]
     found = run(words, log=log)
     facts = {"name": name, "minutes": minutes, "seed": seed, "cores": num_processors()}
-    return facts | outcome(found, place, folder / "small")
+    facts |= outcome(found, place, folder / "small")
+    if not facts["error"] and "mirror_axes" in CANDIDATES[name].get("augmentation", {}):
+        facts[AVERAGED] = scores_on_unseen(place / FILE_NAME, folder / "small", mirror=True)
+    return facts
 
 
 def report(results: Results) -> str:
@@ -148,6 +158,9 @@ def report(results: Results) -> str:
         if not each["error"]:
             group = groups.setdefault((each["minutes"], each["cores"]), {})
             group.setdefault(each["name"], []).append(each)
+            if AVERAGED in each:
+                name = f"{each['name']}, {AVERAGED}"
+                group.setdefault(name, []).append(each | each[AVERAGED])
     rows = []
     for (minutes, cores), group in sorted(groups.items()):
         means = {name: fmean(each["dice"] for each in same) for name, same in group.items()}

@@ -47,15 +47,17 @@ def outcome(found: Measurement, place: Path, small: Path) -> Record:
     }
 
 
-def scores_on_unseen(model: Path, small: Path) -> dict[str, float]:
+def scores_on_unseen(model: Path, small: Path, *, mirror: bool = False) -> dict[str, float]:
     """Mean ``dice`` and ``hd95`` (mm) over the cases and labels, without post-processing.
 
     Args:
         model: A ``model.medseg3d``; the label maps are written beside it.
         small: Folder of :func:`tests.benchmarks.few_cases.link_cases`.
+        mirror: Average over mirrored copies, along the axes of the training.
     """
     learned = set(learned_cases(small))
-    images, labels = model.parent / "unseen_images", model.parent / "unseen"
+    images = model.parent / "unseen_images"
+    labels = model.parent / ("unseen_mirrored" if mirror else "unseen")
     images.mkdir(exist_ok=True)
     names = []
     for image in sorted((HIPPOCAMPUS / "imagesTr").glob("*.nii.gz")):
@@ -66,6 +68,7 @@ def scores_on_unseen(model: Path, small: Path) -> dict[str, float]:
                 (images / image.name).symlink_to(image.resolve())
     words: list[str | Path] = [MEDSEG3D, "predict", images, "-m", model, "-o", labels]
     words += ["--device", "cpu", "--postprocess", "none", "--skip-existing"]
+    words += ["--set", f"mirror={str(mirror).lower()}"]
     found = run(words, log=model.with_name("unseen.log"))
     if found.code:
         raise SystemExit(f"predict failed:\n{found.error}")
