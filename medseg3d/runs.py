@@ -7,7 +7,8 @@
       history.csv history.png checkpoints/               while training
       corrections.csv                                    after it, with self_correction
       validation/                                        label maps and scores of held-out cases
-      model.medseg3d                                     last of all: the run is finished
+      model.medseg3d                                     last of all, unless validation failed:
+                                                         then the run can be resumed
 
 All folds of a cross-validation lie in one folder::
 
@@ -179,8 +180,11 @@ def interrupted_run(config: FitConfig) -> tuple[Path, FitConfig]:
     if config.out is None:
         raise ConfigError("--resume needs the run folder: medseg3d fit DATA -o RUN --resume")
     folder = config.out
-    if (folder / FILE_NAME).exists():
-        raise RunError(f"{folder} is finished: it holds {FILE_NAME}; start a new run to train more")
+    if is_finished(folder):
+        raise RunError(
+            f"{folder} is finished: it holds {FILE_NAME} and the scores of its held-out cases; "
+            "start a new run to train more"
+        )
     if not (folder / OPTIONS).is_file():
         raise RunError(f"{folder} holds no {OPTIONS}, so there is no run to resume in it")
     stored, asked = from_anywhere(stored_options(folder)), from_anywhere(config)

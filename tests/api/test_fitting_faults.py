@@ -20,13 +20,14 @@ import pytest
 import medseg3d
 from medseg3d.api.fitting import final_validation, planning, preparing, validating
 from medseg3d.api.fitting import run as fitting
+from medseg3d.api.scoring import run as scoring
 from medseg3d.bundle import load_bundle, read_bundle
 from medseg3d.data.cache import CachedCase, content_digest
 from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError, MedSeg3DError, RunError
 from medseg3d.training.checkpoint import LAST
 
-HOMES = (fitting, planning, preparing, validating, final_validation)
+HOMES = (fitting, planning, preparing, validating, final_validation, scoring)
 SHAPE = (14, 12, 10)
 SMALL: dict[str, Any] = {
     "epochs": 3,
@@ -144,6 +145,26 @@ def test_scoring_goes_on_where_it_was_stopped(
 
     monkeypatch.setattr("medseg3d.inference.predictor.Predictor.segment", refuse)
     assert_same_model(medseg3d.fit(cases, resume=True, **places), whole)
+
+
+@pytest.mark.parametrize(("place", "at"), [("write_labels", 2), ("write_json", 1)])
+def test_resume_completes_a_run_whose_validation_failed(
+    cases: Path, whole: medseg3d.Run, places: dict[str, Path], place: str, at: int
+) -> None:
+    def fail() -> None:
+        raise RunError("the disk is full")
+
+    with struck(place, at, fail), pytest.raises(RunError, match="the disk is full"):
+        medseg3d.fit(cases, **places, **SMALL)
+    failed = read_bundle(places["out"] / "model.medseg3d")
+    assert "steps" not in failed.training
+    resumed = medseg3d.fit(cases, resume=True, **places)
+    assert_same_model(resumed, whole)
+    assert read_bundle(resumed.bundle).scores == read_bundle(whole.bundle).scores
+    assert read_bundle(resumed.bundle).training["steps"] == 9
+    assert resumed.scores.csv.read_bytes() == whole.scores.csv.read_bytes()
+    with pytest.raises(RunError, match="is finished: it holds model.medseg3d and the scores"):
+        medseg3d.fit(cases, resume=True, **places)
 
 
 def test_stopping_says_how_to_go_on(

@@ -32,7 +32,7 @@ from medseg3d.io.atomic import write_text
 from medseg3d.machine import peak_memory
 from medseg3d.process import FAILED, TERMINATED, forgive_characters, handle_signals, sentence
 from medseg3d.progress import LOGGER, StderrHandler, track
-from medseg3d.runs import interrupted_run, is_finished, stored_options
+from medseg3d.runs import interrupted_run, stored_options
 from medseg3d.training.train import GOES_ON
 
 log = logging.getLogger("medseg3d")
@@ -80,8 +80,6 @@ def train(config: FitConfig, folder: Path) -> None:
         config: Where the data are and what to compute with; all else is stored.
         folder: Run folder, which holds at least its options.
     """
-    if not is_finished(folder):  # scores that could not be had are tried again
-        (folder / FILE_NAME).unlink(missing_ok=True)
     try:
         refuse_what_cannot_be_built(interrupted_run(config)[1])
         fit(config)

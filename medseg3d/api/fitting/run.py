@@ -39,7 +39,15 @@ from medseg3d.errors import ConfigError, RunError
 from medseg3d.inference.backends.cache import cache_folder
 from medseg3d.io.atomic import empties_removed
 from medseg3d.machine import num_processors
-from medseg3d.runs import CACHE, HELD_OUT, PROVENANCE, free_run_folder, interrupted_run, locked
+from medseg3d.runs import (
+    CACHE,
+    HELD_OUT,
+    PROVENANCE,
+    SCORES,
+    free_run_folder,
+    interrupted_run,
+    locked,
+)
 from medseg3d.training.callbacks import keeps_last
 from medseg3d.training.history import History
 from medseg3d.training.team import Team
@@ -297,7 +305,8 @@ class _Fit:
             cleaning = final.cleaning(verdict.accepted)
             description = description.model_copy(update={"cleaning": cleaning})
             scores = final.scores(verdict.accepted, cleaning)
-        except Exception:  # the model is whole; only its scores are missing
+        except Exception:  # the model is whole; a run without scores is not finished
+            (self.folder / HELD_OUT / SCORES).unlink(missing_ok=True)
             save_bundle(path, description, load_network(best))
             raise
         dice = mean_dice(scores.rows, self.plan)
