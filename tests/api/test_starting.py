@@ -131,6 +131,32 @@ def test_a_run_is_resumed_when_the_model_is_gone(
     assert set(run.dice) == {"bone", "tumor"}
 
 
+def test_all_folds_begin_with_the_model_as_it_was(
+    model: Path, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "model.medseg3d"
+    copy.write_bytes(model.read_bytes())
+    plain, folds = fitting.train, []
+
+    def train(*arguments: Any, **options: Any) -> Any:
+        folds.append(options["folder"].name)
+        copy.write_bytes(b"another model")
+        if len(folds) == 2:
+            raise KeyboardInterrupt
+        return plain(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "train", train)
+        with pytest.raises(KeyboardInterrupt):
+            medseg3d.fit(second, out="run", start_from=copy, fold="all", **SMALL)
+    assert folds == ["fold_0", "fold_1"]
+    copy.unlink()
+    medseg3d.fit(second, out="run", resume=True, start_from=copy)
+    for fold in folds:
+        facts = json.loads(Path("run", fold, "start.json").read_text())
+        assert facts["sha256"] == inspect_bundle(model).sha256
+
+
 def test_the_network_is_the_models(model: Path, second: Path, begun: Begun) -> None:
     options = read_bundle(model).options
     assert options["width"] == 4, "not what a plan would choose"

@@ -20,7 +20,7 @@ from medseg3d.api.fitting.following import Job, help_first_process, refuse_what_
 from medseg3d.api.fitting.planning import planned, refuse_what_cannot_be_built
 from medseg3d.api.fitting.preparing import Preparation, warn_of_absent_labels
 from medseg3d.api.fitting.settings import training_settings
-from medseg3d.api.fitting.starting import begin, started, with_own_start
+from medseg3d.api.fitting.starting import begin, keep_start, started, with_own_start
 from medseg3d.api.fitting.target_domain import target_cases
 from medseg3d.api.fitting.validating import mean, validate
 from medseg3d.api.fitting.watching import Watch
@@ -122,6 +122,8 @@ def _fit(config: FitConfig, team: Team) -> Run:
         open_cache(cache)
         dataset, plan, parts = planned(config, folder)
         if config.fold == ALL_FOLDS:
+            keep_start(config, folder)
+            config = with_own_start(config, folder)
             scores = cross_validate(config, plan, folder, partial(_fit_fold, dataset, plan, team))
             return Run(folder, folder, mean_dice(scores.rows, plan), scores)
         return _Fit(config, dataset, plan, parts, folder, team).run()

@@ -66,6 +66,19 @@ def with_own_start(config: FitConfig, folder: Path) -> FitConfig:
     return config.model_copy(update={"start_from": kept})
 
 
+def keep_start(config: FitConfig, folder: Path) -> None:
+    """Copy the model to begin with, if there is one, into a run folder that has no copy yet.
+
+    Raises:
+        ModelError: If there is no such model.
+        RunError: If the run folder cannot be written.
+    """
+    kept = folder / START
+    if config.start_from is not None and not kept.is_file():
+        with atomic(kept) as beside:
+            shutil.copyfile(find_bundle(config.start_from), beside)
+
+
 def started(config: FitConfig) -> FitConfig:
     """The options with the network that is built: in two dimensions, or of the model to begin with.
 
@@ -171,10 +184,8 @@ def begin(
     """
     if config.start_from is None:
         return {}
+    keep_start(config, folder)
     kept = folder / START
-    if not kept.is_file():
-        with atomic(kept) as beside:
-            shutil.copyfile(find_bundle(config.start_from), beside)
     model, weights = load_bundle(kept)
     build = partial(_build, model.network, options)
     taken = take_weights(network, weights, was=_ends(model.plan), now=_ends(plan), build=build)
