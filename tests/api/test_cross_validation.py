@@ -382,6 +382,26 @@ def test_folds_of_sites_that_are_named_by_numbers_are_kept_as_they_are_trained(
         assert planned(stored, place)[2] == part, "resumed alone it holds out the same"
 
 
+def test_folds_of_splits_with_names_can_be_resumed_alone(tumors: Path, tmp_path: Path) -> None:
+    sites, splits, run = tmp_path / "sites.csv", tmp_path / "one" / SPLITS, tmp_path / "run"
+    names = ["Bern", "01", "0"]
+    sites.write_text("\n".join(["case,site", *[f"t{n},{names[n // 3]}" for n in range(9)]]))
+    planned(of(tumors, sites=sites, fold="all", out=splits.parent), splits.parent)
+    config = of(tumors, splits=splits, fold="all", out=run)
+    _, plan, _ = planned(config, run)
+    places: list[tuple[Path, Split]] = []
+
+    def fit_fold(config: FitConfig, part: Split, place: Path) -> None:
+        places.append((place, part))
+
+    with pytest.raises(RunError, match=r"t6\.nii\.gz is gone"):  # nobody has labeled the cases
+        cross_validate(config, plan, run, fit_fold)
+    assert [part.validation[0] for _, part in places] == ["t6", "t3", "t0"]
+    for place, part in places:
+        alone = FitConfig(data=tumors, out=place, resume=True)
+        assert planned(runs.interrupted_run(alone)[1], place)[2] == part
+
+
 def test_splits_of_nnunet_are_taken(
     tumors: Path,
     tmp_path: Path,

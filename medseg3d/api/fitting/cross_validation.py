@@ -74,7 +74,7 @@ def cross_validate(config: FitConfig, plan: Plan, folder: Path, fit_fold: FitFol
             "fold %s: %d cases to learn from, %d held out",
             *(called, len(part.training), len(part.validation)),
         )
-        fit_fold(_begun(config, plan, place, _option(name, number), part), part, place)
+        fit_fold(_begun(config, plan, place, _option(config, name, number), part), part, place)
     return _together(folder, folds, plan)
 
 
@@ -89,9 +89,15 @@ def mean_dice(rows: Sequence[Row], plan: Plan) -> dict[str, float]:
     }
 
 
-def _option(name: str, number: int) -> int | str:
-    """A fold as ``--fold`` takes it: a site by its name, unless that would mean something else."""
-    return number if name in (str(number), ALL_FOLDS) or name.startswith("-") else name
+def _option(config: FitConfig, name: str, number: int) -> int | str:
+    """A fold as ``--fold`` takes it: a site by its name, unless that would mean something else.
+
+    Names of other folds than sites are not taken, unless they are numbers.
+    """
+    if name in (str(number), ALL_FOLDS) or name.startswith("-"):
+        return number
+    is_number = name.isdecimal() and str(int(name)) == name
+    return name if is_number or config.sites is not None else number
 
 
 def _begun(config: FitConfig, plan: Plan, place: Path, fold: int | str, part: Split) -> FitConfig:
