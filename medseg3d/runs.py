@@ -6,6 +6,7 @@
       config.yaml plan.yaml split.json provenance.json   written before the first step
       history.csv history.png checkpoints/               while training
       corrections.csv                                    after it, with self_correction
+      start.medseg3d start.json                          what it began with, if it had weights
       validation/                                        label maps and scores of held-out cases
       model.medseg3d                                     last of all, unless validation failed:
                                                          then the run can be resumed
@@ -13,7 +14,7 @@
 All folds of a cross-validation lie in one folder::
 
     runs/<data>_<network>_<time>/
-      config.yaml plan.yaml splits.json                  before the first step
+      config.yaml plan.yaml splits.json start.medseg3d   before the first step
       fold_0/ fold_1/ ...                                each a run as above
       validation/                                        label maps and scores of all cases
 
@@ -51,7 +52,10 @@ OURS = ".medseg3d-*"
 UNFINISHED = ".medseg3d-*-part*"
 
 MAY_CHANGE = frozenset(
-    {"out", "resume", "device", "workers", "data", "patients", "classes", "cache", "target_domain"}
+    {
+        *("out", "resume", "device", "workers", "cache", "logger", "checkpoint_minutes"),
+        *("data", "patients", "classes", "target_domain"),
+    }
 )
 """Options that a resumed run may give anew without training another model."""
 

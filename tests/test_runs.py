@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from medseg3d.bundle import FILE_NAME
 from medseg3d.config import FitConfig, validated
 from medseg3d.errors import ConfigError, RunError
 from medseg3d.runs import (
     CACHE,
+    HELD_OUT,
     LOCK,
     OPTIONS,
+    SCORES,
     free_run_folder,
     interrupted_run,
     locked,
@@ -127,3 +130,27 @@ def test_a_run_that_was_moved_makes_its_cache_where_it_is_resumed(
     assert (found.cache, found.classes) == (None, Path("new/c.csv"))
     given = interrupted_run(moved.model_copy(update={"cache": Path("here")}))[1]
     assert given.cache == Path("here")
+
+
+def test_a_resumed_run_may_log_elsewhere_or_nowhere(tmp_path: Path) -> None:
+    begun = {"data": tmp_path, "out": tmp_path, "logger": "wandb", "checkpoint_minutes": 5}
+    (tmp_path / OPTIONS).write_text(options_text(validated(FitConfig, begun)))
+
+    def resumed(**options: object) -> FitConfig:
+        asked = {"data": tmp_path, "out": tmp_path, "resume": True} | options
+        return interrupted_run(validated(FitConfig, asked))[1]
+
+    assert (resumed().logger, resumed().checkpoint_minutes) == ("wandb", 5)
+    assert resumed(logger=None).logger is None
+    assert resumed(logger="mlflow", checkpoint_minutes=0).logger == "mlflow"
+
+
+def test_a_model_without_scores_is_no_finished_run(tmp_path: Path) -> None:
+    (tmp_path / OPTIONS).write_text(options_text(FitConfig(data=tmp_path)))
+    (tmp_path / FILE_NAME).touch()
+    asked = FitConfig(data=tmp_path, out=tmp_path, resume=True)
+    assert interrupted_run(asked)[0] == tmp_path
+    (tmp_path / HELD_OUT).mkdir()
+    (tmp_path / HELD_OUT / SCORES).touch()
+    with pytest.raises(RunError, match=f"is finished: it holds {FILE_NAME} and the scores"):
+        interrupted_run(asked)

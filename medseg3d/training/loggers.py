@@ -36,7 +36,7 @@ def require_package(name: LoggerName) -> None:
         package = PACKAGES[name][0]
         raise ConfigError(
             f"logger {name} needs the package {package}, which is not installed; "
-            f"pip install {package}, or leave out logger"
+            f"pip install {package}, or leave out logger (--set logger=null when a run is resumed)"
         )
 
 
