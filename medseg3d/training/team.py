@@ -26,6 +26,9 @@ LAST_WORDS = timedelta(seconds=8)
 LEFT = "medseg3d/left"
 """Key that the first process sets where all meet."""
 
+LONGEST_REASON = 200
+"""Characters that are told of what a library says."""
+
 LOST = "gloo", "nccl"
 """An error of the library that connects the processes names it."""
 
@@ -63,7 +66,7 @@ class Team:
             except (RuntimeError, ValueError, OSError) as error:
                 raise RunError(
                     f"process {rank.number} of {rank.count} cannot reach the others "
-                    f"({' '.join(str(error).split())[:200]}); see that all hosts may connect to "
+                    f"({_in_brief(error)}); see that all hosts may connect to "
                     "the first one, and that its port (MASTER_PORT) is free"
                 ) from error
         return cls(rank)
@@ -182,13 +185,24 @@ class Team:
         except RuntimeError as error:
             if not is_loss_of_another(error):
                 raise
-            raise self.lost_another() from error
+            raise self.lost_another(error) from error
 
-    def lost_another(self) -> RunError:
-        """What to say when the connection to another process is gone."""
+    def lost_another(self, error: BaseException) -> RunError:
+        """What to say when the connection to another process is gone, as the library says it."""
         return RunError(
-            f"another of the {self.count} processes of this run has ended; its own message says why"
+            f"another of the {self.count} processes of this run has ended, or the connection to it "
+            f"failed ({_in_brief(error)}); its own message says why"
         )
+
+
+def _in_brief(error: BaseException) -> str:
+    """The beginning of what a library says, in one line.
+
+    Examples:
+        >>> _in_brief(RuntimeError("NCCL error, unhandled system error\\nLast error: no route"))
+        'NCCL error, unhandled system error Last error: no route'
+    """
+    return " ".join(str(error).split())[:LONGEST_REASON]
 
 
 def _meeting_place() -> Any:

@@ -275,7 +275,7 @@ class _Session:
                 ahead = cases_in_hand(patches, size, step=course.step, workers=workers)
                 fault = explained(error, cases=module.cases, ahead=ahead, ended=crew.ended)
                 if fault is None and is_loss_of_another(error):
-                    fault = team.lost_another()
+                    fault = team.lost_another(error)
                 if fault is None:
                     raise
                 if workers or team.count > 1:
