@@ -150,10 +150,15 @@ class MonaiNetwork(nn.Module):
         network: Gives logits, or a list of which the first are the logits.
         divisor: Sizes it takes are multiples of these.
 
+    Attributes:
+        may_idle: Some classes have weights that make none of the logits.
+
     Shape:
         - input: ``(B, C, *sp)``
         - output: ``(B, L, *sp)``
     """
+
+    may_idle = True
 
     def __init__(self, name: str, network: nn.Module, divisor: tuple[int, ...]) -> None:
         super().__init__()

@@ -103,7 +103,7 @@ class SliceNetwork(nn.Module):
     def __init__(self, network: nn.Module, slice_axis: int, slab: int) -> None:
         super().__init__()
         self.network = network
-        for fact in ("level_decay", "finest_apart"):
+        for fact in ("level_decay", "finest_apart", "may_idle"):
             if hasattr(network, fact):
                 setattr(self, fact, getattr(network, fact))
         self.axis = slice_axis % 3 + 2

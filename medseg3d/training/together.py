@@ -122,6 +122,7 @@ def new_trainer(
     folder: Path,
     gradient_clip: float,
     accumulate: int,
+    may_idle: bool = False,
 ) -> Trainer:
     """A trainer that does nothing but steps, for as long as the callbacks want.
 
@@ -133,6 +134,7 @@ def new_trainer(
         folder: Run folder.
         gradient_clip: Largest norm of the gradient.
         accumulate: Batches whose gradients make one step.
+        may_idle: Some weights may get no gradient, which costs a look for them in every step.
     """
     on_gpu = device.type == "cuda"
     hosts = Hosts(team)
@@ -140,7 +142,11 @@ def new_trainer(
     if team.count > 1:
         own = torch.device("cuda", device.index or 0) if on_gpu else device
         several = {
-            "strategy": Averaged(parallel_devices=[own], cluster_environment=hosts),
+            "strategy": Averaged(
+                parallel_devices=[own],
+                cluster_environment=hosts,
+                find_unused_parameters=may_idle,
+            ),
             "num_nodes": team.count,
             "use_distributed_sampler": False,  # the patches are dealt already
         }

@@ -256,6 +256,7 @@ class _Session:
                 folder=self._folder,
                 gradient_clip=settings.gradient_clip,
                 accumulate=settings.accumulate,
+                may_idle=getattr(network, "may_idle", False),
             )
             try:
                 feed = batches(

@@ -107,6 +107,14 @@ def steps_done(run: Path) -> int:
     return int(found.facts["step"])
 
 
+def test_weights_that_make_no_logits_are_waited_for_by_nobody(cases: Path, tmp_path: Path) -> None:
+    network = {"name": "monai:BasicUNetPlusPlus", "options": {"features": [2, 2, 2, 2, 2, 2]}}
+    small = {"epochs": 1, "steps_per_epoch": 3, "patch_size": (32, 32, 32), "network": network}
+    ranks = launch(2, words(cases, tmp_path / "run", **small), tmp_path)
+    assert ranks.wait() == [0, 0], ranks.texts()
+    assert steps_done(tmp_path / "run") == 3
+
+
 def one_leaves_in_a_step() -> None:
     """The follower waits for the end of the first one, which is in the middle of a step."""
     team = Team.join()
