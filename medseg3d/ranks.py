@@ -68,6 +68,32 @@ def own_rank(environment: Mapping[str, str] = os.environ) -> Rank:
     return Rank(number, count, local, place or _place_of_job(environment), launcher)
 
 
+def own_share(processors: int, environment: Mapping[str, str] = os.environ) -> int | None:
+    """Processors for this process where ``torchrun`` has left each of several only one.
+
+    Args:
+        processors: Of all processes on this host together.
+        environment: Variables of the process.
+
+    Returns:
+        How many, at least 1; None if this process is alone, something else began it, or somebody
+        has chosen a number.
+
+    Examples:
+        >>> several = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_ADDR": "a"}
+        >>> here = several | {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+        >>> own_share(16, here), own_share(1, here), own_share(16, several)
+        (8, 1, None)
+        >>> own_share(16, here | {"OMP_NUM_THREADS": "4"}), own_share(16, {})
+        (None, None)
+    """
+    is_chosen = environment.get("OMP_NUM_THREADS", "1") != "1"
+    beside = environment.get("LOCAL_WORLD_SIZE")
+    if own_rank(environment).launcher != "torchrun" or is_chosen or beside is None:
+        return None
+    return max(1, processors // int(beside))
+
+
 def _place_of_job(environment: Mapping[str, str]) -> str:
     """Where the first process of a Slurm step listens, unless somebody has chosen a place."""
     host = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])

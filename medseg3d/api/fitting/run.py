@@ -39,6 +39,7 @@ from medseg3d.errors import ConfigError, RunError
 from medseg3d.inference.backends.cache import cache_folder
 from medseg3d.io.atomic import empties_removed
 from medseg3d.machine import num_processors
+from medseg3d.ranks import own_share
 from medseg3d.runs import (
     CACHE,
     HELD_OUT,
@@ -147,8 +148,10 @@ def _how_to_go_on(config: FitConfig, folder: Path) -> Iterator[None]:
 
 
 def use_allowed_processors() -> None:
-    """Compute in no more threads than the container has processors."""
-    torch.set_num_threads(min(torch.get_num_threads(), num_processors()))
+    """Compute in no more threads than the container has processors, or than are this one's share."""
+    processors = num_processors()
+    share = own_share(processors) or min(torch.get_num_threads(), processors)
+    torch.set_num_threads(share)
 
 
 class _Fit:
