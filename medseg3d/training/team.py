@@ -196,10 +196,10 @@ class Team:
 
 
 def _in_brief(error: BaseException) -> str:
-    """The beginning of what a library says, in one line.
+    r"""The beginning of what a library says, in one line.
 
     Examples:
-        >>> _in_brief(RuntimeError("NCCL error, unhandled system error\\nLast error: no route"))
+        >>> _in_brief(RuntimeError("NCCL error, unhandled system error\nLast error: no route"))
         'NCCL error, unhandled system error Last error: no route'
     """
     return " ".join(str(error).split())[:LONGEST_REASON]

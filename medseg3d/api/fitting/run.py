@@ -148,7 +148,7 @@ def _how_to_go_on(config: FitConfig, folder: Path) -> Iterator[None]:
 
 
 def use_allowed_processors() -> None:
-    """Compute in no more threads than the container has processors, or than are this one's share."""
+    """Compute in no more threads than this process has processors, beside others of torchrun."""
     processors = num_processors()
     share = own_share(processors) or min(torch.get_num_threads(), processors)
     torch.set_num_threads(share)
