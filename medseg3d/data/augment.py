@@ -38,7 +38,7 @@ from medseg3d.data.sides import SAGITTAL
 from medseg3d.data.stages import size3
 from medseg3d.data.warping import Matrix, rotation_matrix, warp
 from medseg3d.errors import ConfigError
-from medseg3d.geometry.grid import coarse_axis
+from medseg3d.geometry.grid import coarse_axis, flat_axis
 from medseg3d.types import Image, LabelMap, Size3, Spacing
 
 USUAL = AugmentationConfig()
@@ -165,7 +165,8 @@ class Augmentation:
 
     Attributes:
         spacing: Voxel size in mm; rotations are rotations in mm. If one axis is more than three
-            times coarser than the finest, patches are rotated, scaled and bent in its plane only.
+            times coarser than the finest, or else a patch extends less than a third as far along
+            it as along another, patches are rotated, scaled and bent in its plane only.
         slice_axis: Axis across slices that a network of two dimensions sees: patches are rotated,
             scaled, bent, blurred and coarsened in its plane only.
         mirror_axes: Axes that are reversed, each with probability 1/2.
@@ -229,10 +230,12 @@ class Augmentation:
                 f"than {limit}, where patches would fold"
             )
 
-    @property
-    def coarse_axis(self) -> int | None:
-        """The axis that is left alone by rotations, scaling and displacement, if any."""
-        return coarse_axis(self.spacing) if self.slice_axis is None else self.slice_axis
+    def still_axis(self, size: Size3) -> int | None:
+        """The axis that rotations, scaling and displacement of such patches leave alone, if any."""
+        if self.slice_axis is not None:
+            return self.slice_axis
+        axis = coarse_axis(self.spacing)
+        return flat_axis(size, self.spacing) if axis is None else axis
 
     def after(self, patches: int, *, times: float) -> Augmentation:
         """The augmentation once so many patches were seen.
@@ -279,7 +282,7 @@ class Augmentation:
             "flips": tuple(axis for axis in self.mirror_axes if happens(0.5)),
         }
         if happens(self.affine_probability):
-            drawn["matrix"] = self._matrix(generator)
+            drawn["matrix"] = self._matrix(generator, size)
         if happens(self.elastic_probability):
             drawn["displacement"] = self._displacement(generator, size)
         often = self.intensity_probability
@@ -342,21 +345,21 @@ class Augmentation:
         moved = subject.get_image("labels").numpy()[0]
         return subject.get_image("image").numpy(), moved.astype(labels.dtype, copy=False)
 
-    def _matrix(self, generator: np.random.Generator) -> Matrix:
+    def _matrix(self, generator: np.random.Generator, size: Size3) -> Matrix:
         largest = np.deg2rad(self.rotation_degrees)
         angles = generator.uniform(-largest, largest, 3)
         shrink = np.full(3, 1 / log_uniform(generator, self.scale))
-        if self.coarse_axis is not None:
-            angles[np.arange(3) != self.coarse_axis] = 0
-            shrink[self.coarse_axis] = 1
+        if (still := self.still_axis(size)) is not None:
+            angles[np.arange(3) != still] = 0
+            shrink[still] = 1
         spacing = np.array(self.spacing)
         matrix: Matrix = rotation_matrix(angles) * spacing / spacing[:, None] * shrink
         return matrix
 
     def _displacement(self, generator: np.random.Generator, size: Size3) -> npt.NDArray[np.float32]:
         largest = generator.uniform(0, self.elastic_fraction) * np.array(size)
-        if self.coarse_axis is not None:
-            largest[self.coarse_axis] = 0
+        if (still := self.still_axis(size)) is not None:
+            largest[still] = 0
         field = generator.uniform(-1, 1, (3, *(CONTROL_POINTS,) * 3)) * largest[:, None, None, None]
         return np.asarray(field, dtype=np.float32)
 

@@ -12,7 +12,8 @@ from medseg3d.errors import DataError
 from medseg3d.types import Affine, Size3, Spacing
 
 ANISOTROPY = 3.0
-"""An axis is strongly anisotropic when its spacing is more than this times the finest."""
+"""An axis is strongly anisotropic when its spacing is more than this times the finest, and flat
+when the largest extent is more than this times its own."""
 
 
 def coarse_axis(spacing: Sequence[float] | npt.NDArray[np.float64]) -> int | None:
@@ -26,6 +27,20 @@ def coarse_axis(spacing: Sequence[float] | npt.NDArray[np.float64]) -> int | Non
     """
     axis = int(np.argmax(spacing))
     return axis if float(spacing[axis]) > ANISOTROPY * float(np.min(spacing)) else None
+
+
+def flat_axis(shape: Size3, spacing: Spacing) -> int | None:
+    """The axis along which a volume is so flat that turned out of its plane it would be lost.
+
+    Examples:
+        >>> flat_axis((256, 256, 16), (1.0, 1.0, 3.0))
+        2
+        >>> flat_axis((160, 160, 80), (1.0, 1.0, 1.0)) is None
+        True
+    """
+    extent = np.multiply(shape, spacing)
+    axis = int(np.argmin(extent))
+    return axis if ANISOTROPY * float(extent[axis]) < float(extent.max()) else None
 
 
 @dataclass(frozen=True, eq=False)

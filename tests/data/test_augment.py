@@ -15,6 +15,7 @@ from medseg3d.data.augment import CONTROL_POINTS, Augmentation, Changes
 from medseg3d.data.warping import rotation_matrix, warp
 from medseg3d.errors import ConfigError
 from medseg3d.geometry.machine_code import compiled
+from medseg3d.types import Size3, Spacing
 
 Array = npt.NDArray[np.float32]
 SIZE = (9, 8, 7)
@@ -350,11 +351,63 @@ def test_a_coarse_axis_is_left_alone(number: int) -> None:
     assert not changes.displacement[0].any()
 
 
+@pytest.mark.parametrize(
+    ("size", "spacing", "axis"),
+    [
+        ((24, 24, 1), (1.0, 1.0, 1.0), 2),
+        ((3, 24, 24), (2.0, 1.0, 1.0), 0),
+        ((32, 2, 32), (1.0, 3.0, 1.0), 1),
+    ],
+)
+def test_a_flat_patch_stays_in_its_plane(size: Size3, spacing: Spacing, axis: int) -> None:
+    augmentation = Augmentation(
+        spacing=spacing,
+        mirror_axes=(),
+        affine_probability=1,
+        elastic_probability=1,
+        intensity_probability=0,
+    )
+    unit = np.eye(3)[axis]
+    for number in range(20):
+        changes = augmentation.draw(np.random.default_rng(number), size)
+        assert changes.matrix is not None
+        assert changes.displacement is not None
+        np.testing.assert_allclose(changes.matrix[axis], unit, atol=1e-12)
+        np.testing.assert_allclose(changes.matrix[:, axis], unit, atol=1e-12)
+        assert not np.allclose(changes.matrix, np.eye(3)), "turned and scaled in the plane"
+        assert not changes.displacement[axis].any()
+        assert changes.displacement.any()
+
+
+@pytest.mark.parametrize(
+    ("size", "spacing", "axis"),
+    [
+        ((40, 56, 40), (1.0, 1.0, 1.0), None),
+        ((128, 128, 128), (1.0, 1.0, 1.0), None),
+        ((160, 160, 80), (1.0, 1.0, 1.0), None),
+        ((80, 64, 32), (5.1, 5.1, 7.75), None),
+        ((96, 96, 32), (1.0, 1.0, 1.0), None),  # a third
+        ((96, 96, 31), (1.0, 1.0, 1.0), 2),
+        ((31, 96, 96), (4.0, 1.0, 1.0), 0),
+        ((400, 16, 16), (1.0, 1.0, 5.0), 2),  # the spacing says more than the extent
+    ],
+)
+def test_only_coarse_or_flat_patches_are_kept_in_a_plane(
+    size: Size3, spacing: Spacing, axis: int | None
+) -> None:
+    assert Augmentation(spacing=spacing).still_axis(size) == axis
+    changes = Augmentation(spacing=spacing, affine_probability=1).draw(
+        np.random.default_rng(0), size
+    )
+    assert changes.matrix is not None
+    assert np.count_nonzero(changes.matrix) == (9 if axis is None else 5)
+
+
 @given(number=st.integers(0, 1000))
 def test_a_rotation_is_one_in_millimetres(number: int) -> None:
     spacing = np.array((2.0, 1.0, 0.8))
     augmentation = Augmentation(spacing=(2.0, 1.0, 0.8), affine_probability=1)
-    changes = augmentation.draw(np.random.default_rng(number), SIZE)
+    changes = augmentation.draw(np.random.default_rng(number), (5, 8, 7))
     assert changes.matrix is not None
     in_mm = spacing[:, None] * changes.matrix / spacing
     scale = 1 / np.linalg.det(in_mm) ** (1 / 3)
