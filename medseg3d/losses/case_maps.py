@@ -85,11 +85,14 @@ class MappedLoss(nn.Module, ABC):
 
 
 def mapped_parts(loss: nn.Module) -> list[MappedLoss]:
-    """The outermost parts of a loss that have maps, in the order in which these are stacked."""
+    """The outermost parts of a loss that have maps, in the order in which these are stacked.
+
+    What stands in for the loss at the finest of several levels takes the same maps.
+    """
     if isinstance(loss, MappedLoss):
         return [loss]
-    inner = (part for child in loss.children() for part in mapped_parts(child))
-    return list(dict.fromkeys(inner))
+    children = [child for name, child in loss.named_children() if name != "finest"]
+    return [part for child in children for part in mapped_parts(child)]
 
 
 def make_maps(loss: nn.Module, labels: LabelMap, num_labels: int) -> Maps:

@@ -196,6 +196,24 @@ def test_the_finest_level_may_be_compared_otherwise() -> None:
     assert loss(logits, target) != expected
 
 
+def test_the_finest_level_takes_the_maps_of_the_others() -> None:
+    logits, target = pair()
+    levels = [logits, logits[..., ::2]]
+    loss = build_region_loss("focal_tversky+0.1*boundary", {}, TUMOR[:2])
+    supervised = DeepSupervision(loss, 1.0, finest_apart=True)
+    maps = torch.stack(
+        [torch.from_numpy(make_maps(supervised, case[0].numpy(), 4)) for case in target]
+    )
+    assert maps.shape[1] == 4, "outside and inside of two regions, once"
+    found = supervised(levels, target, CutMaps.of(maps))
+    assert found == supervised(levels, target)
+    assert isinstance(loss, WeightedSum)
+    assert loss.finest is not None
+    coarse = DeepSupervision(loss)([levels[1]], target, CutMaps.of(maps))
+    finest = loss.finest(logits, target, CutMaps.of(maps))
+    torch.testing.assert_close(found, (finest + coarse) / 2)
+
+
 def test_what_cannot_be_built_is_said() -> None:
     with pytest.raises(ConfigError, match="no option 'gamma'"):
         build_region_loss("dice_ce", {"gamma": 2}, TUMOR)
