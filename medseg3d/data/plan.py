@@ -281,8 +281,8 @@ def make_plan(
         width: Fixed channels of the finest stage.
         mirror: Whether to mirror along all axes that are safe.
         mirror_axes: Fixed axes to mirror along instead.
-        slab: Slices across the largest spacing that a network of two dimensions sees at once;
-            None for a network of volumes.
+        slab: Slices across the largest spacing, or as single ones the cases themselves, that a
+            network of two dimensions sees at once; None for a network of volumes.
 
     Raises:
         DataError: If no case has foreground.
@@ -292,7 +292,7 @@ def make_plan(
     if spacing is not None:
         target, coarse = spacing, coarse_axis(spacing)
     median = _median_shape(fingerprints, target)
-    slices = None if slab is None else Slices.across(target, slab)
+    slices = None if slab is None else Slices.across(median, target, slab)
     if slices and patch_size:
         slices.expect(patch_size)
     sizes = choose_sizes(

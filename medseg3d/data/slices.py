@@ -30,14 +30,21 @@ class Slices:
     slab: int
 
     @classmethod
-    def across(cls, spacing: Spacing, slab: int) -> "Slices":
-        """Slices across the axis with the largest spacing, the last one of equals.
+    def across(cls, shape: Size3, spacing: Spacing, slab: int) -> "Slices":
+        """Slices of cases that are one each, or else across the axis with the largest spacing.
+
+        Of equal spacings it is the last one.
 
         Examples:
-            >>> Slices.across((5.0, 0.7, 0.7), 1), Slices.across((1.0, 1.0, 1.0), 3)
-            (Slices(axis=0, slab=1), Slices(axis=2, slab=3))
+            >>> Slices.across((20, 256, 256), (5.0, 0.7, 0.7), 1)
+            Slices(axis=0, slab=1)
+            >>> Slices.across((90, 80, 70), (1.0, 1.0, 1.0), 3)
+            Slices(axis=2, slab=3)
+            >>> Slices.across((256, 256, 1), (1.4, 1.4, 1.0), 1)
+            Slices(axis=2, slab=1)
         """
-        i, j, k = spacing
+        single = [edge == 1 for edge in shape]
+        i, j, k = single if sum(single) == 1 else spacing
         return cls(2 if k >= max(i, j) else 1 if j >= i else 0, slab)
 
     @property

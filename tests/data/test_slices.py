@@ -49,6 +49,21 @@ def test_slices_lie_across_the_largest_spacing(spacing: Spacing, axis: int) -> N
     assert 12 * np.prod(plan.patch_size) <= 262_144 * 1.5  # rounded up for the strides
 
 
+@pytest.mark.parametrize(
+    ("shape", "spacing", "axis"),
+    [
+        ((256, 256, 1), (1.4, 1.4, 1.0), 2),
+        ((1, 256, 256), (1.0, 1.0, 1.0), 0),
+        ((256, 1, 256), (1.0, 0.5, 5.0), 1),
+        ((256, 1, 1), (1.4, 1.0, 1.2), 0),  # which of the two says nothing
+    ],
+)
+def test_an_image_of_one_slice_is_that_slice(shape: Size3, spacing: Spacing, axis: int) -> None:
+    plan = plan_of([fingerprint(shape, spacing)] * 3, slab=1)
+    assert plan.slice_axis == axis
+    assert plan.patch_size[axis] == 1
+
+
 def test_an_isotropic_grid_has_full_kernels_in_the_plane_at_every_stage() -> None:
     plan = plan_of([fingerprint((200, 200, 200))] * 3, slab=1)
     assert len(plan.kernels) == 6
