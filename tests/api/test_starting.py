@@ -12,6 +12,7 @@ from torch import nn
 
 import medseg3d
 from medseg3d.api.fitting import run as fitting
+from medseg3d.api.fitting.starting import as_the_model
 from medseg3d.bundle import inspect_bundle, load_bundle, read_bundle
 from medseg3d.config import FitConfig, read_yaml
 from medseg3d.data.plan import Plan
@@ -110,6 +111,26 @@ def test_geometry_and_normalization_are_the_models_unless_given(
     divisor = [max(1, 2 ** len(was.strides))] * 3
     assert all(edge % step == 0 for edge, step in zip(plan.patch_size, divisor, strict=True))
     assert all(edge >= given for edge, given in zip(plan.patch_size, (9, 8, 10), strict=True))
+
+
+def test_a_channel_of_another_kind_is_normalized_as_measured(
+    model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    was = read_bundle(model).plan
+    (rule,) = was.channels
+    assert (rule.name, rule.scheme) == ("MR", "zscore")
+    config = FitConfig(data=model.parent, start_from=model)
+    mr = rule.model_copy(update={"lower": -1.0, "upper": 1.0, "mean": 0.5})
+    ct = mr.model_copy(update={"scheme": "ct", "masks": False})
+    other = mr.model_copy(update={"name": "other"})
+    same = was.model_copy(update={"channels": (mr, other)})
+    assert as_the_model(same, config).channels == (rule, other)
+    assert not caplog.messages
+    differs = was.model_copy(update={"channels": (ct, other)})
+    assert as_the_model(differs, config).channels == (ct, other)
+    (told,) = caplog.messages
+    assert told.startswith(f"{model} was trained")
+    assert "MR (zscore there, ct here)" in told
 
 
 def test_a_run_is_resumed_when_the_model_is_gone(

@@ -122,20 +122,34 @@ def like_the_model(config: FitConfig) -> FitConfig:
 def as_the_model(plan: Plan, config: FitConfig) -> Plan:
     """A measured plan with the stages of the model to begin with and its normalization.
 
-    Channels of equal names are normalized as they were when the weights were learned.
+    Channels of equal names are normalized as they were when the weights were learned, unless they
+    are of another kind: names may be numbers only.
     """
     model = _model(config)
     if model is None:
         return plan
     was = model.plan
-    rules = {rule.name: rule for rule in was.channels}
+    rules = {(rule.name, rule.scheme): rule for rule in was.channels}
+    schemes = {rule.name: rule.scheme for rule in was.channels}
+    others = [
+        f"{rule.name} ({schemes[rule.name]} there, {rule.scheme} here)"
+        for rule in plan.channels
+        if schemes.get(rule.name, rule.scheme) != rule.scheme
+    ]
+    if others:
+        log.warning(
+            "%s was trained with other intensities in %s, normalized as measured instead; if the "
+            "model's rule is right, put it into the channels of plan.yaml and give that with "
+            "--set plan=",
+            *(config.start_from, ", ".join(others)),
+        )
     changes = {
         "patch_size": divisible(plan.patch_size, was.strides),
         "slice_axis": was.slice_axis,
         "strides": was.strides,
         "kernels": was.kernels,
         "max_width": was.max_width,
-        "channels": [rules.get(rule.name, rule) for rule in plan.channels],
+        "channels": [rules.get((rule.name, rule.scheme), rule) for rule in plan.channels],
     }
     return validated(Plan, plan.model_dump() | changes, source=str(config.start_from))
 
