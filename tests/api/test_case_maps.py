@@ -5,6 +5,7 @@ import logging
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +14,19 @@ import torch
 import medseg3d
 from medseg3d.api.fitting.building import make_loss
 from medseg3d.api.fitting.following import Job
-from medseg3d.api.fitting.preparing import Preparation, training_patches
+from medseg3d.api.fitting.preparing import (
+    Preparation,
+    maps_that_change_sides,
+    training_patches,
+)
 from medseg3d.api.provenance import Origin
 from medseg3d.config import FitConfig
 from medseg3d.data.cache import CachedCase, is_complete
 from medseg3d.data.layouts import find_cases
 from medseg3d.data.plan import Plan
-from medseg3d.errors import DataError
+from medseg3d.errors import ConfigError, DataError
 from medseg3d.losses import case_maps
+from medseg3d.losses.building import build_loss
 from tests.api.small_sets import SMALL, write_cases
 
 LABELS = {"background": 0, "organ": 1, "bone": 2}
@@ -125,6 +131,50 @@ def test_other_processes_get_the_maps(data: Path, tmp_path: Path) -> None:
     here, there = job.patches()[5], pickle.loads(pickle.dumps(job)).patches()[5]
     np.testing.assert_array_equal(here["maps"], there["maps"])
     assert here["maps"].shape == (3, 8, 8, 8)
+
+
+KIDNEYS: dict[str, Any] = {
+    "loss": {"name": "dice+0.1*boundary"},
+    "regions": {"kidneys": [1, 2], "left": [1]},
+    **OPTIONS,
+}
+
+
+@pytest.fixture(scope="module")
+def kidneys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    labels = {"background": 0, "kidney_left": 1, "kidney_right": 2}
+    return write_cases(tmp_path_factory.mktemp("kidneys"), labels)
+
+
+def test_a_region_of_one_side_has_maps_where_nothing_is_mirrored(
+    kidneys: Path, tmp_path: Path
+) -> None:
+    medseg3d.fit(kidneys, out=tmp_path / "run", cache=tmp_path / "cache", **KIDNEYS)
+    assert sum(not case.has_labels for case in cached(tmp_path / "cache")) == 2
+    plan = Plan.load(tmp_path / "run" / "plan.yaml")
+    loss = make_loss(FitConfig(data=kidneys, **KIDNEYS), plan)
+    assert plan.swapped_labels == {1: 2}
+    upside_down, network = plan.mirrored_along((1, 2)), torch.nn.Identity()
+    assert maps_that_change_sides(network, loss, upside_down) == ()
+    of_labels = build_loss("dice+0.1*boundary")
+    assert maps_that_change_sides(network, of_labels, upside_down) == ()
+    assert maps_that_change_sides(network, of_labels, plan.mirrored_along((0,))) == (0, 2, 1)
+
+
+def test_a_region_of_one_side_is_refused_before_preprocessing_if_mirrored(
+    kidneys: Path, tmp_path: Path
+) -> None:
+    mirroring = {"mirror_axes": (0,)}
+    with pytest.raises(ConfigError, match=r"labels \[1\] becomes that of \[2\] .* --mirror"):
+        medseg3d.fit(
+            kidneys,
+            out=tmp_path / "run",
+            cache=tmp_path / "cache",
+            augmentation=mirroring,
+            **KIDNEYS,
+        )
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache").exists(), "nothing was preprocessed"
 
 
 def test_losses_without_distances_say_nothing_of_them(

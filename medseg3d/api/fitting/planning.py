@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from medseg3d.api.fitting.building import make_network, own_loss, stages_of
-from medseg3d.api.fitting.preparing import learns_from_labels
+from medseg3d.api.fitting.building import make_loss, make_network, own_loss, stages_of
+from medseg3d.api.fitting.preparing import learns_from_labels, maps_that_change_sides
 from medseg3d.api.fitting.splitting import (
     dealt_folds,
     given_folds,
@@ -175,6 +175,7 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
             plan = plan.model_copy(update={"ignore_is_free": not declared})
         with torch.device("meta"):
             network, options = make_network(config, plan)
+        maps_that_change_sides(network, make_loss(started(config), plan), plan)
         refuse_other_weights(network, options, plan, config)
     except Exception:
         if not config.resume:

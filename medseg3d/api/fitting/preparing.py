@@ -19,6 +19,7 @@ from medseg3d.data.domains import TwoDomains
 from medseg3d.data.patches import CaseMaps, PatchDataset
 from medseg3d.data.plan import Plan
 from medseg3d.data.preprocess import preprocess, preprocessing_key
+from medseg3d.data.sides import SAGITTAL
 from medseg3d.data.threads import in_threads
 from medseg3d.errors import RunError, about_case
 from medseg3d.losses.case_maps import MappedLoss, make_maps, mapped_parts, mirrored_maps
@@ -158,8 +159,9 @@ class Preparation:
         threads = 1 if 2 * BYTES_PER_MEASURED_VOXEL * largest > memory_room() else 2
         measured = in_threads(made, cases, threads=threads)
         found = track(measured, "Measuring distances", total=len(cases), unit="case")
-        mirrored = mirrored_maps(loss, self.plan.mirrored_labels, self.plan.num_labels)
-        return CaseMaps(cases=tuple(found), mirrored=tuple(mirrored))
+        return CaseMaps(
+            cases=tuple(found), mirrored=maps_that_change_sides(network, loss, self.plan)
+        )
 
     def _maps_place(self, case: Path, parts: Sequence[MappedLoss]) -> Path:
         """The folder of the maps of a preprocessed case."""
@@ -208,6 +210,17 @@ def parts_with_maps(network: nn.Module, loss: nn.Module) -> list[MappedLoss]:
     A network with an objective of its own may compare with other labels than those of the patch.
     """
     return [] if getattr(network, "objective", None) else mapped_parts(loss)
+
+
+def maps_that_change_sides(network: nn.Module, loss: nn.Module, plan: Plan) -> tuple[int, ...]:
+    """Which map takes the place of each in patches mirrored left to right; empty if none are.
+
+    Raises:
+        ConfigError: If the loss cannot follow.
+    """
+    if SAGITTAL not in plan.mirror_axes or not parts_with_maps(network, loss):
+        return ()
+    return tuple(mirrored_maps(loss, plan.mirrored_labels, plan.num_labels))
 
 
 def training_patches(
