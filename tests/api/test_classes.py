@@ -15,9 +15,11 @@ from torch import nn
 
 import medseg3d
 from medseg3d.api.fitting.diagnoses import write_diagnoses
+from medseg3d.api.fitting.planning import planned
 from medseg3d.api.fitting.rehearsal import rehearse
 from medseg3d.bundle import read_bundle
 from medseg3d.config import FitConfig
+from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.networks.unet import ynet_3d
 from tests.api.small_sets import SMALL, write_cases
@@ -105,6 +107,22 @@ def test_the_class_that_is_found_of_each_held_out_case_is_told(run: medseg3d.Run
         probabilities = {name: float(row[f"probability_{name}"]) for name in ("healthy", "ill")}
         assert sum(probabilities.values()) == pytest.approx(1, abs=2e-4)
         assert row["found"] == max(probabilities, key=lambda name: probabilities[name])
+
+
+def test_what_lacks_a_mask_has_a_value_that_is_free_in_a_given_plan_too(
+    run: medseg3d.Run, data: Path, tmp_path: Path
+) -> None:
+    plan = Plan.load(run.folder / "plan.yaml")
+    assert plan.ignore_label == 4
+    labels = {0: "background", 3: "organ", 4: "tumor"}
+    plan.model_copy(update={"ignore_label": None, "labels": labels}).save(tmp_path / "plan.yaml")
+    decided = {"width", "patch_size", "batch_size"}
+    options = {name: value for name, value in OPTIONS.items() if name not in decided}
+    classes = data / "classes.csv"
+    config = FitConfig(data=data, classes=classes, plan=tmp_path / "plan.yaml", **options)
+    (tmp_path / "run").mkdir()
+    _, found, _ = planned(config, tmp_path / "run")
+    assert (found.labels, found.ignore_label) == (labels, 5)
 
 
 def test_a_class_whose_name_is_no_utf8_keeps_its_bytes(tmp_path: Path) -> None:

@@ -168,7 +168,8 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
         declared = dataset.ignore_label is not None
         if any(case.labels is None for case in dataset.cases):
             folds = with_unlabeled(folds, dataset.cases, learn=not given)
-            dataset = dataset.ignoring_missing(checked.label_values)
+            known = fixed.labels if isinstance(fixed, Plan) else {}
+            dataset = dataset.ignoring_missing([*checked.label_values, *known])
         parts = wanted(config, folds)
         plan = _plan(config, dataset, checked.label_values, parts)
         if dataset.ignore_label is not None:  # else what the plan says stands
