@@ -20,7 +20,15 @@ from typer.testing import CliRunner, Result
 import medseg3d
 from medseg3d import cli
 from medseg3d.cli_options import command, given_options, merged, option_rows
-from medseg3d.config import FitConfig, Options, Part, PredictConfig, ReviewConfig, ScoreConfig
+from medseg3d.config import (
+    FitConfig,
+    NetworkPart,
+    Options,
+    Part,
+    PredictConfig,
+    ReviewConfig,
+    ScoreConfig,
+)
 from medseg3d.errors import ConfigError, DataError, Terminated, UnknownNameError
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +166,7 @@ def test_fit_hands_its_flags_on(api: Recorder) -> None:
         FitConfig(
             data=Path("cases"),
             out=Path("out"),
-            network=Part(name="vnet"),
+            network=NetworkPart(name="vnet"),
             dims=2,
             loss=Part(name="focal"),
             epochs=7,
@@ -231,7 +239,7 @@ def test_file_may_name_the_data(api: Recorder, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "arguments", "expected"),
     [
-        ("network: vnet", [], Part(name="vnet")),
+        ("network: vnet", [], NetworkPart(name="vnet")),
         ("network: {name: vnet, options: {width: 8}}", ["--seed", "1"], {"width": 8}),
         ("network: {name: vnet, options: {width: 8}}", ["--network", "vnet"], {"width": 8}),
         ("network: {name: vnet, options: {width: 8}}", ["--network", "unet3d"], {}),

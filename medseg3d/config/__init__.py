@@ -12,7 +12,7 @@ from medseg3d.config.download import DownloadConfig
 from medseg3d.config.export import ExportConfig
 from medseg3d.config.files import read_yaml, to_yaml
 from medseg3d.config.fit import AugmentationConfig, FitConfig, StageConfig
-from medseg3d.config.options import Options, Part, given, validated
+from medseg3d.config.options import NetworkPart, Options, Part, given, validated
 from medseg3d.config.predict import PredictConfig
 from medseg3d.config.review import ReviewConfig
 from medseg3d.config.score import ScoreConfig
@@ -26,6 +26,7 @@ __all__ = [
     "DownloadConfig",
     "ExportConfig",
     "FitConfig",
+    "NetworkPart",
     "Options",
     "Part",
     "PredictConfig",

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from medseg3d.config.options import ARGUMENT, FLAG, Options, Part, flag
+from medseg3d.config.options import ARGUMENT, FLAG, NetworkPart, Options, Part, flag
 
 
 class AugmentationConfig(Options):
@@ -77,8 +77,8 @@ class FitConfig(Options):
         description="Run folder; default runs/<data>_<network>_<time>.",
         json_schema_extra=flag("-o"),
     )
-    network: Part = Field(
-        Part(name="unet3d"),
+    network: NetworkPart = Field(
+        NetworkPart(),
         description="Network by name (medseg3d list networks), or monai: and one of MONAI's.",
         json_schema_extra=FLAG,
     )

@@ -63,6 +63,8 @@ class Part(Options):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: Any) -> Any:
+        if isinstance(value, Part):  # of another kind
+            return value.model_dump(exclude_unset=True)
         return {"name": value} if isinstance(value, str) else value
 
     @field_validator("options")
@@ -74,6 +76,12 @@ class Part(Options):
             if isinstance(inner, str) and inner.strip().lower() in NO_BOOLEANS:
                 raise ValueError(f"{name} is the text {inner!r}; expected true or false, unquoted")
         return value
+
+
+class NetworkPart(Part):
+    """The network, by its options alone too; ``name`` is then not among the fields set."""
+
+    name: str = Field("unet3d", description="Registered name.")
 
 
 class Dotted(dict[str, Any]):

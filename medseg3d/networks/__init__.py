@@ -9,13 +9,13 @@ deep supervision: a list of logits, finest first; ``level_decay`` is the weight 
 one before it where that is not a half, and ``finest_apart`` is true where the finest has a loss
 of its own if the chosen one brings it. Activations are never inside.
 
-Every network has ``divisor``, one integer per voxel axis: sizes that are multiples of it
-are processed without inner padding. Optional class methods: ``paper()`` builds the
-published configuration, ``plan_options(topology)`` turns a measured plan into options. A
-network that learns from more than logits has ``objective(loss, image, labels)``, which gives
-the whole loss of a training step; ``loss(logits, labels)`` is the one that was chosen, and what
-else a batch holds comes by name. ``set_progress(used)`` is told before each step which share of
-the training is over.
+Every network has ``divisor``, one integer per voxel axis: sizes that are multiples of it are
+processed without inner padding. Optional class methods: ``paper()`` builds the published
+configuration, ``plan_options(topology)`` turns a measured plan into options. A network that
+learns from more than logits has ``objective(loss, image, labels)``, which gives the whole loss of
+a training step; ``loss(logits, labels)`` is the one that was chosen, and what else a batch holds
+comes by name; one that makes no use of ``loss`` says so by ``has_own_loss``.
+``set_progress(used)`` is told before each step which share of the training is over.
 
 One that tells the class of an image has the option ``classes``, how many there are, gets those
 of the batch as ``classes`` where they are given, and has ``classify(x) -> logits (B, K)``.

@@ -54,6 +54,8 @@ class SliceClass:
                 "volumes; leave out --dims 2"
             )
         self._build = partial(NETWORKS.build, inner, spatial_dims=2)
+        if hasattr(self._kind, "sample"):
+            self.sample = SliceNetwork.sample
 
     def plan_options(self, topology: Topology) -> dict[str, Any]:
         """What the network makes of the plan within a slice, and the plan's axis."""
@@ -103,7 +105,7 @@ class SliceNetwork(nn.Module):
     def __init__(self, network: nn.Module, slice_axis: int, slab: int) -> None:
         super().__init__()
         self.network = network
-        for fact in ("level_decay", "finest_apart", "may_idle"):
+        for fact in ("level_decay", "finest_apart", "may_idle", "latent_size", "has_own_loss"):
             if hasattr(network, fact):
                 setattr(self, fact, getattr(network, fact))
         self.axis = slice_axis % 3 + 2
@@ -114,6 +116,19 @@ class SliceNetwork(nn.Module):
     def forward(self, x: Tensor) -> Logits:
         """Logits of the volume."""
         return self._stacked(self.network(self._sliced(x, self.slab)), x.shape[0])
+
+    def sample(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Logits of one answer of a network that knows several, the same one in all slices.
+
+        Args:
+            x: ``(B, C, I, J, K)``.
+            noise: Standard normal numbers ``(latent_size,)``.
+
+        Returns:
+            ``(B, L, I, J, K)``.
+        """
+        sliced = self._sliced(x, self.slab)
+        return self._stack(self.network.sample(sliced, noise), len(x))  # type: ignore[operator]
 
     @property
     def objective(self) -> Callable[[Loss, Tensor, Tensor], Tensor] | None:

@@ -2,8 +2,9 @@
 
 Most weights fit as they are. Those whose size follows the number of labels or of channels, as in
 the heads and the first convolution, are taken over label by label and channel by channel, by
-name. Which ones these are is told by the network itself: it is built once with a label more and
-once with a channel more, without memory for it, and compared.
+name; those of the classes of images likewise. Which ones these are is told by the network itself:
+it is built once with a label more and once with a channel more, without memory for it, and
+compared.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from medseg3d.errors import ConfigError
 
-Build = Callable[[int, int], nn.Module]
-"""Builds the network for so many channels and labels."""
+Build = Callable[[int, int, int], nn.Module]
+"""Builds the network for so many channels, labels and classes."""
 
 SHOWN = 3
 
@@ -27,10 +28,12 @@ class Ends:
     Attributes:
         channels: Names of the image channels.
         labels: Names of the logit channels; the first is the background, whatever its name.
+        classes: Names of the classes of images, if it tells them apart.
     """
 
     channels: tuple[str, ...]
     labels: tuple[str, ...]
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class Taken:
         channels: Channels whose weights it has.
         new_channels: Channels that the model did not know.
         lost_channels: Channels of the model that are no longer there.
+        classes: Classes whose weights it has.
+        new_classes: Classes that the model did not know.
+        lost_classes: Classes of the model that are no longer wanted.
         whole: Weights that were taken as they are.
         in_part: Weights that were taken for the known labels and channels.
         anew: Weights that were left as they were.
@@ -55,6 +61,9 @@ class Taken:
     channels: tuple[str, ...]
     new_channels: tuple[str, ...]
     lost_channels: tuple[str, ...]
+    classes: tuple[str, ...]
+    new_classes: tuple[str, ...]
+    lost_classes: tuple[str, ...]
     whole: tuple[str, ...]
     in_part: tuple[str, ...]
     anew: tuple[str, ...]
@@ -68,6 +77,7 @@ class Taken:
         for kind, new, lost in (
             ("labels", self.new_labels, self.lost_labels),
             ("channels", self.new_channels, self.lost_channels),
+            ("classes", self.new_classes, self.lost_classes),
         ):
             if new:
                 told.append(f"new {kind}: {', '.join(new)}")
@@ -84,14 +94,15 @@ def take_weights(
     Labels and channels of equal names are the same. The weights of a new label stay as they are;
     those of a new channel become 0 where others are known, so that the network begins by doing
     what the model did. A weight that follows the number of labels or channels in another way
-    than one entry each is taken only if these are the same in both.
+    than one entry each is taken only if these are the same in both; one that is there for some
+    numbers of them only stays as it is where it is new, and is left behind where it is gone.
 
     Args:
         network: Changed in place.
         weights: Of the model, by name.
-        was: Channels and labels of the model.
+        was: Channels, labels and classes of the model.
         now: Those of the network.
-        build: Builds the network for other numbers of channels and labels.
+        build: Builds the network for other numbers of them.
 
     Raises:
         ConfigError: If the model's network is another one; nothing is changed then.
@@ -102,7 +113,7 @@ def take_weights(
         if fit.is_taken:
             _copy(weights[name], own[name], fit, sides)
     changed = [name for name, fit in found.items() if fit.axes]
-    of_channels, of_labels = sides
+    of_channels, of_labels, of_classes = sides
     return Taken(
         labels=of_labels.kept,
         new_labels=of_labels.new,
@@ -110,6 +121,9 @@ def take_weights(
         channels=of_channels.kept,
         new_channels=of_channels.new,
         lost_channels=of_channels.lost,
+        classes=of_classes.kept,
+        new_classes=of_classes.new,
+        lost_classes=of_classes.lost,
         whole=tuple(n for n, fit in found.items() if fit.is_taken and n not in changed),
         in_part=tuple(n for n in changed if found[n].is_taken),
         anew=tuple(name for name, fit in found.items() if not fit.is_taken),
@@ -129,7 +143,7 @@ def refuse_another(
 
 @dataclass(frozen=True)
 class _Side:
-    """Labels or channels of both.
+    """Channels, labels or classes of both.
 
     Attributes:
         was: Names in the model.
@@ -164,12 +178,10 @@ class _Fit:
     """How a weight of the model goes into the network.
 
     Attributes:
-        shape: That it must have in the model.
         axes: Axes whose entries are those of a side (its number) that changed.
         is_taken: Whether it is.
     """
 
-    shape: tuple[int, ...]
     axes: Mapping[int, int]
     is_taken: bool
 
@@ -181,34 +193,48 @@ def _same(was: Sequence[str], now: Sequence[str], first: int = 0) -> dict[int, i
     return {i + first: was.index(name) + first for i, name in enumerate(now) if name in was}
 
 
-def _sides(was: Ends, now: Ends) -> tuple[_Side, _Side]:
+def _sides(was: Ends, now: Ends) -> tuple[_Side, _Side, _Side]:
     labels = {0: 0} | _same(was.labels[1:], now.labels[1:], 1)
     return (
         _Side(was.channels, now.channels, known=_same(was.channels, now.channels)),
         _Side(was.labels, now.labels, known=labels),
+        _Side(was.classes, now.classes, known=_same(was.classes, now.classes)),
     )
 
 
 def _fits(
-    network: nn.Module, weights: Mapping[str, Tensor], sides: tuple[_Side, _Side], build: Build
+    network: nn.Module, weights: Mapping[str, Tensor], sides: Sequence[_Side], build: Build
 ) -> dict[str, _Fit]:
     """How every weight of the model goes into the network."""
-    channels, labels = (len(side.now) for side in sides)
+    sizes = [len(side.now) for side in sides]
     with torch.device("meta"):
-        wider = [build(channels + 1, labels), build(channels, labels + 1)]
-    grown = [{name: tensor.shape for name, tensor in each.state_dict().items()} for each in wider]
-    found = {
-        name: _fit(tensor.shape, [shapes.get(name) for shapes in grown], sides)
-        for name, tensor in network.state_dict().items()
+        model = _shapes(build(*(len(side.was) for side in sides)))
+        grown = [
+            {} if side.is_same else _shapes(build(*sizes[:place], size + 1, *sizes[place + 1 :]))
+            for place, (size, side) in enumerate(zip(sizes, sides, strict=True))
+        ]
+    _refuse_another(model, _shapes_of(weights))
+    return {
+        name: _fit(model.get(name), shape, [shapes.get(name) for shapes in grown], sides)
+        for name, shape in _shapes(network).items()
     }
-    _refuse_another(found, weights)
-    return found
+
+
+def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return _shapes_of(network.state_dict())
+
+
+def _shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
 def _fit(
-    shape: Sequence[int], grown: Sequence[Sequence[int] | None], sides: Sequence[_Side]
+    was: Sequence[int] | None,
+    shape: Sequence[int],
+    grown: Sequence[Sequence[int] | None],
+    sides: Sequence[_Side],
 ) -> _Fit:
-    """How one weight follows the two sides; see :class:`_Fit`."""
+    """How one weight follows the sides; see :class:`_Fit`."""
     expected, axes, is_taken = list(shape), {}, True
     for number, (wider, side) in enumerate(zip(grown, sides, strict=True)):
         if wider is None or len(wider) != len(shape):  # there only with so many labels
@@ -220,14 +246,15 @@ def _fit(
             expected[axis] += (there - here) * (len(side.was) - len(side.now))
             axes[axis] = number
             is_taken = is_taken and there == here + 1 and here == len(side.now)
-    return _Fit(tuple(expected), axes, is_taken)
+    return _Fit(axes, is_taken and was == tuple(expected))
 
 
-def _refuse_another(found: Mapping[str, _Fit], weights: Mapping[str, Tensor]) -> None:
-    wrong = [name for name in weights if name not in found]
-    for name, fit in found.items():
-        if fit.is_taken and (name not in weights or tuple(weights[name].shape) != fit.shape):
-            wrong.append(name)
+def _refuse_another(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse weights that are not all those of the network that the options make."""
+    wrong = [name for name in found if expected.get(name) != found[name]]
+    wrong += [name for name in expected if name not in found]
     if wrong:
         raise ConfigError(
             f"{len(wrong)} weights of the model to begin with are of another network, such as "

@@ -23,7 +23,7 @@ from medseg3d.api.contest.options import own_options, shared_options
 from medseg3d.api.contest.run import PROVENANCE
 from medseg3d.api.provenance import Origin
 from medseg3d.bundle import FILE_NAME, load_network, read_bundle, save_bundle
-from medseg3d.config import BakeoffConfig, FitConfig, Part, read_yaml, validated
+from medseg3d.config import BakeoffConfig, FitConfig, NetworkPart, Part, read_yaml, validated
 from medseg3d.data.layouts import find_cases
 from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError, DataError, RunError
@@ -385,7 +385,7 @@ def test_options_of_one_network_lie_on_top_of_those_of_all(cases: Path, tmp_path
         0, (1,), 5,
     )  # fmt: skip
     assert found.loss == Part(name="dice_ce", options={"smooth": 1.0, "batch": False})
-    assert found.network == Part(name="vnet", options={"width": 8})
+    assert found.network == NetworkPart(name="vnet", options={"width": 8})
     assert own_options(recipe, {"loss": "focal"}, "vnet").loss == Part(name="focal")
 
 

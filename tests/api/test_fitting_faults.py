@@ -258,6 +258,26 @@ def test_a_refused_fit_leaves_no_empty_folders(
     assert not list(here.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"network": "wnet", "loss": "dise"}, "'wnet' learns by a loss of its own, so dise would"),
+        ({"network": "wnet_density", "loss": "focal"}, "so focal would have no effect; leave out"),
+        ({"network": "hierarchical_probabilistic_unet", "loss": "focal"}, "so focal would have"),
+        (
+            {"loss": {"name": "cross_entropy", "options": {"weight": [1, 2, 3, 4, 5]}}},
+            "weight has 5 values",
+        ),
+    ],
+)
+def test_a_refused_loss_leaves_no_run(
+    cases: Path, places: dict[str, Path], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        medseg3d.fit(cases, **places, **SMALL, **options)
+    assert not places["out"].exists()
+
+
 def test_a_killed_preprocessing_leaves_nothing_in_the_cache(
     cases: Path, places: dict[str, Path], whole: medseg3d.Run
 ) -> None:

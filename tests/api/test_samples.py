@@ -25,6 +25,7 @@ EAGER = {"backend": "eager", "precision": "fp32"}
 NETWORKS: dict[str, dict[str, Any]] = {
     "probabilistic_unet": {"width": 3, "strides": (2,), "latent": 4},
     "hierarchical_probabilistic_unet": {"width": 4, "strides": (2, 2)},
+    "slices:probabilistic_unet": {"width": 3, "strides": (2,), "latent": 4},
 }
 
 
@@ -38,9 +39,7 @@ def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         network = build_network(name, 1, 3, options=options)
         with torch.no_grad():
             for head_name, head in network.named_modules():
-                if head_name.startswith("prior") and head_name.endswith(
-                    ("head.conv", "heads.0.conv")
-                ):
+                if "prior" in head_name and head_name.endswith(("head.conv", "heads.0.conv")):
                     half = len(head.bias) // 2
                     head.bias[half:] += 2.0  # wide distributions
         found[name] = tmp_path_factory.mktemp("models") / f"{name}.medseg3d"

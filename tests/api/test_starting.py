@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import medseg3d
 from medseg3d.api.fitting import run as fitting
 from medseg3d.api.fitting.starting import as_the_model
-from medseg3d.bundle import inspect_bundle, load_bundle, read_bundle
+from medseg3d.bundle import Bundle, inspect_bundle, load_bundle, read_bundle, save_bundle
+from medseg3d.cli import app
 from medseg3d.config import FitConfig, read_yaml
 from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError, ModelError
+from medseg3d.networks import build_network
 from tests.api.small_sets import SMALL, write_cases
 
 FIRST = {"network": "unet3d", "width": 4, "patch_size": (8, 8, 8)}
@@ -184,6 +187,29 @@ def test_the_network_is_the_models(model: Path, second: Path, begun: Begun) -> N
     with pytest.raises(KeyboardInterrupt):
         medseg3d.fit(FitConfig(data=second, out=Path("run"), start_from=model.parent, **SMALL))
     assert begun.state.keys() == load_bundle(model)[1].keys()
+
+
+def test_options_without_a_name_are_of_the_models_network(
+    model: Path, second: Path, begun: Begun
+) -> None:
+    """What the run says of itself is what it is, and begins the same run again."""
+    plan = read_bundle(model).plan
+    options = {"width": 4, "strides": plan.strides}
+    vnet = build_network("vnet", 1, 3, options=options)
+    save_bundle(
+        Path("v.medseg3d"), Bundle(network="vnet", options=options, plan=plan, channels=1), vnet
+    )
+    small = [f"--set={name}={value}" for name, value in SMALL.items()]
+    start = [str(second), "--from=v.medseg3d", "--set=network.options.activation=relu", *small]
+    again = [str(second), "--config=runs/config.yaml"]
+    for words, folder in ((start, "runs"), (again, "again")):
+        found = CliRunner().invoke(app, ["fit", *words, "-o", folder])
+        assert found.exit_code == 130, found.output
+        assert begun.state.keys() >= vnet.state_dict().keys() - {"encoder.0.shortcut.conv.weight"}
+        stored = read_yaml(Path(folder) / "config.yaml")
+        assert stored["network"] == {"name": "vnet", "options": {"activation": "relu"}}
+    found = CliRunner().invoke(app, ["fit", *start, "--network=unet3d", "-o", "other"])
+    assert "v.medseg3d is a vnet, not a unet3d; leave out --network, or --from" in found.output
 
 
 @pytest.mark.parametrize(

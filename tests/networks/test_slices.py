@@ -123,6 +123,20 @@ def test_an_objective_gets_slices_and_its_loss_gets_volumes() -> None:
     assert sliced().objective is None
 
 
+def test_an_answer_is_the_same_in_all_slices() -> None:
+    options = {"width": 3, "strides": (2,), "latent": 4}
+    network = build_network("slices:probabilistic_unet", 1, 2, options=options | {"slice_axis": 1})
+    x, noise = torch.randn(2, 1, 8, 3, 6), torch.randn(network.eval().latent_size)
+    with torch.inference_mode():
+        found = network.sample(x, noise)
+        for place in range(3):
+            alone = network.network.sample(x[:, :, :, place], noise)
+            torch.testing.assert_close(found[:, :, :, place], alone)
+        assert not torch.equal(found, network.sample(x, -noise))
+    assert hasattr(NETWORKS["slices:probabilistic_unet"], "sample")
+    assert not hasattr(NETWORKS["slices:unet"], "sample")
+
+
 def test_slices_that_nobody_annotated_stay_in_their_volume() -> None:
     options = {"width": 2, "features": 2, "depths": (1, 1), "slice_axis": 2, "slab": 3}
     network = build_network("slices:ynet_2d", 1, 3, options=options).eval()

@@ -6,39 +6,46 @@ from torch import Tensor, nn
 
 from medseg3d.errors import ConfigError
 from medseg3d.networks import build_network
-from medseg3d.training.warm_start import Ends, Taken, take_weights
+from medseg3d.training.warm_start import Build, Ends, Taken, take_weights
 
 SMALL = {"width": 4, "max_width": 8, "strides": [2, 2, 2], "norm": "batch"}
 
 
-def unet(channels: int, labels: int) -> nn.Module:
+def unet(channels: int, labels: int, _: int = 0) -> nn.Module:
     return build_network("unet3d", channels, labels, options=SMALL)
 
 
 class Mixed(nn.Module):
     """One weight that follows channels and labels together, one that has twice the labels."""
 
-    def __init__(self, channels: int, labels: int) -> None:
+    def __init__(self, channels: int, labels: int, _: int = 0) -> None:
         super().__init__()
         self.body = nn.Conv3d(2, 2, 1)
         self.both = nn.Conv3d(channels + labels, 2, 1)
         self.twice = nn.Conv3d(2, 2 * labels, 1, bias=False)
 
 
-def ends(channels: str, labels: str) -> Ends:
-    return Ends(tuple(channels.split()), ("background", *labels.split()))
+def vnet(channels: int, labels: int, _: int = 0) -> nn.Module:
+    return build_network("vnet", channels, labels, options={"width": 4, "strides": (2, 2)})
 
 
-def begun(
-    was: Ends, now: Ends, build: type[nn.Module] = unet
-) -> tuple[nn.Module, nn.Module, Taken]:
+def ynet(channels: int, labels: int, classes: int = 0) -> nn.Module:
+    options = {"width": 2, "strides": (2, 2)} | ({"classes": classes} if classes else {})
+    return build_network("ynet_3d", channels, labels, options=options)
+
+
+def ends(channels: str, labels: str, classes: str = "") -> Ends:
+    return Ends(tuple(channels.split()), ("background", *labels.split()), tuple(classes.split()))
+
+
+def begun(was: Ends, now: Ends, build: Build = unet) -> tuple[nn.Module, nn.Module, Taken]:
     """The model, the network that begins with it, and what was taken."""
     torch.manual_seed(0)
-    model = build(len(was.channels), len(was.labels))
+    model = build(len(was.channels), len(was.labels), len(was.classes))
     for tensor in model.state_dict().values():
         if tensor.is_floating_point():  # running means are 0 in any new network
             tensor.add_(torch.rand(tensor.shape) / 10)
-    network = build(len(now.channels), len(now.labels))
+    network = build(len(now.channels), len(now.labels), len(now.classes))
     taken = take_weights(network, model.state_dict(), was=was, now=now, build=build)
     return model.eval().double(), network.eval().double(), taken
 
@@ -114,6 +121,43 @@ def test_weights_that_mix_labels_and_channels_are_taken_only_if_both_are_the_sam
     assert torch.equal(network.both.bias, model.both.bias)
     _, _, more = begun(ct, ends("CT PET", "a b"), Mixed)
     assert more.anew == ("both.weight",)
+
+
+@pytest.mark.parametrize(("was", "now"), [("a b c", "a"), ("a b c", "a b d c"), ("a", "a b c")])
+def test_weights_that_only_some_numbers_of_channels_need_are_left_or_begun_anew(
+    was: str, now: str
+) -> None:
+    """V-Net repeats its input where the width is a multiple of the channels, else it convolves."""
+    model, network, taken = begun(ends(was, "x"), ends(now, "x"), vnet)
+    old, new = model.state_dict(), network.state_dict()
+    assert set(taken.anew) == new.keys() - old.keys()
+    assert (old.keys() != new.keys()) == (len(was.split()) == 3 or len(now.split()) == 3)
+    assert taken.whole
+    assert all(torch.equal(new[name], old[name]) for name in taken.whole)
+
+
+def test_classes_are_known_by_name() -> None:
+    model, network, taken = begun(
+        ends("CT", "a b", "healthy ill"), ends("CT", "a b", "ill dead healthy"), ynet
+    )
+    assert (taken.classes, taken.new_classes) == (("ill", "healthy"), ("dead",))
+    old, new = model.state_dict(), network.state_dict()
+    heads = [name for name in new if new[name].shape[:1] != old[name].shape[:1]]
+    assert sorted(taken.in_part) == sorted(heads)
+    assert heads
+    for name in heads:
+        assert torch.equal(new[name][[2, 0]], old[name])
+    assert "new classes: dead" in str(taken)
+
+
+@pytest.mark.parametrize(("was", "now"), [("", "p q r"), ("p q r", ""), ("p q", "")])
+def test_the_head_of_classes_begins_anew_where_labels_took_its_place(was: str, now: str) -> None:
+    _, _, taken = begun(ends("CT", "a b", was), ends("CT", "a b", now), ynet)
+    if len(was.split()) == 2:  # as many as labels: which is which cannot be told
+        assert not taken.in_part
+    else:
+        assert taken.anew
+        assert all(name.startswith("classifier") for name in taken.anew)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from medseg3d.api.fitting.building import make_loss, make_network, own_loss, stages_of
+from medseg3d.api.fitting.building import make_loss, make_network, stages_of
 from medseg3d.api.fitting.preparing import learns_from_labels, maps_that_change_sides
 from medseg3d.api.fitting.splitting import (
     dealt_folds,
@@ -96,8 +96,11 @@ def refuse_what_cannot_be_built(config: FitConfig) -> None:
             f"network {whole.network.name!r} is trained in stages, each of which begins anew; "
             "leave out early_stop"
         )
-    if own_loss(whole) is None:
+    own = getattr(network, "unsupervised", None)
+    if own is None:
         build_loss(config.loss.name, config.loss.options)
+    elif config.loss.name != own:
+        _refuse_unused_loss(config, name)
     Augmentation(**config.augmentation.model_dump())
     resolve_precision(config.precision, resolve_device(config.device))
     if config.logger is not None:
@@ -176,8 +179,10 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
             plan = plan.model_copy(update={"ignore_is_free": not declared})
         with torch.device("meta"):
             network, options = make_network(config, plan)
-        maps_that_change_sides(network, make_loss(started(config), plan), plan)
         refuse_other_weights(network, options, plan, config)
+        maps_that_change_sides(network, make_loss(started(config), plan), plan)
+        if getattr(network, "has_own_loss", False):
+            _refuse_unused_loss(config, config.network.name)
     except Exception:
         if not config.resume:
             stored.unlink(missing_ok=True)
@@ -185,6 +190,15 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
     plan.save(folder / PLAN)
     write_split(config, folder, folds)
     return dataset, plan, parts
+
+
+def _refuse_unused_loss(config: FitConfig, network: str) -> None:
+    """Refuse a loss that is asked for where the network learns by one of its own."""
+    if config.loss != FitConfig.model_fields["loss"].default:
+        raise ConfigError(
+            f"network {network!r} learns by a loss of its own, so {config.loss.name} would have no "
+            "effect; leave out --loss"
+        )
 
 
 def _refuse_to_correct(config: FitConfig) -> None:

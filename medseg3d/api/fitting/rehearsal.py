@@ -21,7 +21,7 @@ from medseg3d.api.fitting.planning import (
 from medseg3d.api.fitting.preparing import Preparation, run_bytes, training_patches
 from medseg3d.api.fitting.run import use_allowed_processors
 from medseg3d.api.fitting.settings import training_settings
-from medseg3d.api.fitting.starting import started
+from medseg3d.api.fitting.starting import started, with_network_of_model
 from medseg3d.api.fitting.target_domain import target_cases
 from medseg3d.api.provenance import Origin
 from medseg3d.config import FitConfig
@@ -129,6 +129,7 @@ def rehearse(config: FitConfig) -> Rehearsal:
     """
     refuse_several_processes()
     refuse_what_cannot_be_built(config)
+    config = with_network_of_model(config)
     free_run_folder(config)
     use_allowed_processors()
     with _scratch(config.cache or CACHE) as folder:

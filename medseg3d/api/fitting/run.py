@@ -20,7 +20,13 @@ from medseg3d.api.fitting.following import Job, help_first_process, refuse_what_
 from medseg3d.api.fitting.planning import planned, refuse_what_cannot_be_built
 from medseg3d.api.fitting.preparing import Preparation, warn_of_absent_labels
 from medseg3d.api.fitting.settings import training_settings
-from medseg3d.api.fitting.starting import begin, keep_start, started, with_own_start
+from medseg3d.api.fitting.starting import (
+    begin,
+    keep_start,
+    started,
+    with_network_of_model,
+    with_own_start,
+)
 from medseg3d.api.fitting.target_domain import target_cases
 from medseg3d.api.fitting.validating import mean, validate
 from medseg3d.api.fitting.watching import Watch
@@ -116,6 +122,7 @@ def _fit(config: FitConfig, team: Team) -> Run:
         config = with_own_start(config, folder)
     else:
         refuse_what_cannot_be_built(config)
+        config = with_network_of_model(config)
         folder = free_run_folder(config)
     refuse_what_needs_one_process(config, team)
     cache = config.cache or CACHE

@@ -30,6 +30,9 @@ log = logging.getLogger("medseg3d")
 START = "start.medseg3d"
 TAKEN = "start.json"
 
+CLASSES = "classes"
+"""Option of networks that tell classes of images apart: how many, which the cases decide."""
+
 
 def refuse_other_network(config: FitConfig) -> None:
     """Find out before the work that the model to begin with is of another network.
@@ -42,7 +45,8 @@ def refuse_other_network(config: FitConfig) -> None:
     if model is None:
         return
     name, given = model.network.removeprefix(SLICES), config.model_fields_set
-    if "network" in given and config.network.name not in (name, model.network):
+    is_named = "network" in given and "name" in config.network.model_fields_set
+    if is_named and config.network.name not in (name, model.network):
         raise ConfigError(
             f"{config.start_from} is a {name}, not a {config.network.name}; leave out --network, "
             "or --from"
@@ -79,6 +83,17 @@ def keep_start(config: FitConfig, folder: Path) -> None:
             shutil.copyfile(find_bundle(config.start_from), beside)
 
 
+def with_network_of_model(config: FitConfig) -> FitConfig:
+    """The options with the name of the model's network, its dimensions and slices, if any."""
+    model = _model(config)
+    if model is None:
+        return config
+    name, slab = model.network.removeprefix(SLICES), _slab_of_model(model)
+    network = config.network.model_copy(update={"name": name})
+    changes = {"network": network, "dims": 2 if slab else 3, "slab": slab or 1}
+    return config.model_copy(update=changes)
+
+
 def started(config: FitConfig) -> FitConfig:
     """The options with the network that is built: in two dimensions, or of the model to begin with.
 
@@ -86,7 +101,8 @@ def started(config: FitConfig) -> FitConfig:
     """
     model, network = _model(config), config.network
     if model is not None:
-        network = Part(name=model.network, options=model.options | network.options)
+        own = {name: value for name, value in model.options.items() if name != CLASSES}
+        network = Part(name=model.network, options=own | network.options)
     elif config.dims == 2:
         name = SLICES + network.name.removeprefix(SLICES)
         network = Part(name=name, options={"slab": config.slab} | network.options)
@@ -214,12 +230,18 @@ def _model(config: FitConfig) -> Bundle | None:
     return None if config.start_from is None else read_bundle(find_bundle(config.start_from))
 
 
-def _build(name: str, options: dict[str, Any], channels: int, labels: int) -> nn.Module:
-    return build_network(name, channels, labels, options=options)
+def _build(
+    name: str, options: dict[str, Any], channels: int, labels: int, classes: int
+) -> nn.Module:
+    own = {option: value for option, value in options.items() if option != CLASSES}
+    if classes:
+        own[CLASSES] = classes
+    return build_network(name, channels, labels, options=own)
 
 
 def _ends(plan: Plan) -> Ends:
     return Ends(
         channels=tuple(rule.name for rule in plan.channels),
         labels=tuple(name for _, name in sorted(plan.labels.items())),
+        classes=tuple(plan.classes),
     )

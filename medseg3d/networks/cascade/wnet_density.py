@@ -90,6 +90,7 @@ class WNetDensity(nn.Module):
             )
         style = Style(norm=norm, activation="relu", spatial_dims=spatial_dims)
         self.divisor = (16,) * spatial_dims
+        self.has_own_loss = True
         self.sigma = sigma / 2  # the maps have half the resolution
         self.encoder = vgg_stages(in_channels, width, style=style)
         self.pool = style.operators.max_pool(2, 2)

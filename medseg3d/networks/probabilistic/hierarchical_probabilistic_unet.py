@@ -106,6 +106,7 @@ class HierarchicalProbabilisticUNet(nn.Module):
         self.num_labels = out_channels
         self.beta = beta
         self.geco = Geco(limit) if objective == "geco" else None
+        self.has_own_loss = self.geco is not None
         self.prior = Core(in_channels, stages, latents, style)
         self.posterior = Core(
             in_channels + out_channels, stages, latents, style, whole=whole_posterior
