@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -206,7 +207,7 @@ class PredictConfig(Options):
         return (value,) if isinstance(value, str | Path) else value
 
     def __hash__(self) -> int:
-        return hash(self.model_dump_json())
+        return hash(json.dumps(self.model_dump(mode="json")))
 
     @property
     def memory_limit(self) -> int | None:

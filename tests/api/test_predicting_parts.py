@@ -252,6 +252,15 @@ def test_only_the_workers_need_the_gpu(tmp_path: Path, tiny_model: Path) -> None
             medseg3d.predict(tmp_path / "a.nii", **options, **there)
 
 
+def test_options_whose_bytes_are_no_utf8_tell_a_worker_which_model_it_has() -> None:
+    names = (b"caf\xe9.nii", b"caf\xe9.nii", b"caf\xe8.nii")
+    one, same, other = (
+        medseg3d.config.PredictConfig(inputs=(Path(os.fsdecode(name)),)) for name in names
+    )
+    assert (hash(one), one) == (hash(same), same)
+    assert len({one, same, other}) == 2
+
+
 def test_what_workers_get_holds_absolute_paths(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
