@@ -60,7 +60,7 @@ def number_text(value: float, measure: Measure, *, signed: bool = False) -> str:
 
 def _is_headline(comparison: Comparison, subject: Subject) -> bool:
     """Whether this is the one result for all labels of its measure and subgroup."""
-    return subject.label is None or len(comparison.paired.labels) == 1
+    return subject.label == comparison.paired.headline
 
 
 def _difference_table(comparison: Comparison, of_pair: Sequence[Difference]) -> Table:

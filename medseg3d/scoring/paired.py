@@ -55,6 +55,15 @@ class Paired:
     notes: tuple[str, ...]
     regions: frozenset[int] = frozenset()
 
+    @property
+    def headline(self) -> int | None:
+        """What tells the result: the only label beside regions, else None for the mean over labels.
+
+        A single region counts as a label where there is no other.
+        """
+        plain = [label for label in self.labels if label not in self.regions] or self.labels
+        return plain[0] if len(plain) == 1 else None
+
     def of(self, measure: Measure, label: int | None) -> Floats:
         """Values of one label, or their mean over the labels of each case, without regions.
 

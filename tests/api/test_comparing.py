@@ -16,12 +16,16 @@ from typer.testing import CliRunner, Result
 
 from medseg3d import cli
 from medseg3d.api.scoring.comparing import compare, model_names
-from medseg3d.api.scoring.comparison_panels import worth_a_panel
+from medseg3d.api.scoring.comparison_panels import draw, worth_a_panel
 from medseg3d.errors import ConfigError, DataError, RunError
 from medseg3d.geometry.grid import Grid
 from medseg3d.scoring import Row, score_case, write_table
 from medseg3d.scoring.columns import columns
+from medseg3d.scoring.comparison import compare_models
 from medseg3d.scoring.measures import measure_of
+from medseg3d.scoring.paired import pair_models
+from medseg3d.scoring.subgroups import Subgroup
+from tests.scoring.test_comparison import two_labels
 
 CASES = [f"case {number}" for number in range(8)]
 
@@ -279,3 +283,12 @@ def test_the_figure_shows_the_metrics_that_say_most() -> None:
     assert names == ["dice", "hausdorff_95_mm", "surface_dice_1mm", "|volume_difference_ml|"]
     few = [measure_of(name) for name in ("iou", "recall")]
     assert worth_a_panel([each for each in few if each]) == few
+
+
+def test_the_figure_of_one_label_beside_a_region_has_its_subgroups_and_ranks() -> None:
+    subgroups = [Subgroup("site", "Ulm", np.array([True] * 4 + [False] * 6))]
+    for regions in ((), (2,)):
+        paired = pair_models(two_labels(), regions=regions)
+        drawn = draw(compare_models(paired, subgroups=subgroups), form="svg").decode()
+        assert "<!-- site: Ulm -->" in drawn
+        assert drawn.count("<!-- share of resamples at rank 1, 2, ... -->") == 2

@@ -294,6 +294,21 @@ def test_the_terminal_shows_subgroups_of_the_first_metric() -> None:
     assert "+0.040" in line
 
 
+def test_one_label_beside_a_region_is_told_as_one_alone() -> None:
+    tables = two_labels()
+    members = np.array([True] * 4 + [False] * 6)
+    subgroups = [Subgroup("site", "Ulm", members)]
+    comparison = compare_models(pair_models(tables, regions={2}), subgroups=subgroups)
+    text = printed(comparison)
+    told = [line.split()[:2] for line in text.split("c minus a")[0].splitlines()]
+    assert [line for line in told if line[:1] in (["dice"], ["assd_mm"])] == [
+        *(["dice", "liver"], ["assd_mm", "liver"], ["dice", "tumor"], ["dice", "site:"])
+    ]
+    assert "rank by the mean" in text
+    assert pair_models(tables).headline is None
+    assert pair_models(tables, regions={1, 2}).headline is None
+
+
 @pytest.mark.parametrize(
     ("column", "expected"),
     [

@@ -37,11 +37,11 @@ def worth_a_panel(measures: Sequence[Measure]) -> list[Measure]:
 
 def _panel(comparison: Comparison, measure: Measure) -> Panel:
     """The mean of a measure and its subgroups, then the labels; one label and its subgroups."""
-    several = len(comparison.paired.labels) > 1
+    headline = comparison.paired.headline
     estimates = []
-    for each in sorted(comparison.differences, key=lambda each: each.subject.label is not None):
+    for each in sorted(comparison.differences, key=lambda each: each.subject.label != headline):
         subject = each.subject
-        is_detail = subject.attribute and several and subject.label is not None
+        is_detail = subject.attribute and subject.label != headline
         if subject.measure != measure or is_detail:
             continue
         estimates.append(
@@ -57,7 +57,7 @@ def _panel(comparison: Comparison, measure: Measure) -> Panel:
         )
     shares = {}
     for ranking in comparison.rankings:
-        if ranking.subject.measure == measure and (ranking.subject.label is None) == several:
+        if ranking.subject.measure == measure and ranking.subject.label == headline:
             is_high = measure.better == "higher"
             best_first = sorted(ranking.means, key=lambda m: ranking.means[m], reverse=is_high)
             shares = {model: ranking.shares[model] for model in best_first}
