@@ -2,10 +2,11 @@
 
 Parts of a label are connected over faces, edges and corners (26 neighbors), and what is around
 them over faces (6 neighbors): a hole is what no way over faces leads out of, to the border of the
-image or to what is outside of the label. A removed voxel becomes background. Parts of all labels
-are removed before any hole is filled, and a hole is filled only where it is background then: no
-other structure is overwritten, and a removed speck within a structure whose holes are filled
-becomes that structure. Of nested structures the inner one is filled first.
+image or to what is outside of the label; in an image of one slice the way lies in its plane. A
+removed voxel becomes background. Parts of all labels are removed before any hole is filled, and a
+hole is filled only where it is background then: no other structure is overwritten, and a removed
+speck within a structure whose holes are filled becomes that structure. Of nested structures the
+inner one is filled first.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 
 from medseg3d.config import Cleaning
 from medseg3d.geometry.parts import Numbers, connected_parts
-from medseg3d.types import LabelMap
+from medseg3d.types import LabelMap, Size3
 
 Box: TypeAlias = tuple[slice, ...]
 PARTS: Literal[26] = 26
@@ -47,7 +48,11 @@ class Change:
 
 
 def clean(
-    labels: LabelMap, rules: Mapping[int, Cleaning], *, voxel_mm3: float
+    labels: LabelMap,
+    rules: Mapping[int, Cleaning],
+    *,
+    voxel_mm3: float,
+    image_shape: Size3 | None = None,
 ) -> dict[int, Change]:
     """Clean a label map in place.
 
@@ -58,6 +63,7 @@ def clean(
         labels: ``(I, J, K)``.
         rules: What to do to each label; other labels stay as they are.
         voxel_mm3: Volume of a voxel in mm3.
+        image_shape: Shape of the image that the label map is a part of; default its own.
 
     Returns:
         What was done to each label with a rule.
@@ -69,13 +75,17 @@ def clean(
         >>> labels.tolist()
         [[[0, 0, 0, 2, 2]]]
     """
-    turned = labels.transpose(np.argsort(np.abs(labels.strides))[::-1])  # planes lie together
+    order = np.argsort(np.abs(labels.strides))[::-1]
+    turned = labels.transpose(order)  # planes lie together
     removing = {value: rule for value, rule in rules.items() if rule.removes}
     boxes = boxes_of(turned, list(removing))
     removed = _remove(turned[around(boxes.values())], removing, voxel_mm3) if boxes else {}
     boxes = boxes_of(turned, [value for value, rule in rules.items() if rule.fill_holes])
+    shape = image_shape or labels.shape
+    open_axes = _open_axes([shape[axis] for axis in order])
     filled = {
-        value: _fill(turned[box], value) for value, box in sorted(boxes.items(), key=_inner_first)
+        value: _fill(turned[box], value, open_axes)
+        for value, box in sorted(boxes.items(), key=_inner_first)
     }
     return {value: Change(removed.get(value, 0), filled.get(value, 0)) for value in rules}
 
@@ -138,12 +148,18 @@ def _remove(part: LabelMap, rules: Mapping[int, Cleaning], voxel_mm3: float) -> 
     return removed
 
 
-def _fill(part: LabelMap, value: int) -> int:
+def _open_axes(shape: Sequence[int]) -> list[int]:
+    """Axes that lead out of a hole: in an image of one slice, those of its plane."""
+    long = [axis for axis, length in enumerate(shape) if length > 1]
+    return long if len(long) == 2 else [0, 1, 2]
+
+
+def _fill(part: LabelMap, value: int, open_axes: Sequence[int]) -> int:
     """Fill the holes of a label where they are background; how many voxels these were."""
     numbers, count = connected_parts(part != value, SURROUNDINGS)
     is_hole = np.ones(count + 1, dtype=np.bool_)
     is_hole[0] = False
-    for face in _faces(numbers):
+    for face in _faces(numbers, open_axes):
         is_hole[face] = False
     if not is_hole.any():
         return 0
@@ -155,6 +171,6 @@ def _fill(part: LabelMap, value: int) -> int:
     return filled
 
 
-def _faces(numbers: Numbers) -> Iterator[Numbers]:
-    for axis in range(3):
+def _faces(numbers: Numbers, axes: Sequence[int]) -> Iterator[Numbers]:
+    for axis in axes:
         yield np.moveaxis(numbers, axis, 0)[[0, -1]]

@@ -36,6 +36,23 @@ def shell(inside: int = 0, *, label: int = 1, edge: int = 5) -> LabelMap:
 # By hand
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_a_hole_in_an_image_of_one_slice_is_filled(axis: int) -> None:
+    ring = np.zeros((10, 10), np.uint8)
+    ring[1:9, 1:9] = 1
+    ring[4:6, 4:6] = 0
+    ring[0, 5] = 1
+    labels = np.expand_dims(ring, axis)
+    assert clean(labels, {1: HOLES}, voxel_mm3=1) == {1: Change(filled=4)}
+    slices = np.stack([ring, np.zeros_like(ring)], axis)
+    assert clean(slices, {1: HOLES}, voxel_mm3=1) == {1: Change()}
+
+
+def test_a_row_of_voxels_has_no_holes() -> None:
+    labels = line(1, 0, 1)
+    assert clean(labels, {1: HOLES}, voxel_mm3=1) == {1: Change()}
+
+
 def test_the_largest_part_stays() -> None:
     labels = line(1, 0, 1, 1, 1, 0, 1, 1, 2)
     assert clean(labels, {1: LARGEST}, voxel_mm3=1) == {1: Change(removed=3)}
@@ -195,7 +212,9 @@ def by_scipy(labels: LabelMap, rules: Mapping[int, Cleaning], voxel_mm3: float) 
     extents = {value: extent(value) for value in rules}
     for value in sorted(rules, key=lambda value: (extents[value], value)):
         if rules[value].fill_holes:
-            whole = ndimage.binary_fill_holes(result == value)
+            flat = tuple(axis for axis, length in enumerate(result.shape) if length == 1)
+            mask = (result == value).squeeze(flat if len(flat) == 1 else ())
+            whole = ndimage.binary_fill_holes(mask).reshape(result.shape)
             result[whole & (result == 0)] = value
     return result
 

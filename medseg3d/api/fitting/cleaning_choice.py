@@ -119,7 +119,8 @@ def _scores(
     found = []
     for rule in rules:
         part = prediction.copy(order="K")
-        change = clean(part, {value: rule}, voxel_mm3=grid.voxel_volume_ml * 1000)[value]
+        voxel_mm3 = grid.voxel_volume_ml * 1000
+        change = clean(part, {value: rule}, voxel_mm3=voxel_mm3, image_shape=grid.shape)[value]
         key = change.removed, change.filled
         if key not in known:
             known[key] = _score(part == value, expected, grid.spacing, diagonal_mm)
