@@ -1,6 +1,7 @@
 """Many cases to predict: which are left, one after the other, and what becomes of each."""
 
 import logging
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from medseg3d.api.predicting.needs import (
     needs_of,
 )
 from medseg3d.api.predicting.pipeline import in_line
-from medseg3d.api.predicting.records import NAME, Record, Records
+from medseg3d.api.predicting.records import NAME, Record, Records, lying_beside
 from medseg3d.api.predicting.region import masks_of
 from medseg3d.api.predicting.sampling import refuse_samples
 from medseg3d.api.predicting.targets import Target, expect_new, find_targets, in_the_way, is_dicom
@@ -40,6 +41,7 @@ from medseg3d.data.partners import Fault
 from medseg3d.data.plan import Plan
 from medseg3d.device import find_device
 from medseg3d.errors import ConfigError, DataError, MedSeg3DError, RunError
+from medseg3d.io import case_stem
 from medseg3d.io.atomic import sweep
 from medseg3d.io.dicom import expect_identified
 from medseg3d.machine import in_words, memory_in_reach
@@ -86,7 +88,7 @@ class Batch:
         cases: The cases of this call.
         targets: Where their outputs go.
         failures: Cases that could not be done.
-        records: Cases that are finished, None if no folder keeps them.
+        records: Cases of the folder that are finished.
         digests: SHA-256 of each model.
     """
 
@@ -96,7 +98,7 @@ class Batch:
         cases: Sequence[Case],
         targets: Sequence[Target],
         failures: Failures,
-        records: Records | None,
+        records: Records,
         digests: tuple[str, ...],
     ) -> None:
         self.config = config
@@ -123,13 +125,15 @@ class Batch:
         cases = find_inputs(config.inputs, unusable=unusable)
         targets = find_targets(cases, config)
         digests = {str(path): inspect_bundle(path).sha256 for path in models_of(config)}
-        out = config.out if config.out and targets[0].labels != config.out else None
-        folder = out or targets[0].labels.parent
+        folder = targets[0].labels.parent
         total = len(cases) + len(unusable)
+        records = Records.open(folder / shard.name(NAME), digests, config)
+        if total > 1 or _is_for_a_folder(config, cases, targets[0]):
+            labels = [target.labels for target in targets]
+            records.expect_one_work(labels, overwrite=config.overwrite)
+        else:
+            records.is_kept = records.is_begun
         failures = Failures(total, folder, name=shard.name(FAILED_CSV))
-        keeps_records = total > 1 or out is not None
-        path = folder / shard.name(NAME)
-        records = Records.open(path, digests, config) if keeps_records else None
         mine = list(zip(cases, targets, strict=True))
         if shard.count > 1:
             mine = shard.of(mine, key=lambda pair: pair[0].id)
@@ -169,9 +173,14 @@ class Batch:
             with self.failures.of(case.id, case.images[0]):
                 jobs.append(self._job(case, target, plan, model, footprint))
         expect_disk(disk_of([(job.needs, job.target) for job in jobs]))
-        if self.records is not None:
-            places = (job.target for job in jobs)
-            self.records.begin(file for each in places for file in (*each.files, *each.stale))
+        self._tell_of_leftovers(jobs)
+        places = [job.target for job in jobs]
+        self.records.begin(file for each in places for file in (*each.files, *each.stale))
+        if jobs and self.records.is_of_other_work and not self.records.is_kept:
+            log.warning(
+                "case %s is not put on record in %s, which is of another model or other options",
+                *(jobs[0].case.id, jobs[0].target.labels.parent),
+            )
         if jobs:
             most = in_words(max(job.needs.memory for job in jobs))
             log.info("memory: up to about %s of %s", most, in_words(memory_in_reach()))
@@ -181,8 +190,22 @@ class Batch:
 
     def _with_stale(self, target: Target) -> Target:
         """The same, with what is left of an earlier prediction of the case."""
-        left = () if self.records is None else self.records.left_of(target.files, self._ours)
-        return replace(target, stale=left)
+        return replace(target, stale=self.records.left_of(target.files, self._ours))
+
+    def _tell_of_leftovers(self, jobs: Sequence[Job]) -> None:
+        """Name what lies beside label maps that are replaced, and is on nobody's record."""
+        replaced = [job for job in jobs if os.path.lexists(job.target.labels)]
+        folders = {job.target.labels.parent for job in replaced}
+        beside = {folder: lying_beside(folder) for folder in folders}
+        for job in replaced:
+            labels, target = job.target.labels, job.target.absolute()
+            for file in beside[labels.parent].get(case_stem(labels), ()):
+                if file.absolute() not in (*target.files, *target.stale):
+                    log.warning(
+                        "case %s: %s is kept, but is not of the labels that are made now; remove "
+                        "it if nobody needs it",
+                        *(job.case.id, file),
+                    )
 
     def _free(self, todo: Sequence[tuple[Case, Target]]) -> list[tuple[Case, Target]]:
         """Those whose outputs are not in the way; the others fail.
@@ -192,7 +215,7 @@ class Batch:
                 those of other models or options, so that they would be mixed.
         """
         skip_existing, ours = self.config.skip_existing, self._ours
-        if skip_existing and self.records is not None:
+        if skip_existing:
             labels = [target.labels for _, target in todo if self.records.is_as_made(target.labels)]
             ours = {*ours, *(str(path.absolute()) for path in labels)}
         blocked = {
@@ -200,8 +223,7 @@ class Batch:
             for case, target in todo
             if (files := in_the_way(target, skip_existing=skip_existing, ours=ours))
         }
-        is_mixed = self.records is not None and self.records.is_mixed
-        if len(blocked) == len(self.cases) or is_mixed:
+        if len(blocked) == len(self.cases) or self.records.is_mixed:
             expect_new([target for _, target in todo], skip_existing=skip_existing, ours=ours)
         for case, _ in todo:
             if case.id in blocked:
@@ -216,7 +238,7 @@ class Batch:
     @cached_property
     def _ours(self) -> Collection[str]:
         """Outputs that may be replaced, since earlier calls of this work were to make them."""
-        return self.records.ours if self.records is not None else ()
+        return self.records.ours
 
     def _job(
         self, case: Case, target: Target, plan: Plan, model: Path, footprint: Footprint
@@ -233,8 +255,6 @@ class Batch:
             return False
         is_ours = str(target.labels.absolute()) in self._ours  # an interrupted --overwrite's
         is_left_out = self.config.skip_existing and target.is_there and not is_ours
-        if self.records is None:
-            return is_left_out
         with suppress(DataError, OSError):  # told of when it is read
             masks = masks_of(self.config, case.id)
             if not is_left_out:
@@ -319,8 +339,7 @@ class Batch:
             )
 
     def _kept(self, record: Record) -> Record:
-        if self.records is not None:
-            self.records.add(record)
+        self.records.add(record)
         return record
 
     def _done(self, job: Job, record: Record) -> Prediction:
@@ -354,9 +373,17 @@ class Batch:
             raise
 
     def _save(self, *, is_whole: bool) -> None:
-        if self.records is not None:
-            files = (file for target in self.targets for file in target.files)
-            self.records.end(files, is_whole=is_whole)
+        files = (file for target in self.targets for file in target.files)
+        self.records.end(files, is_whole=is_whole)
+
+
+def _is_for_a_folder(config: PredictConfig, cases: Sequence[Case], target: Target) -> bool:
+    """Whether one case is all that a folder of images holds today, or goes to a folder."""
+    if target.labels == config.out:
+        return False
+    images = {image.absolute() for case in cases for image in case.images}  # one may be a series
+    folders = {path.absolute() for path in config.inputs if path.is_dir()}
+    return config.out is not None or not folders <= images
 
 
 def predict_job(config: PredictConfig, digests: tuple[str, ...], job: Job) -> Record:

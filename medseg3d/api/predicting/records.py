@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from medseg3d import __version__
+from medseg3d.api.predicting.targets import MOST_NAMED
 from medseg3d.config import PredictConfig
 from medseg3d.data.cases import Case
+from medseg3d.errors import RunError
 from medseg3d.io import atomic, case_stem, sources
 
 log = logging.getLogger("medseg3d")
@@ -100,6 +102,7 @@ class Records:
         elsewhere: What the files of other parts of the folder hold.
         is_of_other_work: Whether the file was of other models or options, or could not be read.
         made: Files that any work with this folder has made of each case, by its labels' path.
+        is_kept: Whether this work is put on record.
     """
 
     path: Path
@@ -110,6 +113,7 @@ class Records:
     elsewhere: "list[Records]" = field(default_factory=list)
     is_of_other_work: bool = False
     made: dict[str, set[str]] = field(default_factory=dict)
+    is_kept: bool = True
     _version: str = __version__
     _begun: set[str] = field(default_factory=set)
     _mine: set[str] = field(default_factory=set)
@@ -170,9 +174,45 @@ class Records:
         return planned - done
 
     @property
+    def is_begun(self) -> bool:
+        """Whether the folder has this work on record, and no other."""
+        every = (self, *self.elsewhere)
+        return not self.is_of_other_work and any(each.cases or each.planned for each in every)
+
+    @property
     def is_mixed(self) -> bool:
         """Whether other models or options have made label maps in this folder."""
         return any(each.is_of_other_work for each in (self, *self.elsewhere))
+
+    def expect_one_work(self, labels: Sequence[Path], *, overwrite: bool) -> None:
+        """Refuse to mix label maps of other models or options with these, or to forget them.
+
+        Args:
+            labels: The label map of every case of this work, those of other parts too.
+            overwrite: Whether what is there is replaced.
+
+        Raises:
+            RunError: Naming some that are on record and would stay, or may not be replaced.
+        """
+        now = {each.absolute().with_name(case_stem(each)) for each in labels}
+        of_others = [
+            (each, place)
+            for each in (self, *self.elsewhere)
+            if each.is_of_other_work
+            for place in map(Path, each.made)
+            if os.path.lexists(place)
+        ]
+        left = {place for _, place in of_others if place.with_name(case_stem(place)) not in now}
+        own = {place for each, place in of_others if each is self}
+        refused = sorted(left if overwrite else left | own)
+        if refused:
+            named = ", ".join(map(str, refused[:MOST_NAMED]))
+            more = ", ..." if len(refused) > MOST_NAMED else ""
+            raise RunError(
+                f"{len(refused)} outputs exist already ({named}{more}), made by another model or "
+                "with other options; choose another -o, or "
+                + ("remove them" if left else "give --overwrite to replace them")
+            )
 
     def left_of(self, files: Sequence[Path], ours: Collection[str]) -> tuple[Path, ...]:
         """What was made beside the labels of a case and is still there, without ``files``.
@@ -240,6 +280,9 @@ class Records:
         new = {str(file.absolute()) for file in files}
         if not new and not self._mine:
             return
+        if not self.is_kept:
+            self._forget_everywhere(new)
+            return
         self._begun |= new
         self.planned |= new
         self.cases = {place: each for place, each in self.cases.items() if place not in new}
@@ -250,6 +293,8 @@ class Records:
 
     def add(self, record: Record) -> None:
         """Put a case on record that is finished; call :meth:`save` at the end."""
+        if not self.is_kept:
+            return
         place = next(iter(record.outputs))
         self.cases.pop(place, None)  # so that the last one is the latest
         self.cases[place] = record
@@ -267,6 +312,8 @@ class Records:
             is_whole: Whether every case was tried; else what is there stays planned, since it may
                 be what was to be replaced.
         """
+        if not self.is_kept:
+            return
         ended = self._begun.union(str(file.absolute()) for file in files)
         with _one_at_a_time(self.path.parent):
             self._catch_up()
@@ -290,6 +337,12 @@ class Records:
             self._write()
         now = time.monotonic()
         self._next = now + PAUSE * (now - begun)
+
+    def _forget_everywhere(self, outputs: Collection[str]) -> None:
+        if every := _every(self.path.parent):
+            with _one_at_a_time(self.path.parent):
+                for each in every:
+                    _forget(each, outputs)
 
     def _known(self, place: str) -> list[Record]:
         return [each.cases[place] for each in (self, *self.elsewhere) if place in each.cases]
@@ -315,6 +368,15 @@ class Records:
         _write(self.path, content)
 
 
+def lying_beside(folder: Path) -> dict[str, list[Path]]:
+    """Files of a folder that are named as what is written beside label maps, by their stems."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted(folder.iterdir()):
+        if match := re.fullmatch(f"(.+){BESIDE}", file.name):
+            found.setdefault(match[1], []).append(file)
+    return found
+
+
 def stamps(case: Case, beside: Sequence[Path] = ()) -> Stamps:
     """Size and time of the last change of every file of a case's images, and of others."""
     found = {}
@@ -335,12 +397,15 @@ def times(files: Sequence[Path]) -> dict[str, int]:
     return {str(file.absolute()): file.stat().st_mtime_ns for file in files if file.is_file()}
 
 
+def _every(folder: Path) -> list[Path]:
+    """The files of a folder and of its parts."""
+    every = folder.iterdir() if folder.is_dir() else ()
+    return [each for each in sorted(every) if OF_ANY.fullmatch(each.name)]
+
+
 def _others(path: Path) -> list[Path]:
     """Files of other parts of the same folder."""
-    every = path.parent.iterdir() if path.parent.is_dir() else ()
-    return [
-        each for each in sorted(every) if OF_ANY.fullmatch(each.name) and each.name != path.name
-    ]
+    return [each for each in _every(path.parent) if each.name != path.name]
 
 
 def _forget(path: Path, outputs: Collection[str]) -> None:
