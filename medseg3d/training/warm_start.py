@@ -208,16 +208,23 @@ def _fits(
     """How every weight of the model goes into the network."""
     sizes = [len(side.now) for side in sides]
     with torch.device("meta"):
-        model = _shapes(build(*(len(side.was) for side in sides)))
+        model = _built(build, [len(side.was) for side in sides])
         grown = [
-            {} if side.is_same else _shapes(build(*sizes[:place], size + 1, *sizes[place + 1 :]))
-            for place, (size, side) in enumerate(zip(sizes, sides, strict=True))
+            {}
+            if side.is_same
+            else _built(build, [size + (number == place) for number, size in enumerate(sizes)])
+            for place, side in enumerate(sides)
         ]
     _refuse_another(model, _shapes_of(weights))
     return {
         name: _fit(model.get(name), shape, [shapes.get(name) for shapes in grown], sides)
         for name, shape in _shapes(network).items()
     }
+
+
+def _built(build: Build, sizes: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    channels, labels, classes = sizes
+    return _shapes(build(channels, labels, classes))
 
 
 def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from medseg3d.bundle import Bundle, inspect_bundle, load_bundle, read_bundle
-from medseg3d.config import FitConfig, Part, validated
+from medseg3d.config import FitConfig, NetworkPart, validated
 from medseg3d.data.plan import Plan
 from medseg3d.data.stages import divisible
 from medseg3d.errors import ConfigError
@@ -102,10 +102,10 @@ def started(config: FitConfig) -> FitConfig:
     model, network = _model(config), config.network
     if model is not None:
         own = {name: value for name, value in model.options.items() if name != CLASSES}
-        network = Part(name=model.network, options=own | network.options)
+        network = NetworkPart(name=model.network, options=own | network.options)
     elif config.dims == 2:
         name = SLICES + network.name.removeprefix(SLICES)
-        network = Part(name=name, options={"slab": config.slab} | network.options)
+        network = NetworkPart(name=name, options={"slab": config.slab} | network.options)
     return config.model_copy(update={"network": network})
 
 
