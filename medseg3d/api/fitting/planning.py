@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from medseg3d.api.fitting.building import make_loss, make_network, stages_of
+from medseg3d.api.fitting.building import make_loss, make_network, own_loss, stages_of
 from medseg3d.api.fitting.preparing import learns_from_labels, maps_that_change_sides
 from medseg3d.api.fitting.splitting import (
     dealt_folds,
@@ -96,10 +96,9 @@ def refuse_what_cannot_be_built(config: FitConfig) -> None:
             f"network {whole.network.name!r} is trained in stages, each of which begins anew; "
             "leave out early_stop"
         )
-    own = getattr(network, "unsupervised", None)
-    if own is None:
+    if own_loss(whole) is None:
         build_loss(config.loss.name, config.loss.options)
-    elif config.loss.name != own:
+    elif config.loss.name != getattr(network, "unsupervised", None):
         _refuse_unused_loss(config, name)
     Augmentation(**config.augmentation.model_dump())
     resolve_precision(config.precision, resolve_device(config.device))
