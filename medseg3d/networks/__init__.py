@@ -14,8 +14,9 @@ processed without inner padding. Optional class methods: ``paper()`` builds the 
 configuration, ``plan_options(topology)`` turns a measured plan into options. A network that
 learns from more than logits has ``objective(loss, image, labels)``, which gives the whole loss of
 a training step; ``loss(logits, labels)`` is the one that was chosen, and what else a batch holds
-comes by name; one that makes no use of ``loss`` says so by ``has_own_loss``.
-``set_progress(used)`` is told before each step which share of the training is over.
+comes by name; one that makes no use of ``loss`` says so by ``has_own_loss``, and one that may hold
+weights without a gradient by ``may_idle``. ``set_progress(used)`` is told before each step which
+share of the training is over.
 
 One that tells the class of an image has the option ``classes``, how many there are, gets those
 of the batch as ``classes`` where they are given, and has ``classify(x) -> logits (B, K)``.
