@@ -192,6 +192,9 @@ def interrupted_run(config: FitConfig) -> tuple[Path, FitConfig]:
     if not (folder / OPTIONS).is_file():
         raise RunError(f"{folder} holds no {OPTIONS}, so there is no run to resume in it")
     stored, asked = from_anywhere(stored_options(folder)), from_anywhere(config)
+    if "name" not in asked.network.model_fields_set:  # it may be that of the model of --from
+        named = asked.network.model_copy(update={"name": stored.network.name})
+        asked = asked.model_copy(update={"network": named})
     given = {name: getattr(asked, name) for name in config.model_fields_set - MAY_CHANGE}
     changed = [
         f"{name} (stored {getattr(stored, name)}, given {value})"

@@ -76,7 +76,6 @@ class CheckConfig(Options):
     )
     replace_nonfinite: float | None = Field(
         None,
-        allow_inf_nan=False,
         description="In the copy, write this number where an image holds NaN or infinity.",
         json_schema_extra=FLAG,
     )

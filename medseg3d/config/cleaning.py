@@ -21,7 +21,6 @@ class Cleaning(Options):
     min_volume_mm3: float = Field(
         0.0,
         ge=0,
-        allow_inf_nan=False,
         description="Remove connected parts under this volume in mm3.",
     )
     fill_holes: bool = Field(

@@ -318,8 +318,8 @@ class FitConfig(Options):
     postprocess: Literal["auto", "none"] = Field(
         "auto",
         description="auto tries on the held-out cases whether keeping the largest part of a label, "
-        "removing small parts or filling holes improves its Dice, and predict does what did; none "
-        "leaves that out.",
+        "removing small parts or filling holes improves its Dice and harms no region, and predict "
+        "does what did; none leaves that out.",
         json_schema_extra=FLAG,
     )
     postprocess_volumes_mm3: tuple[PositiveFloat, ...] = Field(

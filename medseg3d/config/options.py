@@ -38,9 +38,11 @@ def flag(*names: str) -> dict[str, Any]:
 
 
 class Options(BaseModel):
-    """Common behavior: unknown keys are errors, values do not change after construction."""
+    """Common behavior: unknown keys are errors, numbers finite, values stay after construction."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -157,7 +157,6 @@ class PredictConfig(Options):
     )
     replace_nonfinite: float | None = Field(
         None,
-        allow_inf_nan=False,
         description="Take this number where an image holds NaN or infinity, instead of refusing "
         "the case.",
         json_schema_extra=FLAG,

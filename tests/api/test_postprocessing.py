@@ -182,6 +182,26 @@ def test_a_structure_that_vanishes_counts_as_missed() -> None:
     assert np.isnan(scores_of(box(label=3), box(label=2), LARGEST)).all()
 
 
+def test_a_rule_that_harms_a_region_is_not_taken() -> None:
+    """A speck of another label in the middle of a region: without it the region has a hole."""
+    reference, prediction = box(label=2), box(label=2)
+    for labels in (reference, prediction):
+        labels[:, :, 9:11] = 1
+    prediction[5, 5, 5] = 1
+    rules = [Cleaning(), LARGEST]
+    for regions, expected in ({}, CHOSEN), ({"whole": (1, 2)}, "a region that holds it is worse"):
+        found = tried(
+            prediction, reference, GRID, values=[1], rules=rules, regions=list(regions.values())
+        )
+        outcomes = outcomes_of([found, found], rules, {1: "edema"})
+        assert outcomes[1].verdict == expected
+        if regions:
+            assert [score[2] for score in found[1]] == [1, pytest.approx(1 - 1 / (2 * 504 - 1))]
+    alone = tried(prediction, reference, GRID, values=[1, 3], rules=rules, regions=[(1,), (2, 3)])
+    assert outcomes_of([alone, alone], rules, {1: "edema", 3: "core"})[1].verdict == CHOSEN
+    assert np.isnan(alone[3]).all()
+
+
 maps = hnp.arrays(np.uint8, (4, 5, 6), elements=st.sampled_from([0, 0, 1, 1, 3]))
 
 

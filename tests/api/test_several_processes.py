@@ -259,7 +259,7 @@ def test_what_several_cannot_do_is_said_before(monkeypatch: pytest.MonkeyPatch) 
 
 
 FAKE = """#!/bin/bash
-echo "{name} $*" >> {log}
+echo "${{SRUN_CPUS_PER_TASK}} {name} $*" >> {log}
 exit {code}
 """
 
@@ -277,9 +277,10 @@ def test_the_template_for_slurm(tmp_path: Path, code: int, begun: bool, requeued
     if begun:
         (run / "config.yaml").touch()
     variables = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "77"}
+    variables["SLURM_CPUS_PER_TASK"] = "8"
     command = ["bash", str(PIPELINES / "slurm.sbatch"), "cases", str(run), "--network", "vnet"]
     assert subprocess.run(command, env=variables).returncode == code
     resume = " --resume" if begun else ""
-    expected = [f"srun --kill-on-bad-exit=1 medseg3d fit cases -o {run}{resume} --network vnet"]
-    assert log.read_text().splitlines() == expected + ["scontrol requeue 77"] * requeued
+    expected = [f"8 srun --kill-on-bad-exit=1 medseg3d fit cases -o {run}{resume} --network vnet"]
+    assert log.read_text().splitlines() == expected + ["8 scontrol requeue 77"] * requeued
     assert subprocess.run(command[:3], env=variables, stderr=subprocess.DEVNULL).returncode == 2

@@ -208,6 +208,10 @@ def test_options_without_a_name_are_of_the_models_network(
         assert begun.state.keys() >= vnet.state_dict().keys() - {"encoder.0.shortcut.conv.weight"}
         stored = read_yaml(Path(folder) / "config.yaml")
         assert stored["network"] == {"name": "vnet", "options": {"activation": "relu"}}
+    begun.state = {}
+    found = CliRunner().invoke(app, ["fit", *start, "-o", "runs", "--resume"])
+    assert found.exit_code == 130, "the same command goes on"
+    assert begun.state.keys() >= vnet.state_dict().keys() - {"encoder.0.shortcut.conv.weight"}
     found = CliRunner().invoke(app, ["fit", *start, "--network=unet3d", "-o", "other"])
     assert "v.medseg3d is a vnet, not a unet3d; leave out --network, or --from" in found.output
 

@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medseg3d.config import FitConfig, validated
+from medseg3d.errors import ConfigError
 from medseg3d.training.budget import Budget, learning_rate
 
 
@@ -26,3 +28,10 @@ def test_a_budget_is_steps_or_seconds() -> None:
         Budget()
     with pytest.raises(AssertionError):
         Budget(steps=3, seconds=3.0)
+
+
+@pytest.mark.parametrize("minutes", [float("inf"), float("nan")])
+def test_a_budget_that_never_ends_is_refused(minutes: float) -> None:
+    """Its learning rate would stay that of the first step."""
+    with pytest.raises(ConfigError, match=r"max_minutes.* finite number"):
+        validated(FitConfig, {"data": "cases", "max_minutes": minutes})

@@ -1,15 +1,17 @@
 """How to clean the labels of a model: tried on its held-out cases at the end of ``fit``.
 
 Each label is tried on its own, with the others as the network left them. A rule is taken if the
-label's mean Dice grows by ``LEAST_GAIN`` or more, more cases get better than worse, and its mean
-HD95 grows by no more than ``MOST_GROWTH``; of those, the best, and of equally good ones that which
-changes least. A case counts if its reference or its prediction has the label. If cleaning takes
-away a label that the reference does not have, Dice counts as 1 and HD95 as 0; if only one of both
-has the label, as 0 and as the diagonal of the image.
+label's mean Dice grows by ``LEAST_GAIN`` or more, more cases get better than worse, its mean HD95
+grows by no more than ``MOST_GROWTH``, and the mean Dice of no region that holds it falls; of
+those, the best, and of equally good ones that which changes least. A case counts if its reference
+or its prediction has the label. If cleaning takes away a label that the reference does not have,
+Dice counts as 1 and HD95 as 0; if only one of both has the label, as 0 and as the diagonal of the
+image.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -38,8 +40,11 @@ SAME_DICE = 1e-4
 ROUNDING = 9
 """Decimals of a Dice; two that differ less are equal."""
 
-Score: TypeAlias = tuple[float, float]
-"""Dice, and HD95 in mm; nan if neither the reference nor the prediction has the label."""
+Score: TypeAlias = tuple[float, ...]
+"""Dice and HD95 in mm of a label, and the Dice of each region that holds it.
+
+All are nan if neither the reference nor the prediction has the label.
+"""
 
 Trial: TypeAlias = Mapping[int, Sequence[Score]]
 """What each rule gives for each label of one case."""
@@ -68,6 +73,7 @@ def tried(
     *,
     values: Sequence[int],
     rules: Sequence[Cleaning],
+    regions: Collection[Sequence[int]] = (),
 ) -> Trial:
     """Clean each label of one case by each rule.
 
@@ -77,15 +83,19 @@ def tried(
         grid: Of both.
         values: Labels to try.
         rules: What to try.
+        regions: Labels of each region; none if labels are all that counts.
     """
-    ours, theirs = (boxes_of(labels, values) for labels in (prediction, reference))
+    every = sorted({*values, *chain.from_iterable(regions)})
+    ours, theirs = (boxes_of(labels, every) for labels in (prediction, reference))
     found: dict[int, Sequence[Score]] = {}
     for value in values:
-        if boxes := [each[value] for each in (ours, theirs) if value in each]:
-            box = around(boxes)
-            found[value] = _scores(prediction[box], reference[box] == value, grid, value, rules)
+        holding = [region for region in regions if value in region]
+        if value in ours or value in theirs:
+            related = {value, *chain.from_iterable(holding)}
+            box = around(each[one] for each in (ours, theirs) for one in related if one in each)
+            found[value] = _scores(prediction[box], reference[box], grid, value, rules, holding)
         else:
-            found[value] = [(math.nan, math.nan)] * len(rules)
+            found[value] = [(math.nan,) * (2 + len(holding))] * len(rules)
     return found
 
 
@@ -101,19 +111,26 @@ def outcomes_of(
     """
     found: list[Outcome] = []
     for value, name in names.items():
-        scores = np.array([trial[value] for trial in trials]).reshape(-1, len(rules), 2)
-        found += _outcomes(name, scores[~np.isnan(scores[:, 0, 0])], rules)
+        counting = [trial[value] for trial in trials if not math.isnan(trial[value][0][0])]
+        found += _outcomes(name, np.array(counting or np.empty((0, len(rules), 2))), rules)
     return found
 
 
 def _scores(
-    prediction: LabelMap, expected: Mask, grid: Grid, value: int, rules: Sequence[Cleaning]
+    prediction: LabelMap,
+    reference: LabelMap,
+    grid: Grid,
+    value: int,
+    rules: Sequence[Cleaning],
+    regions: Iterable[Sequence[int]],
 ) -> list[Score]:
-    """What each rule gives for a label in a box around it.
+    """What each rule gives for a label, in a box around it and the regions that hold it.
 
     Rules take away smaller parts before larger ones, so two that remove and fill as many voxels
     leave the same mask, which is measured once.
     """
+    expected = reference == value
+    expected_regions = [(np.isin(reference, region), region) for region in regions]
     diagonal_mm = float(np.linalg.norm(np.multiply(grid.shape, grid.spacing)))
     known: dict[tuple[int, int], Score] = {}
     found = []
@@ -123,12 +140,21 @@ def _scores(
         change = clean(part, {value: rule}, voxel_mm3=voxel_mm3, image_shape=grid.shape)[value]
         key = change.removed, change.filled
         if key not in known:
-            known[key] = _score(part == value, expected, grid.spacing, diagonal_mm)
+            own = _score(part == value, expected, grid.spacing, diagonal_mm)
+            around_it = (_dice(np.isin(part, values), mask) for mask, values in expected_regions)
+            known[key] = (*own, *around_it)
         found.append(known[key])
     return found
 
 
-def _score(prediction: Mask, reference: Mask, spacing: Spacing, diagonal_mm: float) -> Score:
+def _dice(prediction: Mask, reference: Mask) -> float:
+    """Dice; 1 if both are empty."""
+    return dice(prediction, reference) if prediction.any() or reference.any() else 1.0
+
+
+def _score(
+    prediction: Mask, reference: Mask, spacing: Spacing, diagonal_mm: float
+) -> tuple[float, float]:
     if not (prediction.any() or reference.any()):
         return 1.0, 0.0
     distance = hausdorff_95(prediction, reference, spacing)
@@ -142,7 +168,7 @@ def _outcomes(
 
     Args:
         name: Its name.
-        scores: ``(cases, rules, 2)``: Dice and HD95.
+        scores: ``(cases, rules, 2 + regions)``: Dice, HD95, Dice of the regions that hold it.
         rules: What was tried.
     """
     num_cases = len(scores)
@@ -150,10 +176,13 @@ def _outcomes(
     changes = means - means[0]
     gains = (scores[:, :, 0] - scores[:, :1, 0]).round(ROUNDING)
     better, worse = (gains > 0).sum(axis=0).tolist(), (gains < 0).sum(axis=0).tolist()
+    spoils = (changes[:, 2:].round(ROUNDING) < 0).any(axis=1).tolist()
     limit = MOST_GROWTH * means[0, 1]
     verdicts = [
-        _reason(num_cases, more, less, gain, is_worse=growth > limit)
-        for more, less, (gain, growth) in zip(better, worse, changes.tolist(), strict=True)
+        _reason(num_cases, *numbers, gain, spoils_region=spoiling, is_worse=growth > limit)
+        for numbers, spoiling, (gain, growth) in zip(
+            zip(better, worse, strict=True), spoils, changes[:, :2].tolist(), strict=True
+        )
     ]
     verdicts[0] = "as it is"
     good = [number for number, reason in enumerate(verdicts) if not reason]
@@ -175,7 +204,9 @@ def _outcomes(
     ]
 
 
-def _reason(cases: int, better: int, worse: int, gain: float, *, is_worse: bool) -> str:
+def _reason(
+    cases: int, better: int, worse: int, gain: float, *, spoils_region: bool, is_worse: bool
+) -> str:
     """Why a rule is not taken; an empty text if there is no reason.
 
     Args:
@@ -183,6 +214,7 @@ def _reason(cases: int, better: int, worse: int, gain: float, *, is_worse: bool)
         better: With a larger Dice.
         worse: With a smaller one.
         gain: Growth of the mean Dice.
+        spoils_region: Whether the mean Dice of a region that holds the label falls.
         is_worse: Whether HD95 grows too much.
     """
     if cases < LEAST_CASES:
@@ -191,4 +223,6 @@ def _reason(cases: int, better: int, worse: int, gain: float, *, is_worse: bool)
         return "Dice is not better"
     if better <= worse:
         return "more cases are worse than better" if better < worse else "as many worse as better"
+    if spoils_region:
+        return "a region that holds it is worse"
     return "HD95 is worse" if is_worse else ""

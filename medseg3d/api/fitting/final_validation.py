@@ -106,7 +106,12 @@ class FinalValidation:
                 labels, reference, grid = self._labels(case, raw, _segmenting(predictor))
                 with _enough_memory(case):
                     return tried(
-                        labels, reference, grid, values=sorted(self.plan.foreground), rules=rules
+                        labels,
+                        reference,
+                        grid,
+                        values=sorted(self.plan.foreground),
+                        rules=rules,
+                        regions=self.plan.regions.values(),
                     )
 
             found = in_threads(trial, self.cases, threads=1)

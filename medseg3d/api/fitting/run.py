@@ -1,6 +1,7 @@
 """``fit``: from a folder of cases to a model file."""
 
 import logging
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -150,7 +151,8 @@ def _how_to_go_on(config: FitConfig, folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        log.warning("stopped; go on with: medseg3d fit %s -o %s --resume", config.data, folder)
+        again = shlex.join(["medseg3d", "fit", str(config.data), "-o", str(folder), "--resume"])
+        log.warning("stopped; go on with: %s", again)
         raise
 
 
