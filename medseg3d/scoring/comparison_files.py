@@ -21,7 +21,8 @@ CONVENTIONS = {
     "missed and spurious labels": "enter with the worst value, as in the tables of scores; a "
     "model that rightly predicts nothing where another predicts a label that the reference lacks "
     "enters with the best: 1 for what should be high, 0 for what should be low; a label that "
-    "neither the reference nor any model has is left out",
+    "neither the reference nor any model has is left out, and so is one on which a model was not "
+    "scored: a table has no row of it, though it is a region or some reference has it",
     "|column|": "absolute values are compared where values near zero are the better ones",
     "difference": "mean over the cases of second minus first, with a bootstrap interval (BCa) "
     "from resampling patients with all of their cases",

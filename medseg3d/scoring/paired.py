@@ -96,6 +96,8 @@ def pair_models(
     Where the reference lacks a label, a model that predicted nothing either is right and one
     that predicted something is wrong. Alone, the first is undefined; beside the second it gets
     the best value (1 for what should be high, else 0), so that the comparison keeps the case.
+    That does not hold for a region, or a label that some reference has, of which a table has no
+    row at all: it was not scored there, and is left out for all models.
 
     Args:
         tables: Rows of each model.
@@ -105,7 +107,7 @@ def pair_models(
     Raises:
         ConfigError: If there are fewer than two models, or a column is not in every table.
         DataError: If a table is empty or has a case and label twice, no case is in all of them,
-            or they have no column in common.
+            or they have no column or label in common.
     """
     if len(tables) < 2:
         raise ConfigError(
@@ -129,12 +131,17 @@ def pair_models(
             "names"
         )
     first = {place: row for found in reversed(rows.values()) for place, row in found.items()}
-    labels = sorted({label for case, label in first if not lacking[case]})
+    there = {label for case, label in first if not lacking[case]}
+    labels = sorted(there - _unscored(tables, regions, notes))
+    if not labels:
+        raise DataError(
+            "no label or region is in all tables; score the models on the same labels and regions"
+        )
     values = {
         measure.name: np.full((len(rows), len(cases), len(labels)), np.nan) for measure in measures
     }
     _fill(values, list(rows.values()), (cases, labels), measures, notes)
-    named = {label: row.name for (_, label), row in reversed(first.items())}
+    named = _told_apart({label: row.name for (_, label), row in reversed(first.items())}, regions)
     patients = {case: row.patient for (case, _), row in first.items() if row.patient}
     return Paired(
         models=tuple(tables),
@@ -161,6 +168,37 @@ def _by_place(model: str, rows: Sequence[Row]) -> dict[Place, Row]:
                 "or tell the models apart in the column model"
             )
     return found
+
+
+def _unscored(
+    tables: Mapping[str, Sequence[Row]], regions: Collection[int], notes: list[str]
+) -> set[int]:
+    """Labels on which some model was not scored, told in the notes.
+
+    A table has a row for every label that any map behind it has, and for every region.
+    """
+    scored = {model: {row.label for row in rows} for model, rows in tables.items()}
+    rows = [row for of_model in tables.values() for row in of_model]
+    expected = {row.label for row in rows if row.status in ("ok", "missed")} | {*regions}
+    names = {row.label: row.name for row in reversed(rows) if row.label in expected}
+    unscored: set[int] = set()
+    for label, name in sorted(names.items()):
+        if without := [model for model, labels in scored.items() if label not in labels]:
+            unscored.add(label)
+            notes.append(
+                f"{name} has no row in the table of {some(without, most=SHOWN)}, so that it was "
+                "not scored there and is left out for all models"
+            )
+    return unscored
+
+
+def _told_apart(names: Mapping[int, str], regions: Collection[int]) -> dict[int, str]:
+    """The names, with a word at those of regions that are also names of labels."""
+    of_labels = {name for label, name in names.items() if label not in regions}
+    return {
+        label: f"{name} (region)" if label in regions and name in of_labels else name
+        for label, name in names.items()
+    }
 
 
 def _measures(

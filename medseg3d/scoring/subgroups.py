@@ -47,8 +47,8 @@ def read_subgroups(
     into terciles of the rows whose cases are compared.
 
     Args:
-        path: CSV whose first column is ``case`` or ``patient``; each other column is an
-            attribute. Empty cells are unknown.
+        path: CSV whose first column is ``case`` or ``patient``; each column of another name is
+            an attribute. Empty cells are unknown.
         cases: Ids of the cases that are compared.
         patients: Whom each of them is of.
 
@@ -104,24 +104,25 @@ def _read(path: Path) -> tuple[str, list[str], dict[str, dict[str, str]]]:
     lines = [line for line in reader if any(line)]
     headings = [heading.strip() for heading in lines[0]] if lines else []
     key = headings[0].lower() if headings else ""
-    attributes = headings[1:]
+    others = headings[1:]
+    attributes = [heading for heading in others if heading.lower() not in KEYS]
     if key not in KEYS or not attributes or "" in attributes:
         raise DataError(
             f"{path} must begin with a line of headings, first case or patient, then at least one "
             f"attribute; found {', '.join(headings) or 'nothing'}"
         )
-    if len(set(attributes)) < len(attributes):
+    if len(set(others)) < len(others):
         raise DataError(f"{path} has two columns of one name; rename one")
     rows: dict[str, dict[str, str]] = {}
     for line in lines[1:]:
         name, *cells = [cell.strip() for cell in line]
-        if len(cells) != len(attributes):
+        if len(cells) != len(others):
             raise DataError(
                 f"{path} has {len(cells) + 1} cells for {key} {name}; expected {len(headings)}"
             )
         if name in rows:
             raise DataError(f"{path} has {key} {name} twice; keep one row of them")
-        rows[name] = dict(zip(attributes, cells, strict=True))
+        rows[name] = dict(zip(others, cells, strict=True))
     return key, attributes, rows
 
 

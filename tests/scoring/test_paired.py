@@ -90,10 +90,33 @@ def test_a_label_without_a_row_is_empty_where_the_reference_lacks_it() -> None:
 
 
 def test_a_label_without_a_row_is_said_where_the_reference_has_it() -> None:
-    paired = pair([row("x", 1, 0.8), row("x", 2, 0.6)], [row("x", 1, 0.7)])
-    assert np.isnan(values(paired, "dice", 2)).all()
-    assert values(paired, "dice", None) == [[0.8], [0.7]]
+    paired = pair(
+        [row("x", 1, 0.8), row("x", 2, 0.6), row("y", 2, 0.5)], [row("x", 1, 0.7), row("y", 2, 0.4)]
+    )
+    np.testing.assert_equal(values(paired, "dice", 2), [[NAN, 0.5], [NAN, 0.4]])
+    assert values(paired, "dice", None) == [[0.8, 0.5], [0.7, 0.4]]
     assert paired.notes == ("not in every table and left out: x label 2",)
+
+
+@pytest.mark.parametrize(
+    ("first", "regions"), [(row("x", 2, 0.6), ()), (row("x", 2, 0.0, "spurious"), (2,))]
+)
+def test_on_what_it_was_not_scored_no_model_is_best(first: Row, regions: tuple[int, ...]) -> None:
+    """In case y only, b would otherwise have predicted rightly that there is no tumor."""
+    scored = [row("x", 1, 0.8), first, row("y", 1, 0.8), row("y", 2, 0.0, "spurious")]
+    paired = pair(scored, [row("x", 1, 0.7), row("y", 1, 0.7)], regions=regions)
+    assert paired.labels == (1,)
+    assert values(paired, "dice", None) == [[0.8, 0.8], [0.7, 0.7]]
+    assert paired.notes == (
+        "tumor has no row in the table of b, so that it was not scored there and is left out for "
+        "all models",
+    )
+
+
+def test_a_region_with_the_name_of_a_label_is_called_a_region() -> None:
+    rows = [row("x", 1, 0.8), row("x", 2, 0.6, name="liver")]
+    assert pair(rows, rows, regions=[2]).names == {1: "liver", 2: "liver (region)"}
+    assert pair(rows, rows).names == {1: "liver", 2: "liver"}
 
 
 def test_a_value_that_one_model_lacks_is_left_out_for_all() -> None:
@@ -165,6 +188,7 @@ def test_columns_can_be_chosen() -> None:
             *({}, DataError, "a has case x with label 1 twice"),
         ),
         ([[row("x", 1, 0.9)], [row("y", 1, 0.9)]], {}, DataError, "no case is in all tables; x"),
+        ([[row("x", 1, 0.9)], [row("x", 2, 0.9)]], {}, DataError, "no label or region is in all"),
         ([[row("x", 1, 0.9)]] * 2, {"columns": ["nsd"]}, ConfigError, "column 'nsd' is not in"),
         ([[row("x", 1, 0.9, scores={"age": 1.0})]] * 2, {}, DataError, "no column of scores"),
     ],

@@ -67,6 +67,11 @@ def test_what_is_known_of_a_patient_holds_for_all_cases(tmp_path: Path) -> None:
     assert found == {"sex": {"f": ["c1", "c2", "c6"], "m": ["c3", "c4", "c5"]}}
 
 
+def test_names_of_patients_are_no_attribute(tmp_path: Path) -> None:
+    rows = [f"{case},{patient},f\n" for case, patient in zip(CASES, PATIENTS, strict=True)]
+    assert read(tmp_path, "case,Patient,sex\n" + "".join(rows)) == ({"sex": {"f": CASES}}, [])
+
+
 def test_terciles_of_patients_count_each_once(tmp_path: Path) -> None:
     path = tmp_path / "patients.csv"
     ages = {f"p{number}": number for number in range(6)}
@@ -115,6 +120,7 @@ def test_tables_come_in_many_spellings(tmp_path: Path, text: str) -> None:
         ("", "must begin with a line of headings.*found nothing"),
         ("id,site\nc1,Ulm\n", "first case or patient.*found id, site"),
         ("case\nc1\n", "at least one attribute; found case"),
+        ("case,patient\nc1,ann\n", "at least one attribute; found case, patient"),
         ("case,,site\nc1,1,2\n", "must begin with a line of headings"),
         ("case,site,site\nc1,1,2\n", "two columns of one name"),
         ("case,site\nc1,Ulm,3\n", "has 3 cells for case c1; expected 2"),
