@@ -23,6 +23,22 @@ def expect_absent(files: Sequence[Path], *, overwrite: bool) -> None:
         )
 
 
+def expect_no_input(files: Iterable[Path], inputs: Iterable[object]) -> None:
+    """Refuse to replace what is read, even where files may be replaced.
+
+    Args:
+        files: Those to be written.
+        inputs: What is read; what is no path does not matter.
+
+    Raises:
+        RunError: Naming the first that is an input.
+    """
+    read = {given.resolve() for given in inputs if isinstance(given, Path)}
+    for file in files:
+        if file.resolve() in read:
+            raise RunError(f"{file} is an input; choose another -o so that nothing is lost")
+
+
 def expect_writable(folders: Iterable[Path]) -> None:
     """Refuse folders in which no file can be made; they need not exist yet.
 

@@ -76,6 +76,7 @@ class Cluster:
         *,
         on_result: Callable[[J, R], None],
         on_failure: Callable[[J, RunError], None],
+        if_lost: str = "start again",
     ) -> None:
         """Do all jobs, in any order, one at a time on each worker.
 
@@ -85,6 +86,7 @@ class Cluster:
             on_result: Called here with each job that is done and what it returned.
             on_failure: Called here with each job that raised, or of which three workers died,
                 and an error that says why. A job that raises is not tried again.
+            if_lost: What has become of the finished jobs and what to do, where the scheduler ends.
 
         Raises:
             RunError: If the disk is full, the scheduler is lost, no worker is there for a
@@ -101,8 +103,7 @@ class Cluster:
                 work.take(SECONDS_BETWEEN_LOOKS)
         except SchedulerLostError:
             raise RunError(
-                f"the Dask scheduler at {self.address} is not there any more; what is finished "
-                "is kept, start again for the rest"
+                f"the Dask scheduler at {self.address} is not there any more; {if_lost}"
             ) from None
 
     def _look(self) -> tuple[set[str], set[str]]:

@@ -214,6 +214,28 @@ def test_existing_files_are_refused_and_replaced_on_demand(two: list[Path], tmp_
     assert (tmp_path / "c.png").read_bytes() != b"mine"
 
 
+def test_the_figure_of_an_earlier_comparison_goes(two: list[Path], tmp_path: Path) -> None:
+    options = {"out": tmp_path / "c.csv", "overwrite": True, "resamples": 100}
+    png, svg = tmp_path / "c.png", tmp_path / "c.svg"
+    svg.write_text("of no comparison")
+    compare(two, **options)
+    assert (png.is_file(), svg.is_file()) == (True, True)
+    compare(two, figure="svg", **options)
+    assert (png.is_file(), svg.is_file()) == (False, True)
+    compare(two, figure="none", **options)
+    assert (png.is_file(), svg.is_file()) == (False, False)
+
+
+def test_the_file_beside_an_input_is_never_replaced(two: list[Path], tmp_path: Path) -> None:
+    sheet = table(tmp_path / "swin.xlsx")
+    beside = sheet.with_suffix(".json")
+    beside.write_text("of swin")
+    with pytest.raises(RunError, match=r"swin\.json is an input; choose another -o"):
+        compare([two[0], sheet], out=tmp_path / "swin.csv", overwrite=True)
+    assert beside.read_text() == "of swin"
+    assert not (tmp_path / "swin.csv").exists()
+
+
 def test_an_input_is_never_replaced(two: list[Path]) -> None:
     before = two[0].read_bytes()
     with pytest.raises(RunError, match=r"unet\.csv is an input"):

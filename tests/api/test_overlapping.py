@@ -137,11 +137,30 @@ def test_models_are_compared_without_regions_in_the_mean(
     np.testing.assert_allclose(paired.of(dice, None)[0][rest], expected[rest])
 
 
+def test_score_finds_the_regions_whichever_model_comes_first(
+    run: medseg3d.Run, tmp_path: Path, scored: Score
+) -> None:
+    own, unknown = run.folder / "validation", tmp_path / "unknown"
+    shutil.copytree(own, unknown)
+    found = [
+        {(row.name, row.model) for row in scored(first, also=[second])}
+        for first, second in ((own, unknown), (unknown, own))
+    ]
+    assert found[0] == found[1]
+    assert {name for name, _ in found[0]} == {"shell", "core", *REGIONS}
+
+
 def test_score_finds_the_regions_of_the_model(
-    run: medseg3d.Run, data: Path, tmp_path: Path, scored: Score
+    run: medseg3d.Run,
+    data: Path,
+    tmp_path: Path,
+    scored: Score,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "predictions"
-    medseg3d.predict(data / "imagesTr", model=run.bundle, out=folder, device="cpu")
+    monkeypatch.chdir(run.bundle.parent)
+    medseg3d.predict(data / "imagesTr", model=run.bundle.name, out=folder, device="cpu")
+    monkeypatch.chdir(tmp_path)
     names = {row.name for row in scored(folder)}
     assert names == {"shell", "core", *REGIONS}
     records = folder / "predictions.json"

@@ -198,6 +198,17 @@ def test_a_table_of_patients_that_does_not_fit_is_refused(
     assert not Path("scores.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "name"), [("patients", "people.csv"), ("regions", "people.json")]
+)
+def test_an_input_is_never_replaced(folder: Path, option: str, name: str) -> None:
+    text = "case,patient\n" + "".join(f"{case},ann\n" for case in CASES)
+    Path(name).write_text(text)
+    with pytest.raises(RunError, match=rf"^{name} is an input; choose another -o"):
+        medseg3d.score("a", "r", out="people.csv", overwrite=True, **{option: name})
+    assert Path(name).read_text() == text
+
+
 def test_another_grid_is_refused_with_the_tolerance(folder: Path) -> None:
     affine = np.diag([*SPACING, 1])
     affine[0, 3] = 0.5

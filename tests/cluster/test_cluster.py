@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 
 
 def run(
-    cluster: Cluster, function: Callable[[J], Any], jobs: list[J]
+    cluster: Cluster, function: Callable[[J], Any], jobs: list[J], **options: str
 ) -> tuple[dict[J, Any], dict[J, str]]:
     """Results and reasons of failure, by job; each job ends once."""
     ended: list[J] = []
@@ -41,7 +41,7 @@ def run(
         ended.append(job)
         failures[job] = str(error)
 
-    cluster.run(function, jobs, on_result=on_result, on_failure=on_failure)
+    cluster.run(function, jobs, on_result=on_result, on_failure=on_failure, **options)
     assert sorted(map(repr, ended)) == sorted(map(repr, jobs))
     return results, failures
 
@@ -261,8 +261,8 @@ def test_a_scheduler_that_ends_is_told(idle_scheduler: Any) -> None:
     with Cluster(idle_scheduler.scheduler_address) as cluster:
         ending = threading.Timer(0.5, idle_scheduler.close)
         ending.start()
-        with pytest.raises(RunError, match="is not there any more; what is finished is kept"):
-            run(cluster, cluster_jobs.remember, [1])
+        with pytest.raises(RunError, match=r"any more; nothing is kept, begin anew$"):
+            run(cluster, cluster_jobs.remember, [1], if_lost="nothing is kept, begin anew")
         ending.join()
 
 

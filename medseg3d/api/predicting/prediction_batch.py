@@ -124,7 +124,8 @@ class Batch:
         unusable: list[Fault] = []
         cases = find_inputs(config.inputs, unusable=unusable)
         targets = find_targets(cases, config)
-        digests = {str(path): inspect_bundle(path).sha256 for path in models_of(config)}
+        models = [path.absolute() for path in models_of(config)]  # found from any folder
+        digests = {str(path): inspect_bundle(path).sha256 for path in models}
         folder = targets[0].labels.parent
         total = len(cases) + len(unusable)
         records = Records.open(folder / shard.name(NAME), digests, config)
@@ -143,7 +144,7 @@ class Batch:
                 remove_table(table)
         for fault in unusable:
             failures.add(", ".join(fault.cases), fault.file, fault)
-        shas = tuple(digests[str(path)] for path in models_of(config))
+        shas = tuple(digests[str(path)] for path in models)
         return cls(config, [c for c, _ in mine], [t for _, t in mine], failures, records, shas)
 
     def jobs(self) -> list[Job]:
@@ -336,6 +337,7 @@ class Batch:
                 [job.anywhere() for job in jobs],
                 on_result=on_result,
                 on_failure=on_failure,
+                if_lost="what is finished is kept, start again for the rest",
             )
 
     def _kept(self, record: Record) -> Record:

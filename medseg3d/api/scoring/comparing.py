@@ -3,19 +3,21 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from medseg3d.api.places import expect_absent, expect_writable
+from medseg3d.api.places import expect_absent, expect_no_input, expect_writable
 from medseg3d.api.scoring.comparison_panels import draw
 from medseg3d.api.scoring.inputs import shortest_ends
 from medseg3d.api.scoring.origin import region_rows
 from medseg3d.api.versions import versions_of
 from medseg3d.config import CompareConfig, given
-from medseg3d.errors import ConfigError, DataError, RunError
+from medseg3d.errors import ConfigError, DataError
 from medseg3d.io.atomic import atomic, sweep
 from medseg3d.io.digests import sha256_of
+from medseg3d.report.comparison_figure import Form
 from medseg3d.scoring import Row
 from medseg3d.scoring.comparison import Comparison, compare_models
 from medseg3d.scoring.comparison_files import write_comparison, write_differences
@@ -98,6 +100,8 @@ def compare(
         "options": config.model_dump(mode="json"),
     }
     picture = b"" if config.figure == "none" else draw(comparison, form=config.figure)
+    if config.overwrite and table.is_file():
+        _remove_figures(table)
     write_differences(comparison, table)
     write_comparison(comparison, facts, origin)
     if figure is not None:
@@ -106,12 +110,18 @@ def compare(
     return CompareResult(comparison, table, facts, figure)
 
 
+def _remove_figures(table: Path) -> None:
+    """Remove what an earlier comparison drew, so that it never stands beside another's table."""
+    for form in get_args(Form):
+        with suppress(OSError):  # writing beside it says what is wrong
+            table.with_suffix(f".{form}").unlink()
+
+
 def _expect_free(files: Sequence[Path], config: CompareConfig) -> None:
     """Refuse to replace anything unasked, and inputs ever, before the work."""
-    inputs = [*config.tables, *([config.attributes] if config.attributes else [])]
-    for file in files:
-        if any(file.resolve() == given.resolve() for given in inputs):
-            raise RunError(f"{file} is an input; choose another -o so that nothing is lost")
+    told = [table.with_suffix(".json") for table in config.tables]
+    there = [file for file in told if file.is_file()]
+    expect_no_input(files, [*config.tables, *there, config.attributes])
     expect_absent(files, overwrite=config.overwrite)
     expect_writable([config.out.parent])
     sweep(config.out.parent)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from medseg3d.api.batch import Failures, failed_csv
-from medseg3d.api.places import expect_absent, expect_writable
+from medseg3d.api.places import expect_absent, expect_no_input, expect_writable
 from medseg3d.api.scoring.inputs import find_pairs
 from medseg3d.api.scoring.origin import (
     REGION_ROWS,
@@ -97,11 +97,14 @@ def score(
     shard = parse_shard(config.shard) if config.shard else Shard(1, 1)
     pairs = _of_shard(shard, find_pairs(config))
     table = config.out.with_name(shard.name(config.out.name))
-    expect_absent((table, table.with_suffix(".json")), overwrite=config.overwrite)
+    files = (table, table.with_suffix(".json"))
+    expect_no_input(files, [config.patients, config.regions])
+    expect_absent(files, overwrite=config.overwrite)
     expect_writable([table.parent])
     sweep(table.parent)
     failures = Failures(len(pairs), table.parent, name=failed_csv(table.stem))
-    plan = plan_near(config.predictions)
+    plans = (plan_near(folder) for folder in (config.predictions, *config.also))
+    plan = next((plan for plan in plans if plan is not None), None)
     rules = Rules(
         names=config.labels or _known_names(config.references),
         all_named=bool(config.labels),
@@ -247,7 +250,13 @@ def _score_in_workers(
                 raise error
 
         jobs = [pair.absolute() for pair in pairs]
-        cluster.run(score_one, jobs, on_result=on_result, on_failure=on_failure)
+        cluster.run(
+            score_one,
+            jobs,
+            on_result=on_result,
+            on_failure=on_failure,
+            if_lost="no scores are kept, start again",
+        )
     return found
 
 
