@@ -10,7 +10,7 @@ from typing import Any
 
 from medseg3d.api.batch import Failures, failed_csv
 from medseg3d.api.places import expect_writable
-from medseg3d.api.scoring.origin import region_rows
+from medseg3d.api.scoring.origin import predictions_scored, region_rows
 from medseg3d.api.scoring.regions import ignored_label, plan_near
 from medseg3d.config import ReviewConfig, given
 from medseg3d.data.case_table import patients_in
@@ -21,6 +21,7 @@ from medseg3d.data.partners import Fault, count, without_role
 from medseg3d.errors import ConfigError, DataError
 from medseg3d.io import case_stem, sources
 from medseg3d.io.atomic import sweep
+from medseg3d.io.digests import sha256_of
 from medseg3d.progress import track
 from medseg3d.review.blocks import values_of
 from medseg3d.review.finding import find_cases
@@ -79,13 +80,19 @@ class _Inputs:
 
 @dataclass
 class _Page:
-    """What has been found for the page so far."""
+    """What has been found for the page so far.
+
+    ``scored`` has the digests of what was scored by case and model, as far as they are known, and
+    ``outdated`` the cases whose predictions are others.
+    """
 
     inputs: _Inputs
     config: ReviewConfig
     table: Mapping[str, list[Row]]
+    scored: Mapping[tuple[str, str], list[str]]
     entries: list[Entry] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
+    outdated: list[str] = field(default_factory=list)
 
     def add(self, files: CaseFiles, folder: Path) -> None:
         """Write the files of one case and remember its line of the list."""
@@ -126,6 +133,9 @@ class _Page:
             rows = _rows_of(files, self.table)
             if not rows:
                 log.warning("%s has no scores of case %s", self.inputs.scores, files.id)
+            elif self._is_outdated(files, rows[0]):
+                self.outdated.append(files.id)
+                return []
             return rows
         if case.reference is None:
             return []
@@ -137,6 +147,11 @@ class _Page:
             labels=self.config.labels or names,
             patient=files.patient,
         )
+
+    def _is_outdated(self, files: CaseFiles, row: Row) -> bool:
+        """Whether another label map was scored than the one that is there now."""
+        known = self.scored.get((row.case, row.model))
+        return known is not None and known != sorted(map(sha256_of, sources(files.prediction)))
 
 
 def review(predictions: Path | str | ReviewConfig, **options: Any) -> Review:
@@ -167,7 +182,8 @@ def review(predictions: Path | str | ReviewConfig, **options: Any) -> Review:
     )
     for fault in unusable:
         failures.add(", ".join(fault.cases), fault.file, fault)
-    page = _Page(inputs, config, table)
+    scored = {} if inputs.scores is None else predictions_scored(inputs.scores)
+    page = _Page(inputs, config, table, scored)
     with new_folder(out) as folder:
         write_assets(folder)
         for files in track(cases, "Preparing the review", unit="case"):
@@ -175,6 +191,12 @@ def review(predictions: Path | str | ReviewConfig, **options: Any) -> Review:
                 page.add(files, folder)
         if not page.entries:
             failures.end("cases could not be shown")
+        if page.outdated:
+            log.warning(
+                "%s has scores of other label maps than those in %s for %s, which are shown "
+                "without scores; score them again",
+                *(inputs.scores, inputs.predictions, count(page.outdated, "case")),
+            )
         failed = {failure.case: failure.error for failure in failures.found}
         listed = work_list(
             page.entries,
@@ -259,18 +281,21 @@ def _table(path: Path, predictions: Path) -> dict[str, list[Row]]:
     """The scores of each case, of the model that is reviewed.
 
     Raises:
-        DataError: If the table holds several models and none has the name of the folder.
+        DataError: If the table holds several models and none has the name of the folder, with
+            as many of those above as ``score`` took to tell them apart.
     """
     if not path.is_file():
         raise DataError(f"no table {path}; write one with medseg3d score")
     rows = read_table(path)
     models = sorted({row.model for row in rows})
     if len(models) > 1:
-        wanted = predictions.absolute().name
-        if wanted not in models:
+        place = Path(os.path.abspath(predictions)).parts  # noqa: PTH100  (links stay)
+        ends = {"/".join(place[start:]) for start in range(len(place))}
+        wanted = max(ends.intersection(models), key=len, default=None)
+        if wanted is None:
             raise DataError(
-                f"{path} holds {count(models, 'model')} and none is called {wanted}, as the folder "
-                "of the predictions is; give a table with the scores of these predictions"
+                f"{path} holds {count(models, 'model')} and none is called {place[-1]}, as the "
+                "folder of the predictions is; give a table with the scores of these predictions"
             )
         rows = [row for row in rows if row.model == wanted]
     found: dict[str, list[Row]] = {}

@@ -112,7 +112,7 @@ def work_list(
                 "has_reference": entry.has_reference,
                 "status": _worst(entry.rows),
                 "mean": {facts["name"]: _mean(of_labels, facts) for facts in columns},
-                "labels": _labels(entry, names, known),
+                "labels": _labels(entry, [each for each in names if each not in regions], known),
                 "outlier": found.distance,
                 "reasons": list(found.reasons),
             }
@@ -134,9 +134,9 @@ def work_list(
 
 
 def _labels(
-    entry: Entry, names: Mapping[int, str], columns: Sequence[str]
+    entry: Entry, labels: Sequence[int], columns: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Scores and volumes of the labels of a case."""
+    """Scores and volumes of the labels of a case; without scores, volumes of those given."""
     if entry.rows:
         return {
             str(row.label): {
@@ -154,7 +154,7 @@ def _labels(
             "reference_ml": None,
             "status": UNSCORED,
         }
-        for label in names
+        for label in labels
     }
 
 

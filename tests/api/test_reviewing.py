@@ -130,6 +130,26 @@ def test_scores_of_a_table_are_taken_as_they_are(data: Path) -> None:
     assert [case["status"] for case in found] == ["ok"] * 5 + ["unscored"]
 
 
+def test_scores_of_other_label_maps_are_not_shown(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    score(ScoreConfig(predictions=data / "predictions", references=data / "labels"))
+    for case in ("p2", "p4"):
+        shutil.copy(data / "labels" / f"{case}.nii.gz", data / "predictions")
+    options = {"images": "images", "references": "labels", "scores": "scores.csv"}
+    review("predictions", **options)
+    found = {case["id"]: case for case in listed(data / "review")["cases"]}
+    assert [case for case in CASES if found[case]["status"] == "unscored"] == ["p2", "p4"]
+    assert found["p2"]["labels"]["1"]["scores"] == {}
+    assert caplog.messages == [
+        "scores.csv has scores of other label maps than those in predictions for 2 cases (p2, p4), "
+        "which are shown without scores; score them again"
+    ]
+    (data / "scores.json").unlink()  # a table that was mailed alone
+    review("predictions", **options, overwrite=True)
+    assert {case["status"] for case in listed(data / "review")["cases"]} == {"ok"}
+
+
 def test_without_references_what_is_unusual_has_reasons(data: Path) -> None:
     odd = np.zeros(SHAPE, np.uint8)
     odd[1:14:4, 1:14:4, 1:12:4] = 1
@@ -350,6 +370,19 @@ def test_several_models_in_a_table_are_told_apart(data: Path) -> None:
     shutil.copytree(data / "labels", data / "third")
     with pytest.raises(DataError, match=r"2 models \(perfect, predictions\) and none is called"):
         review("third", images="images", scores="scores.csv", overwrite=True)
+
+
+def test_models_whose_folders_have_one_name_are_told_apart(data: Path) -> None:
+    for run_name, folder in (("first", "predictions"), ("second", "labels")):
+        shutil.copytree(data / folder, data / run_name / "out")
+    config = ScoreConfig(
+        predictions=data / "first" / "out",
+        references=data / "labels",
+        also=(data / "second" / "out",),
+    )
+    score(config)
+    review("second/out", images="images", scores="scores.csv")
+    assert [case["mean"]["dice"] for case in listed(data / "review")["cases"]] == [1.0] * 6
 
 
 def test_predict_offers_a_review(data: Path, tiny_model: Path) -> None:

@@ -393,6 +393,17 @@ def test_a_case_without_reference(page: Page) -> None:
     assert "reference" not in page.text("place")
 
 
+def test_scores_are_shown_without_a_reference_too(other: Page) -> None:
+    blind = entry("blind", (0.9, 0.0), status="missed", number=4) | {"has_reference": False}
+    write_list(other.folder, [blind, entry("good", (1.0, 1.0), number=1)])
+    other.load("blind")
+    other.until_shown("blind")
+    panel = other.text("panel")
+    for text in ("0.450", "missed", "Ref. mL", "Metrics, mean"):
+        assert text in panel
+    assert other.text("worst") == "Largest slice"
+
+
 @pytest.mark.parametrize(
     ("case", "told"), [("gone", "cases/0005.js cannot be read"), ("broken", "has no images")]
 )

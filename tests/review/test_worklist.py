@@ -85,6 +85,14 @@ def test_regions_are_listed_and_in_no_mean() -> None:
     assert found["labels"]["5"]["scores"]["dice"] == 0.3
 
 
+def test_of_a_case_without_scores_no_region_has_a_volume() -> None:
+    both = Line(5, {"dice": 0.3}, 1500.0, 1403.0, "ok")
+    _, unscored = listed(
+        entry("a", LIVER, both), entry("b"), names=NAMES | {5: "liver and tumor"}, regions=[5]
+    )["cases"]
+    assert list(unscored["labels"]) == ["1", "4"]
+
+
 def test_differences_with_opposite_signs_do_not_cancel_in_the_mean() -> None:
     rows = [Line(1, {"volume_difference_ml": 40.0}), Line(4, {"volume_difference_ml": -30.0})]
     [case] = listed(entry("a", *rows))["cases"]

@@ -34,9 +34,22 @@ def origin(table: Path, columns: Iterable[Column]) -> dict[str, Any]:
 def region_rows(table: Path) -> dict[int, str]:
     """Names of regions by their number in a table, as far as the file beside it tells."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        told = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
-        return {int(number): name for number, name in told[REGION_ROWS].items()}
+        told = _beside(table)[REGION_ROWS]
+        return {int(number): name for number, name in told.items()}
     return {}
+
+
+def predictions_scored(table: Path) -> dict[tuple[str, str], list[str]]:
+    """SHA-256 of the files of each prediction, sorted, by case and model, as far as told there."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        told = _beside(table)["files"]
+        return {(one["case"], one["model"]): sorted(one["prediction"].values()) for one in told}
+    return {}
+
+
+def _beside(table: Path) -> Any:
+    """What stands in the file beside a table."""
+    return json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
 
 
 def options_scored(config: ScoreConfig) -> dict[str, Any]:

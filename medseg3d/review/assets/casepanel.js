@@ -7,6 +7,11 @@ const CasePanel = (() => {
     both_empty: "neither map has it",
   };
 
+  /* Whether it has scores, which a table may hold where the page has no reference to show. */
+  function isScored({ status }) {
+    return status !== "unscored" && status !== "failed";
+  }
+
   function make(name, text = "", className = "") {
     const found = document.createElement(name);
     if (className) found.className = className;
@@ -36,8 +41,8 @@ const CasePanel = (() => {
   function labelTable(review, item, column, focus, choose) {
     const table = make("table", "", "labels");
     const head = table.createTHead().insertRow();
-    const titles = ["Label", "Pred. mL", ...(item.has_reference ? ["Ref. mL", "Diff."] : [])];
-    if (item.has_reference && column) titles.push(column.title);
+    const titles = ["Label", "Pred. mL", ...(isScored(item) ? ["Ref. mL", "Diff."] : [])];
+    if (isScored(item) && column) titles.push(column.title);
     for (const title of titles) head.append(make("th", title));
     const body = table.createTBody();
     const add = (value, name, color, cells, note) => {
@@ -58,16 +63,16 @@ const CasePanel = (() => {
       row.title = note;
       first.append(make("span", note.split(":")[0], "note"));
     };
-    const mean = item.has_reference && column ? [Worklist.number(Worklist.score(item, column.name, 0), column)] : [];
+    const mean = isScored(item) && column ? [Worklist.number(Worklist.score(item, column.name, 0), column)] : [];
     const all = Worklist.titled({ title: "All, mean", better: column?.better }, 0);
     if (review.labels.length > 1) add(0, all, null, [...titles.slice(1, titles.length - mean.length).map(() => ""), ...mean]);
     for (const { value, name, color } of review.labels) {
       const entry = item.labels?.[value];
       if (!entry) continue;
       const cells = [volume(entry.prediction_ml)];
-      if (item.has_reference) cells.push(volume(entry.reference_ml), difference(entry));
-      if (item.has_reference && column) cells.push(Worklist.number(Worklist.score(item, column.name, value), column));
-      add(value, name, color, cells, item.has_reference ? STATUS[entry.status] : "");
+      if (isScored(item)) cells.push(volume(entry.reference_ml), difference(entry));
+      if (isScored(item) && column) cells.push(Worklist.number(Worklist.score(item, column.name, value), column));
+      add(value, name, color, cells, isScored(item) ? STATUS[entry.status] : "");
     }
     return table;
   }
@@ -98,7 +103,7 @@ const CasePanel = (() => {
 
   function quantities(review, item, focus, open) {
     const found = [];
-    if (item.has_reference) {
+    if (isScored(item)) {
       for (const column of review.columns) {
         const all = points(review, (other) => Worklist.score(other, column.name, focus) ?? NaN);
         found.push(quantity(Worklist.titled(column, focus), all, item, (value) => Worklist.number(value, column), column.better, open));
@@ -109,7 +114,7 @@ const CasePanel = (() => {
       found.push(quantity("Outlier score", all, item, (value) => value.toFixed(1), "lower", open));
     }
     for (const { value, name } of review.labels) {
-      if (focus ? focus !== value : item.has_reference) continue;
+      if (focus ? focus !== value : isScored(item)) continue;
       const all = points(review, (other) => other.labels?.[value]?.prediction_ml ?? NaN);
       found.push(quantity(`Volume of ${name}`, all, item, (ml) => `${volume(ml)} mL`, "", open));
     }
@@ -123,7 +128,7 @@ const CasePanel = (() => {
     const single = review.labels.length === 1 ? review.labels[0] : undefined;
     const name = (review.labels.find(({ value }) => value === focus) ?? single)?.name ?? "mean";
     const measures = make("section", "", "quantities");
-    const title = make("h2", item.has_reference ? `Metrics, ${name}` : "Among all cases");
+    const title = make("h2", isScored(item) ? `Metrics, ${name}` : "Among all cases");
     if (review.cases.length > 1) title.append(make("small", "rank, 1 is the worst"));
     measures.append(title);
     measures.append(...quantities(review, item, focus, open));
