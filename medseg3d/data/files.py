@@ -21,7 +21,8 @@ DICOM_SUFFIX = OUTPUTS["dicom-seg"]
 DEEPEST = 8
 """Folders between the one that was given and a DICOM series, as patient, study and series."""
 
-NO_IMAGE = "is a DICOM segmentation, not an image; give the series that it was made from"
+SLICER_SUFFIX = OUTPUTS["seg.nrrd"]
+NO_IMAGE = "is a segmentation, not an image; give the image or series that it was made from"
 WHOLE = (Kind.FRAMES, Kind.SEGMENTATION)
 """Kinds of which one file is a volume."""
 
@@ -144,9 +145,14 @@ def is_there(path: Path) -> bool:
 
 
 def is_segmentation(path: Path) -> bool:
-    """Whether a path is a DICOM segmentation, whatever its name, or a folder of nothing else."""
+    """Whether a path is a segmentation by its format, whatever else its name says.
+
+    That is one of 3D Slicer, or of DICOM, or a folder of nothing else.
+    """
     if path.is_dir():
         return segmentation_in(path) is not None
+    if path.name.lower().endswith(SLICER_SUFFIX):
+        return True
     named = path.name.lower().endswith(SUFFIXES) and not _is_named_dicom(path)
     return not named and kind_of(path) is Kind.SEGMENTATION
 

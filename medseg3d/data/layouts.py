@@ -59,7 +59,8 @@ def find_cases(
         root: Folder in one of these layouts: ``images/`` + ``labels/``, nnU-Net raw
             (``imagesTr``, ``case_0000.nii.gz``), MSD (``dataset.json`` with ``training``
             pairs), or one folder per patient (``P1/ct.nii.gz``, ``P1/seg.nii.gz``).
-        skip_unpaired: Leave out, with a warning, images without a label map and the reverse.
+        skip_unpaired: Leave out, with a warning, images without a label map and the reverse,
+            whatever channels they have.
         unlabeled: Take images without a label map as cases without labels, except where
             ``dataset.json`` lists pairs.
 
@@ -74,27 +75,42 @@ def find_cases(
     description = description_in(root)
     folders = _image_and_label_folders(root)
     if description.training and not (folders and _lists_stems_of_channels(description)):
-        return _listed(root, description)
+        return _listed(root, description, skip_unpaired)
     if folders:
         return _paired(root, *folders, description, skip_unpaired, unlabeled)
     return _patient_folders(root, description, skip_unpaired, unlabeled)
 
 
-def _listed(root: Path, description: Description) -> Dataset:
+def _listed(root: Path, description: Description, skip_unpaired: bool) -> Dataset:
     """Cases that ``dataset.json`` lists."""
     faults: list[str] = []
-    named = [file for images, label in description.training for file in (*images, label)]
+    pairs = description.training
+    whole = [(images, label) for images, label in pairs if _is_pair(images, label)]
+    if skip_unpaired and 0 < len(whole) < len(pairs):
+        names = [case_stem(pair[1]) for pair in pairs if pair not in whole]
+        told = count(names, "pair")
+        LOGGER.warning("%s of %s left out, since a file is missing", told, FILE_NAME)
+        pairs = tuple(whole)
+    named = [file for images, label in pairs for file in (*images, label)]
     missing = sorted({str(file) for file in named if not is_there(file)})
     if missing:
-        faults.append(f"{FILE_NAME} names {count(missing, 'file')} that do not exist")
-    listed = by_id([label for _, label in description.training], faults)
+        remedy = ", or give --skip-unpaired" if 0 < len(whole) < len(pairs) else ""
+        faults.append(
+            f"{FILE_NAME} names {count(missing, 'file')} that do not exist; add or remove{remedy}"
+        )
+    listed = by_id([label for _, label in pairs], faults)
     refuse(root, faults)
-    images = {label: images for images, label in description.training}
+    images = {label: images for images, label in pairs}
     cases = [
         Case(case_id, images[label], label, patient_of(case_id))
         for case_id, label in listed.items()
     ]
     return _dataset(root, "MSD, listed in dataset.json", cases, description)
+
+
+def _is_pair(images: Iterable[Path], label: Path) -> bool:
+    """Whether there is a label map and anything to label; a lacking channel is told later."""
+    return is_there(label) and any(map(is_there, images))
 
 
 def _paired(
@@ -118,8 +134,11 @@ def _paired(
     label_files = by_id(labels, faults)
     label_ids = {*label_files, *map(without_role, label_files)}
     grouped = group(images, faults, label_ids)
-    expect_all_channels(grouped, description.channel_names, faults)
     image_keys, label_keys = common_keys(grouped, label_files)
+    kept = grouped
+    if skip_unpaired and not unlabeled:
+        kept = {name: grouped[name] for key, name in image_keys.items() if key in label_keys}
+    expect_all_channels(kept, description.channel_names, faults)
     paired = {key: image_keys[key] for key in image_keys if key in label_keys or not unlabeled}
     expect_partners(paired, label_keys, ("image", "label map"), faults, skip=skip_unpaired)
     refuse(root, faults)
@@ -147,29 +166,32 @@ def _patient_folders(
             f"did you mean {deeper[0]}?"
         )
     faults: list[str] = []
+    only_pairs = skip_unpaired and not unlabeled
     named = (*IMAGE_FOLDERS, *LABEL_FOLDERS, *OTHER_FOLDERS)
     images: dict[str, dict[str, Path]] = {}
     labels: dict[str, Path] = {}
     for folder in subfolders(root):
         files = [] if folder.name.lower() in named else volumes_in(folder, faults)
         files = without_reports(folder, files)
-        marked = {file: LABEL_FILE.fullmatch(case_stem(file)) for file in files}
-        label_files = [file for file, match in marked.items() if match or is_segmentation(file)]
+        label_files = [file for file in files if is_label_file(file)]
         if len(label_files) > 1:
             marks = ", ".join(file.name for file in label_files)
             faults.append(
                 f"{folder.name} has {len(label_files)} label maps ({marks}), expected one"
             )
-        starts = [folder.name, *(match["start"] for match in marked.values() if match)]
+        marked = [LABEL_FILE.fullmatch(case_stem(file)) for file in label_files]
+        starts = [folder.name, *(match["start"] for match in marked if match)]
         rest = [file for file in files if file not in label_files]
         if rest:
-            images[folder.name] = by_channel(folder, rest, starts, faults)
+            of_channels: list[str] = [] if only_pairs and not label_files else faults
+            images[folder.name] = by_channel(folder, rest, starts, of_channels)
         if label_files:
             labels[folder.name] = label_files[0]
     if not labels:
         raise _no_cases(root, images)
     expect_distinct(firsts(images), faults)
-    channels = common_channels(images, faults)
+    kept = {name: files for name, files in images.items() if name in labels or not only_pairs}
+    channels = common_channels(kept, faults)
     expect_partners(
         {name: name for name in images if name in labels or not unlabeled},
         {name: name for name in labels},
@@ -196,6 +218,11 @@ def _patient_folders(
     if declared is None and channels and (len(channels) > 1 or not _holds_channels(cases[0])):
         description = replace(description, channel_names=channels)
     return _dataset(root, "one folder per patient", cases, description)
+
+
+def is_label_file(file: Path) -> bool:
+    """Whether a file among the images of a patient is the label map, by its name or format."""
+    return LABEL_FILE.fullmatch(case_stem(file)) is not None or is_segmentation(file)
 
 
 def as_declared(found: Collection[str], declared: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -269,7 +296,7 @@ def _no_cases(root: Path, images: Collection[str]) -> DataError:
     if images:
         return DataError(
             f"{root}: {count(sorted(images), 'folder')} with images, but none with a label map; "
-            "expected a *seg, *label or *mask file in each"
+            "expected a *seg, *label, *mask or .seg.nrrd file in each"
         )
     return DataError(f"{root} holds no labelled cases; looked for {LOOKED_FOR}")
 

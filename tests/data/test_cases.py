@@ -209,6 +209,33 @@ def test_two_label_maps_of_a_patient_are_refused(tmp_path: Path) -> None:
     assert "P1 has 2 label maps (mask.nii.gz, seg.nii.gz), expected one" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["ct.seg.nrrd", "liver.seg.nrrd", "Segmentation.SEG.NRRD"])
+def test_a_segmentation_of_slicer_is_the_label_map_whatever_its_name(
+    tmp_path: Path, name: str
+) -> None:
+    put(tmp_path, "P1/ct.nrrd", f"P1/{name}", "P2/ct.nrrd", "P2/seg.nii.gz")
+    assert relative(find_cases(tmp_path)) == {
+        "P1": (["P1/ct.nrrd"], f"P1/{name}"),
+        "P2": (["P2/ct.nrrd"], "P2/seg.nii.gz"),
+    }
+
+
+def test_a_segmentation_of_slicer_is_no_channel(tmp_path: Path) -> None:
+    put(tmp_path, "P1/ct.nrrd", "P1/liver.seg.nrrd", "P1/mask.nii.gz")
+    told = "P1 has 2 label maps (liver.seg.nrrd, mask.nii.gz), expected one"
+    assert told in refusal(tmp_path)
+
+
+def test_a_segmentation_of_slicer_is_no_image_to_predict(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, "ct.nrrd", "Segmentation.seg.nrrd")
+    assert [case.id for case in find_inputs([tmp_path])] == ["ct"]
+    assert caplog.messages == [f"1 label map (Segmentation.seg.nrrd) left out of {tmp_path}"]
+    with pytest.raises(DataError, match="is a segmentation, not an image"):
+        find_inputs([tmp_path / "Segmentation.seg.nrrd"])
+
+
 def test_junk_beside_the_data_is_skipped(tmp_path: Path) -> None:
     put(tmp_path, *(f"{folder}/a.nii.gz" for folder in ("images", "labels")))
     for junk in ("._a.nii.gz", ".DS_Store", "b.nii.gz.part", "a.nii.gz~", "notes.txt"):
@@ -504,6 +531,43 @@ def test_what_has_no_partner_is_left_out_on_demand(
         "1 image (a) without label map left out",
         "1 label map (c) without image left out",
     ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("images/a_0000.nii", "images/b_0000.nii", "images/b_0001.nii", "labels/b.nii"),
+        ("a/t1.nii", "b/t1.nii", "b/t2.nii", "b/seg.nii"),
+        ("a/t1.nii", "a/t1.nii.gz", "b/t1.nii", "b/seg.nii"),
+    ],
+)
+def test_channels_of_what_is_left_out_may_lack(tmp_path: Path, names: tuple[str, ...]) -> None:
+    put(tmp_path, *names)
+    refusal(tmp_path)
+    assert [case.id for case in find_cases(tmp_path, skip_unpaired=True).cases] == ["b"]
+
+
+def test_listed_pairs_without_partner_are_left_out_on_demand(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, "i/a.nii", "i/b.nii", "l/b.nii", "l/c.nii")
+    pairs = [{"image": f"i/{name}.nii", "label": f"l/{name}.nii"} for name in "abc"]
+    describe(tmp_path, {"training": pairs})
+    assert "names 2 files" in refusal(tmp_path)
+    assert "give --skip-unpaired" in refusal(tmp_path)
+    assert [case.id for case in find_cases(tmp_path, skip_unpaired=True).cases] == ["b"]
+    assert caplog.messages == ["2 pairs (a, c) of dataset.json left out, since a file is missing"]
+
+
+def test_a_listed_channel_that_is_missing_is_no_missing_partner(tmp_path: Path) -> None:
+    put(tmp_path, "t1.nii", "a.nii", "u1.nii", "u2.nii", "b.nii")
+    pairs = [
+        {"image": ["t1.nii", "t2.nii"], "label": "a.nii"},
+        {"image": ["u1.nii", "u2.nii"], "label": "b.nii"},
+    ]
+    describe(tmp_path, {"training": pairs})
+    with pytest.raises(DataError, match=r"t2\.nii\) that do not exist; add or remove$"):
+        find_cases(tmp_path, skip_unpaired=True)
 
 
 def test_two_sets_that_never_meet_are_refused_all_the_same(tmp_path: Path) -> None:

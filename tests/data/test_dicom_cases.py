@@ -217,7 +217,7 @@ def test_a_segmentation_alone_is_refused(tmp_path: Path, dicom_series: Series) -
     dicom_series(tmp_path / "ct")
     label(tmp_path / "in" / "a.dcm", tmp_path / "ct")
     for path in (tmp_path / "in", tmp_path / "in" / "a.dcm"):
-        assert "a.dcm is a DICOM segmentation, not an image" in refusal(path)
+        assert "a.dcm is a segmentation, not an image" in refusal(path)
     label(tmp_path / "in" / "b.dcm", tmp_path / "ct")
     assert "holds 2 label maps (a.dcm, b.dcm) and no image" in refusal(tmp_path / "in")
 

@@ -11,10 +11,10 @@ from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.files import expect_folder, subfolders, volumes_in
 from medseg3d.data.layouts import (
     IMAGE_FOLDERS,
-    LABEL_FILE,
     LABEL_FOLDERS,
     as_declared,
     find_cases,
+    is_label_file,
 )
 from medseg3d.data.partners import by_id, common_keys
 from medseg3d.errors import DataError
@@ -92,7 +92,7 @@ def _in_folders(root: Path, declared: Sequence[str] | None) -> list[Case]:
     found = []
     for folder in subfolders(root):
         files = volumes_in(folder, [])
-        labels = [file for file in files if LABEL_FILE.fullmatch(case_stem(file))]
+        labels = [file for file in files if is_label_file(file)]
         images = [file for file in files if file not in labels]
         if len(labels) == 1 and images:
             by_name = {case_stem(file).removeprefix(folder.name): file for file in images}

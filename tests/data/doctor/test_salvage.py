@@ -73,6 +73,13 @@ def test_patients_without_label_map_are_left_out(tmp_path: Path) -> None:
     assert "P2" in told
 
 
+def test_a_segmentation_of_slicer_is_the_label_map_of_a_patient(tmp_path: Path) -> None:
+    files(tmp_path, "P1/ct.nrrd", "P1/liver.seg.nrrd", "P2/ct.nrrd")
+    cases, told = whole(tmp_path)
+    assert cases == ["P1"]
+    assert "P2" in told
+
+
 def test_channels_of_patients_are_ordered_as_dataset_json_names_them(tmp_path: Path) -> None:
     files(tmp_path, *(f"P1/P1_{name}.nii.gz" for name in ("flair", "t1", "seg")))
     files(tmp_path, *(f"P2/P2_{name}.nii.gz" for name in ("flair", "t1")))
