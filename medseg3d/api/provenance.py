@@ -45,7 +45,7 @@ class Origin:
     def of(cls, config: FitConfig, training: Sequence[Case], held_out: Sequence[Case]) -> "Origin":
         """Read the files of all cases."""
         cases = [*training, *held_out]
-        found = track(in_threads(_digest, cases), "Hashing", total=len(cases), unit="case")
+        found = track(in_threads(digest_of, cases), "Hashing", total=len(cases), unit="case")
         digests = {case.id: digest for case, digest in zip(cases, found, strict=True)}
         return cls(config, training, held_out, digests)
 
@@ -141,6 +141,11 @@ def known(scores: Mapping[str, float]) -> dict[str, float]:
     return {name: round(score, 6) for name, score in scores.items() if math.isfinite(score)}
 
 
-def _digest(case: Case) -> str:
+def digest_of(case: Case) -> str:
+    """SHA-256 of the files of a case.
+
+    Raises:
+        DataError: If one cannot be read.
+    """
     volumes = [*case.images, *([case.labels] if case.labels else [])]
     return content_digest([file for volume in volumes for file in sources(volume)])

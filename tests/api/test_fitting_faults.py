@@ -314,6 +314,26 @@ def test_the_bundle_tells_the_cases_by_their_files(cases: Path, whole: medseg3d.
     assert content_digest(files) in found.values()
 
 
+def test_a_file_that_changes_meanwhile_does_not_enter_the_cache(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    for number in range(4):
+        write_case(data, number)
+
+    def brighten() -> None:
+        for path in (data / "images").iterdir():
+            volume = nib.load(path)
+            brighter = np.asarray(volume.dataobj) + 1
+            nib.save(nib.Nifti1Image(brighter, volume.affine, volume.header), data / "new.nii.gz")
+            (data / "new.nii.gz").replace(path)
+
+    told = r"case box_\d: its files have changed since this fit began; start a new run"
+    with struck("preprocess", 1, brighten), pytest.raises(RunError, match=told):
+        medseg3d.fit(data, **places, **SMALL)
+    assert len(list(places["cache"].iterdir())) < 4
+
+
 def test_too_little_memory_names_the_case(cases: Path, places: dict[str, Path]) -> None:
     def run_out() -> None:
         raise MemoryError("Unable to allocate 9 TiB")

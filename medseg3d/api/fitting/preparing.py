@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
+from medseg3d.api.provenance import digest_of
 from medseg3d.config import FitConfig
 from medseg3d.data.annotation import nowhere_annotated
 from medseg3d.data.augment import Augmentation
@@ -118,6 +119,7 @@ class Preparation:
             labels = working.labels
             if labels is None and self.plan.ignore_index is not None:
                 labels = nowhere_annotated(working.image, self.plan.ignore_index)
+            self._expect_unchanged(case)
             return CachedCase.write(
                 folder,
                 case_id=case.id,
@@ -125,6 +127,14 @@ class Preparation:
                 labels=labels,
                 num_labels=self.plan.num_labels,
                 may_ignore=self.plan.ignore_index is not None,
+            )
+
+    def _expect_unchanged(self, case: Case) -> None:
+        """Refuse to keep what was read under the name of what the files held before."""
+        if digest_of(case) != self.digests[case.id]:
+            raise RunError(
+                f"case {case.id}: its files have changed since this fit began; start a new run "
+                "when nothing writes to them any more"
             )
 
     def maps_of(
