@@ -25,12 +25,14 @@ class Header:
         format: Name of the file format.
         nifti: NIfTI header block with the source's geometry, empty for other formats.
         sources: Files of a DICOM series in the order of its slices, empty for other formats.
+        frames: Frames that are its slices, where these files hold several each.
         is_cropped: Whether the file may leave out surroundings that are all background.
     """
 
     format: str = ""
     nifti: bytes = field(default=b"", repr=False)
     sources: tuple[Path, ...] = field(default=(), repr=False)
+    frames: tuple[tuple[Path, int], ...] = field(default=(), repr=False)
     is_cropped: bool = False
 
 

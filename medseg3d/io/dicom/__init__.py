@@ -74,14 +74,14 @@ def write(
         )
     with _extra(path):
         from medseg3d.io.dicom import writing
-    writing.write(path, array[0], grid, header.sources, names or {})
+    writing.write(path, array[0], grid, header, names or {})
 
 
 def expect_identified(path: Path) -> None:
     """Refuse, before any work, a series that no DICOM segmentation can refer to.
 
     Raises:
-        DataError: If a file of it lacks an identifier.
+        DataError: If a file of it lacks an identifier, or several hold several slices each.
     """
     with _extra(path):
         from medseg3d.io.dicom import writing

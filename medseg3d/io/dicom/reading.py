@@ -63,8 +63,11 @@ def sources(path: Path) -> tuple[Path, ...]:
 
 def _inspection(found: _Found) -> Inspection:
     assert found.stack is not None
-    files = tuple(dict.fromkeys(each.path for each in found.stack.slices))
-    return Inspection(found.stack.grid, 1, Header(NAME, sources=files), found.stack.notes)
+    slices = found.stack.slices
+    files = tuple(dict.fromkeys(each.path for each in slices))
+    frames = tuple((each.path, each.frame) for each in slices if each.frame is not None)
+    header = Header(NAME, sources=files, frames=frames)
+    return Inspection(found.stack.grid, 1, header, found.stack.notes)
 
 
 def _find(path: Path) -> _Found:

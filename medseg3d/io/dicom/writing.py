@@ -24,6 +24,7 @@ from medseg3d.io.dicom.headers import Slice, read_header, slices_of
 from medseg3d.io.dicom.stacking import stack
 from medseg3d.io.dicom.values import frames_of
 from medseg3d.io.terms import Code, term_for
+from medseg3d.io.volume import Header
 from medseg3d.types import LabelMap
 
 NEEDED = (
@@ -36,6 +37,7 @@ OPTIONAL = (
 )
 """What a segmentation takes over from the series; it may be empty, but not absent."""
 
+FRAMES = "PerFrameFunctionalGroupsSequence"
 SERIES_NUMBER = 1000
 MOST_SEGMENTS = 65535
 MAKER = "medseg3d"
@@ -46,17 +48,25 @@ def write(
     path: Path,
     labels: LabelMap,
     grid: Grid,
-    files: Sequence[Path],
+    header: Header,
     names: Mapping[int, str],
 ) -> None:
     """Write labels ``(I, J, K)``, one segment for each value that occurs.
+
+    Args:
+        path: Target.
+        labels: On the grid of the series.
+        grid: Of the series.
+        header: Of the image, with the files and frames that it was made of.
+        names: What each label is called.
 
     Raises:
         DataError: If a file of the series is gone or lacks an identifier, or the labels are not on
             its grid.
         RunError: If the target cannot be written.
     """
-    images, order = _source(path, grid, files)
+    files = header.sources
+    images, order = _source(path, grid, header)
     present = sorted({*np.unique(labels).tolist()} - {0})
     values = present or sorted({*names} - {0}) or [1]
     if len(values) > MOST_SEGMENTS:
@@ -72,13 +82,16 @@ def write(
             "segmentation; choose another format, such as nii.gz"
         ) from error
     _clear(made, marks, planes.shape)
+    _refer_to_frames(made, order)
     with atomic(path) as beside:
         made.save_as(beside)
 
 
-def _source(path: Path, grid: Grid, files: Sequence[Path]) -> tuple[list[Any], tuple[Slice, ...]]:
+def _source(path: Path, grid: Grid, header: Header) -> tuple[list[Any], tuple[Slice, ...]]:
     """Headers of the series in the order of its files, and its slices in theirs."""
+    files, frames = header.sources, {*header.frames}
     slices = [each for file in files for each in slices_of(file)]
+    slices = [each for each in slices if each.frame is None or (each.path, each.frame) in frames]
     ordered = stack(files[0], slices, {}, files[0].parent)
     if not ordered.grid.same_as(grid):
         raise DataError(
@@ -97,7 +110,7 @@ def expect_identified(files: Sequence[Path]) -> list[Any]:
     """Headers of a series that a segmentation can refer to.
 
     Raises:
-        DataError: If one lacks an identifier.
+        DataError: If one lacks an identifier, or several hold several slices each.
     """
     images = [read_header(file) for file in files]
     for file, image in zip(files, images, strict=True):
@@ -107,6 +120,11 @@ def expect_identified(files: Sequence[Path]) -> list[Any]:
                 f"a DICOM segmentation must refer to its series, but {file} has no {absent[0]}; "
                 "choose another format, such as nii.gz"
             )
+    if len(images) > 1 and any(FRAMES in image for image in images):
+        raise DataError(
+            f"a DICOM segmentation can refer to a single multi-frame file, but {files[0].parent} "
+            f"has {len(files)}; choose another format, such as nii.gz"
+        )
     return images
 
 
@@ -142,6 +160,16 @@ def _clear(made: Any, marks: Sequence[int], shape: tuple[int, ...]) -> None:
         bit = frame * shape[1] * shape[2]
         pixels[bit >> 3] &= ~(1 << (bit & 7)) & 0xFF
     made.PixelData = bytes(pixels)
+
+
+def _refer_to_frames(made: Any, order: Sequence[Slice]) -> None:
+    """Leave out references to other frames of a multi-frame file in the same places."""
+    chosen = {each.frame + 1 for each in order if each.frame is not None}
+    for values in made.PerFrameFunctionalGroupsSequence:
+        for derivation in values.get("DerivationImageSequence") or ():
+            sources = derivation.SourceImageSequence
+            ours = [each for each in sources if each.get("ReferencedFrameNumber") in chosen]
+            derivation.SourceImageSequence = ours or sources
 
 
 def _segmentation(

@@ -12,7 +12,7 @@ import SimpleITK
 from pydicom.uid import generate_uid
 
 from medseg3d.errors import DataError
-from medseg3d.io import read_image, read_labels, write_image, write_labels
+from medseg3d.io import dicom, read_image, read_labels, write_image, write_labels
 from medseg3d.io.dicom import segmentation
 
 Series = Callable[..., list[Path]]
@@ -239,14 +239,14 @@ def test_frames_at_uneven_distances_are_refused(tmp_path: Path, dicom_series: Se
     assert "frames at uneven distances" in refusal(tmp_path / "seg.dcm")
 
 
-def test_segments_of_an_enhanced_image_stay_in_their_place(tmp_path: Path) -> None:
+def enhanced(path: Path, heights: list[float], b_values: list[int] | None = None) -> None:
+    """A multi-frame file of 4 rows and 5 columns."""
     step_mm = 2.0
     image = pydicom.Dataset()
-    heights = [4.0, 0.0, 2.0]
     image.SOPClassUID, image.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.4.1", generate_uid()
     image.SeriesInstanceUID, image.StudyInstanceUID = generate_uid(), generate_uid()
     image.FrameOfReferenceUID, image.Modality = generate_uid(), "MR"
-    image.SeriesNumber, image.NumberOfFrames = 5, 3
+    image.SeriesNumber, image.NumberOfFrames = 5, len(heights)
     image.Rows, image.Columns, image.SamplesPerPixel = 4, 5, 1
     image.PhotometricInterpretation, image.PixelRepresentation = "MONOCHROME2", 0
     image.BitsAllocated, image.BitsStored, image.HighBit = 16, 16, 15
@@ -256,16 +256,23 @@ def test_segments_of_an_enhanced_image_stay_in_their_place(tmp_path: Path) -> No
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
     image.SharedFunctionalGroupsSequence = [shared]
     frames = []
-    for height in heights:
+    for place, height in enumerate(heights):
         position, frame = pydicom.Dataset(), pydicom.Dataset()
         position.ImagePositionPatient = [0, 0, height]
         frame.PlanePositionSequence = [position]
+        if b_values:
+            frame.MRDiffusionSequence = [pydicom.Dataset()]
+            frame.MRDiffusionSequence[0].DiffusionBValue = float(b_values[place])
         frames.append(frame)
     image.PerFrameFunctionalGroupsSequence = frames
-    image.PixelData = np.zeros((3, 4, 5), np.uint16).tobytes()
+    image.PixelData = np.zeros((len(heights), 4, 5), np.uint16).tobytes()
     image.file_meta = pydicom.dataset.FileMetaDataset()
     image.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
-    image.save_as(tmp_path / "mr.dcm", enforce_file_format=True)
+    image.save_as(path, enforce_file_format=True)
+
+
+def test_segments_of_an_enhanced_image_stay_in_their_place(tmp_path: Path) -> None:
+    enhanced(tmp_path / "mr.dcm", [4.0, 0.0, 2.0])
     volume = read_image(tmp_path / "mr.dcm")
     labels = np.zeros((5, 4, 3), np.uint8)
     labels[1, 2, 0], labels[2, 3, 2] = 1, 2
@@ -273,6 +280,37 @@ def test_segments_of_an_enhanced_image_stay_in_their_place(tmp_path: Path) -> No
     stored = read_labels(tmp_path / "seg.dcm")
     np.testing.assert_array_equal(stored.labels, labels)
     assert stored.grid.same_as(volume.grid)
+
+
+def test_a_segmentation_of_chosen_frames_refers_to_these(tmp_path: Path) -> None:
+    (tmp_path / "mr").mkdir()
+    enhanced(tmp_path / "mr" / "a.dcm", [0.0, 0.0, 2.0, 2.0], [0, 800, 0, 800])
+    labels = np.zeros((5, 4, 2), np.uint8)
+    labels[1, 2, 0], labels[2, 3, 1] = 1, 2
+    for choice in (tmp_path / "mr" / "b=800", tmp_path / "mr" / "a.dcm" / "b=800"):
+        volume = read_image(choice)
+        write_labels(tmp_path / "seg.dcm", labels, volume)
+        stored = read_labels(tmp_path / "seg.dcm")
+        np.testing.assert_array_equal(stored.labels, labels)
+        assert stored.grid.same_as(volume.grid)
+        referred = [
+            source.ReferencedFrameNumber
+            for frame in pydicom.dcmread(tmp_path / "seg.dcm").PerFrameFunctionalGroupsSequence
+            for source in frame.DerivationImageSequence[0].SourceImageSequence
+        ]
+        assert referred == [2, 4]
+
+
+def test_several_multi_frame_files_are_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "mr").mkdir()
+    for place in range(2):
+        enhanced(tmp_path / "mr" / f"{place}.dcm", [2.0 * place])
+        image = pydicom.dcmread(tmp_path / "mr" / f"{place}.dcm")
+        image.SeriesInstanceUID, image.StudyInstanceUID = "1.2.3", "1.2"
+        image.save_as(tmp_path / "mr" / f"{place}.dcm")
+    assert read_image(tmp_path / "mr").grid.shape == (5, 4, 2)
+    with pytest.raises(DataError, match=r"a single multi-frame file, but .*mr has 2"):
+        dicom.expect_identified(tmp_path / "mr")
 
 
 def test_a_cropped_label_map_fills_the_grid_of_its_image(
