@@ -33,6 +33,7 @@ class CheckConfig(Options):
     overwrite: bool = Field(False, description="Replace an existing page.", json_schema_extra=FLAG)
     ignore_label: int | None = Field(
         None,
+        gt=0,
         description="Value of voxels that nobody annotated, as it will be given to fit; default "
         "from dataset.json.",
     )

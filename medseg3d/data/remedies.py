@@ -153,7 +153,15 @@ class CaseRepair:
             raise DataError(
                 f"{path} has labels from {low} to {high}; map them to values from 0 (--map)"
             )
-        write_labels(self._target(path), labels, LabelVolume(labels, grid, path, header))
+        like = LabelVolume(labels, grid, path, header)
+        names = self._names(stored.inspection.names)
+        write_labels(self._target(path), labels, like, names=names)
+
+    def _names(self, names: Mapping[int, str]) -> dict[int, str]:
+        """Names within a label map by their new values; what keeps its value keeps its name."""
+        moved = {self.remedies.label_map.get(value, value): name for value, name in names.items()}
+        kept = {v: name for v, name in names.items() if v not in self.remedies.label_map}
+        return {value: name for value, name in (moved | kept).items() if value != 0}
 
     def _single(self, path: Path, stored: Stored) -> npt.NDArray[Any]:
         """One volume, merged from masks where that is wanted."""

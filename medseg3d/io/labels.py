@@ -50,7 +50,9 @@ def read_labels(path: str | os.PathLike[str]) -> LabelVolume:
         )
     with enough_memory(file):
         labels = _whole(file, stored.array[0])
-    return LabelVolume(labels, inspection.grid, file, inspection.header, inspection.notes)
+    return LabelVolume(
+        labels, inspection.grid, file, inspection.header, inspection.notes, inspection.names
+    )
 
 
 def write_labels(

@@ -5,6 +5,7 @@ References:
     .. [2] https://teem.sourceforge.net/nrrd/format.html
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,10 @@ from isal import igzip
 
 from medseg3d.errors import DataError
 from medseg3d.geometry.grid import Grid
-from medseg3d.io import itk
+from medseg3d.io import itk, nrrd
 from medseg3d.io.atomic import atomic
 from medseg3d.io.terms import Term, term_for
-from medseg3d.io.text_header import FLIP_LPS_RAS
+from medseg3d.io.text_header import FLIP_LPS_RAS, read_header
 from medseg3d.io.volume import Header, Inspection, Stored
 
 TYPES = {"u1": "unsigned char", "u2": "unsigned short", "i4": "int"}
@@ -31,11 +32,17 @@ COLORS = (
 )
 """Red, green and blue of the segments, in turn."""
 
+ENTRY = re.compile(r"^Segment(\d+)_(LabelValue|Name):=(.*)$", re.MULTILINE)
+VALUE = re.compile(r"[0-9]{1,9}")
+UNESCAPED = {"\\n": "\n", "\\\\": "\\"}
+ESCAPED = re.compile("|".join(map(re.escape, UNESCAPED)))
+
 
 def inspect(path: Path) -> Inspection:
     """Read the header only."""
     inspection = itk.inspect(path)
-    return replace(inspection, header=replace(inspection.header, is_cropped=True))
+    header = replace(inspection.header, is_cropped=True)
+    return replace(inspection, header=header, names=_names(path))
 
 
 def read(path: Path) -> Stored:
@@ -83,6 +90,17 @@ def write(
         with packed:
             for k in range(grid.shape[2]):
                 packed.write(array[0, ..., k].astype(little, copy=False).tobytes(order="F"))
+
+
+def _names(path: Path) -> dict[int, str]:
+    """Name of each label value."""
+    text = read_header(path, nrrd.END, nrrd.NAME)[0]
+    found = {(number, key): value.strip() for number, key, value in ENTRY.findall(text)}
+    return {
+        int(value): ESCAPED.sub(lambda match: UNESCAPED[match[0]], found[number, "Name"])
+        for (number, key), value in found.items()
+        if key == "LabelValue" and VALUE.fullmatch(value) and (number, "Name") in found
+    }
 
 
 def _geometry(kind: str, grid: Grid) -> list[str]:

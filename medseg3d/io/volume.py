@@ -1,6 +1,7 @@
 """What comes out of a file: voxels, grid, and what an output needs from its source."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ class LabelVolume:
         path: The file.
         header: Source geometry for outputs made like this one.
         notes: Oddities that were dealt with, one sentence each.
+        names: What the file calls each label, if it does.
     """
 
     labels: LabelMap
@@ -92,6 +94,7 @@ class LabelVolume:
     path: Path
     header: Header = field(default=Header(), repr=False)
     notes: tuple[str, ...] = ()
+    names: Mapping[int, str] = field(default_factory=dict, repr=False)
 
     @property
     def is_cropped(self) -> bool:
@@ -125,7 +128,7 @@ class LabelVolume:
         labels[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))] = (
             self.labels.transpose(order)[tuple(sense)]
         )
-        return LabelVolume(labels, grid, self.path, self.header, self.notes)
+        return replace(self, labels=labels, grid=grid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +140,14 @@ class Inspection:
         channels: Values per voxel.
         header: Source geometry.
         notes: Oddities that were dealt with, one sentence each.
+        names: What it calls each label, in formats that tell.
     """
 
     grid: Grid
     channels: int
     header: Header
     notes: tuple[str, ...] = ()
+    names: Mapping[int, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, eq=False)

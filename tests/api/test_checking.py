@@ -230,3 +230,5 @@ def test_what_nobody_annotated_is_no_label_if_its_value_is_told(data: Path) -> N
     save(data / "labels" / "p1.nii.gz", unsure)
     assert run(data).exit_code == 1
     assert run(data, "--set", "ignore_label=255").exit_code == 0
+    for value in ("0", "-5"):
+        assert run(data, "--set", f"ignore_label={value}").exit_code == 2

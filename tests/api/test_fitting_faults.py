@@ -385,7 +385,7 @@ def test_fewer_patients_than_folds(
 
 def test_one_case_cannot_be_split(places: dict[str, Path], tmp_path: Path) -> None:
     write_case(tmp_path / "data", 0)
-    with pytest.raises(MedSeg3DError, match="1 patient with 1 case cannot be split"):
+    with pytest.raises(MedSeg3DError, match="holds cases of 1 patient; fit needs two"):
         medseg3d.fit(tmp_path / "data", **places, **SMALL)
     assert not places["out"].exists()
 

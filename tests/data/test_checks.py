@@ -77,7 +77,8 @@ def test_what_does_not_fit_is_refused_with_the_case(
 
 
 def test_rounding_of_the_affine_is_no_difference(tmp_path: Path) -> None:
-    add(tmp_path, "a", label_affine=AFFINE + np.eye(4, k=3) * 1e-4)
+    for case_id in ("a", "b"):
+        add(tmp_path, case_id, label_affine=AFFINE + np.eye(4, k=3) * 1e-4)
     assert check_cases(described(tmp_path)).label_values == (0, 1, 2)
 
 

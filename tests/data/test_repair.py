@@ -16,6 +16,7 @@ from medseg3d.data.repair import repair
 from medseg3d.errors import ConfigError, RunError
 from medseg3d.geometry.grid import Grid
 from medseg3d.geometry.resampling import resample_labels
+from medseg3d.io import read_image, read_labels, write_labels
 
 SHAPE = (8, 7, 6)
 AFFINE = np.diag([-1.0, 2.0, 3.0, 1.0])
@@ -283,6 +284,18 @@ def test_the_copy_may_not_lie_in_or_around_the_data(tmp_path: Path, inside: str)
     with pytest.raises(ConfigError, match="beside it"):
         repair(find_cases(root), tmp_path / inside, Remedies())
     assert bytes_of(tmp_path) == before
+
+
+def test_names_within_a_label_map_go_with_their_values(tmp_path: Path) -> None:
+    root = make(tmp_path / "data")
+    (root / "labels" / "a.nii.gz").unlink()
+    names = {1: "cyst", 2: "tumor", 5: "liver"}
+    like = read_image(root / "images" / "a.nii.gz")
+    write_labels(root / "labels" / "a.seg.nrrd", blocks(), like, names=names)
+    repaired(tmp_path, label_map={1: 2, 2: 3})
+    found = read_labels(tmp_path / "copy" / "labels" / "a.seg.nrrd")
+    assert np.unique(found.labels).tolist() == [0, 2, 3]
+    assert found.names == {2: "cyst", 3: "tumor", 5: "liver"}
 
 
 def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:

@@ -62,6 +62,14 @@ def test_what_is_written_is_read(tmp_path: Path, high: int) -> None:
     assert case_stem(stored.path) == "a"
 
 
+def test_names_are_read_as_they_were_written(tmp_path: Path) -> None:
+    names = {1: "liver", 4: "a\\n\nBöses \\", 200: "kidney_left"}
+    write_labels(tmp_path / "a.seg.nrrd", LABELS, like(), names=names)
+    assert read_labels(tmp_path / "a.seg.nrrd").names == names
+    write_labels(tmp_path / "a.nrrd", LABELS, like(), names=names)
+    assert read_labels(tmp_path / "a.nrrd").names == {}
+
+
 def test_equal_voxels_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_labels(tmp_path / f"{name}.seg.nrrd", LABELS, like())

@@ -73,6 +73,7 @@ class CaseFacts:
         box: Part of the volume in which any channel is not 0.
         is_turned: Whether the label map is stored in another order of axes than the image.
         is_image: Whether the label map is a copy of the image.
+        label_names: What the label map itself calls the values that occur.
     """
 
     case: Case
@@ -88,6 +89,7 @@ class CaseFacts:
     box: Box = (slice(None), slice(None), slice(None))
     is_turned: bool = False
     is_image: bool = False
+    label_names: dict[int, str] = field(default_factory=dict)
 
     def without(self, label: int | None) -> "CaseFacts":
         """The same without a label, such as that of voxels that nobody annotated."""
@@ -99,6 +101,7 @@ class CaseFacts:
             label_means={value: x for value, x in self.label_means.items() if value != label},
             label_sds={value: x for value, x in self.label_sds.items() if value != label},
             parts=tuple(part for part in self.parts if part.label != label),
+            label_names={value: x for value, x in self.label_names.items() if value != label},
         )
 
     @property

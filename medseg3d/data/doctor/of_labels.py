@@ -1,16 +1,22 @@
 """Checks of label maps: values, sizes and whether they fit their images."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from math import log
 
 from medseg3d.data.doctor import CHECKS
-from medseg3d.data.doctor.facts import Survey
+from medseg3d.data.doctor.facts import CaseFacts, Survey
 from medseg3d.data.doctor.findings import Finding, Severity
 from medseg3d.data.doctor.outliers import outliers
 from medseg3d.data.doctor.reading import COPY
 from medseg3d.data.partners import some
 
 MOST_VALUES_SHOWN = 10
+SEPARATORS = re.compile(r"[\W_]+")
+NO_NAME = re.compile(r"(?:segment|label)\d*")
+"""What programs call segments that nobody named."""
+
 LEAST_MEAN, LEAST_SD = 0.25, 0.15
 """Differences in quartile ranges of the image that may be an outlier."""
 
@@ -83,6 +89,48 @@ def masks_of_255(survey: Survey) -> Iterator[Finding]:
     for facts in masks:
         message = f"label map {facts.case.labels} holds 0 and 255{others}"
         yield facts.about_labels(severity, "label-255", message, remedy)
+
+
+@CHECKS.register("label-names")
+def clashing_names(survey: Survey) -> Iterator[Finding]:
+    """Names within label maps that stand for other values in other cases.
+
+    3D Slicer numbers segments in the order in which they were drawn.
+    """
+    values_of: dict[str, dict[int, CaseFacts]] = {}
+    names_of: dict[int, dict[str, CaseFacts]] = {}
+    in_parts: set[str] = set()  # as of several lymph nodes
+    for facts in survey.labeled:
+        names = {value: _plain(name) for value, name in facts.label_names.items() if value != 0}
+        for value, name in names.items():
+            if name and not NO_NAME.fullmatch(name):
+                values_of.setdefault(name, {}).setdefault(value, facts)
+                names_of.setdefault(value, {}).setdefault(name, facts)
+        in_parts |= {name for name, times in Counter(names.values()).items() if times > 1}
+    moved = {name for name, cases in values_of.items() if len(cases) > 1} - in_parts
+    for name in sorted(moved):
+        (value, one), (other_value, other) = list(values_of[name].items())[:2]
+        yield Finding(
+            severity=Severity.ERROR,
+            code="label-names",
+            message=f"{one.label_names[value]!r} is label {value} in case {one.case_id} and label "
+            f"{other_value} in case {other.case_id}, as their label maps name it",
+            fix="give each structure the same value in all cases",
+        )
+    for value, cases in sorted(names_of.items()):
+        if len(cases) > 1 and not moved & cases.keys():
+            one, other = list(cases.values())[:2]
+            yield Finding(
+                severity=Severity.WARNING,
+                code="label-names",
+                message=f"label {value} is named {one.label_names[value]!r} in case {one.case_id} "
+                f"and {other.label_names[value]!r} in case {other.case_id}; fit takes both for one",
+            )
+
+
+def _plain(name: str) -> str:
+    """A name without letter case and separators."""
+    return SEPARATORS.sub("", name).casefold()
 
 
 @CHECKS.register("label-empty")

@@ -109,13 +109,15 @@ def few_patients(survey: Survey) -> Iterator[Finding]:
     patients = {case.patient for case in survey.dataset.cases}
     if len(patients) < survey.folding.count:
         count = f"{len(patients)} patient{'' if len(patients) == 1 else 's'}"
-        cannot = f"fit makes {survey.folding.count} folds"
+        severity, cannot, fix = Severity.WARNING, f"fit makes {survey.folding.count} folds", None
         if len(patients) < 2:
-            cannot = "fit needs two, to hold one out"
+            severity, cannot = Severity.ERROR, "fit needs two, to hold one out"
+            fix = "add patients, or tell them apart with --set patients=CSV"
         yield Finding(
-            severity=Severity.WARNING,
+            severity=severity,
             code="few-patients",
             message=f"{survey.dataset.root} holds cases of {count}; {cannot}",
+            fix=fix,
         )
 
 

@@ -126,6 +126,7 @@ def survey_case(
     channels = [channel for volume in volumes for channel in volume.array]
     box = _occupied(channels)
     counts = {} if stored is None else count_labels(stored.labels)
+    names = {} if stored is None else stored.names
     means, sds = ({}, {}) if labels is None else _moments(labels, channels[0], sorted(counts))
     facts = CaseFacts(
         case=case,
@@ -143,6 +144,7 @@ def survey_case(
         is_image=labels is not None
         and len(counts) > MANY_VALUES
         and np.array_equal(labels, channels[0]),
+        label_names={value: name for value, name in names.items() if value in counts},
     )
     return facts, findings, picture
 

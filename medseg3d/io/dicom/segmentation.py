@@ -46,12 +46,14 @@ class _Frames:
         places: Slice of each frame.
         segments: Segment of each frame, 0 where the pixels tell.
         values: Label value by segment number.
+        names: What each label value is called.
     """
 
     grid: Grid
     places: tuple[int, ...]
     segments: tuple[int, ...]
     values: dict[int, int]
+    names: dict[int, str]
 
 
 def inspect(path: Path) -> Inspection:
@@ -86,7 +88,8 @@ def read(path: Path) -> Stored:
 
 
 def _inspection(frames: _Frames) -> Inspection:
-    return Inspection(frames.grid, 1, Header("DICOM segmentation", is_cropped=True))
+    header = Header("DICOM segmentation", is_cropped=True)
+    return Inspection(frames.grid, 1, header, names=frames.names)
 
 
 def _frames(path: Path) -> _Frames:
@@ -126,11 +129,15 @@ def _parse(path: Path, header: Any) -> _Frames:
     grid, places = _stacked(path, plane, placed, told, thickness)
     numbered = [int(values.get("ReferencedSegmentNumber") or 0) for values in all_values]
     segments = numbered if kind == "BINARY" else [0] * len(numbered)
-    values = _values(header.get("SegmentSequence") or ())
+    described = header.get("SegmentSequence") or ()
+    values = _values(described)
+    names = {
+        values[int(each.SegmentNumber)]: str(each.get("SegmentLabel") or "") for each in described
+    }
     unknown = {*segments} - {*values, 0}
     if unknown or (kind == "BINARY" and 0 in segments):
         raise DataError(f"{path} has frames of segments that it does not describe; export it again")
-    return _Frames(grid, tuple(places), tuple(segments), values)
+    return _Frames(grid, tuple(places), tuple(segments), values, names)
 
 
 def _stacked(

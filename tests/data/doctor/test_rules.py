@@ -130,6 +130,37 @@ def test_one_odd_case_among_others_is_named(
     assert re.search(says, str(finding))
 
 
+def named(*names: dict[int, str]) -> list[CaseFacts]:
+    return [facts(f"{n}", label_names=each) for n, each in enumerate(names)]
+
+
+def test_a_name_with_two_values_is_an_error_that_names_both_cases() -> None:
+    finding, other = found("label-names", named({1: "Liver", 2: "tumor"}, {1: "tumor", 2: "liver"}))
+    assert finding.severity is Severity.ERROR
+    assert "'Liver' is label 1 in case 0 and label 2 in case 1" in str(finding)
+    assert "'tumor' is label 2 in case 0 and label 1 in case 1" in str(other)
+    (finding,) = found("label-names", named({1: "liver", 2: "tumor"}, {1: "tumor"}))
+    assert "'tumor' is label 2 in case 0 and label 1 in case 1" in str(finding)
+
+
+def test_two_names_of_a_value_are_a_warning() -> None:
+    (finding,) = found("label-names", named({1: "liver"}, {1: "Liver"}, {1: "hepar"}))
+    assert finding.severity is Severity.WARNING
+    assert "label 1 is named 'liver' in case 0 and 'hepar' in case 2" in str(finding)
+
+
+def test_names_that_say_nothing_clash_with_nothing() -> None:
+    assert found("label-names", named({1: "Segment_1"}, {1: "liver"}, {1: "label 1"}, {})) == []
+    nodes = {1: "node", 2: "node", 3: "Segment_1"}
+    assert found("label-names", named(nodes, {1: "node", 4: "Segment_1"})) == []
+
+
+def test_one_patient_is_too_few_to_fit() -> None:
+    for number, severity in ((1, Severity.ERROR), (2, Severity.WARNING)):
+        (finding,) = found("few-patients", many(number))
+        assert finding.severity is severity
+
+
 def test_few_cases_have_no_outliers_and_two_kinds_of_cases_neither() -> None:
     assert outliers({f"{n}": 1.0 for n in range(6)} | {"far": 9.0}) == {}
     halves = {f"{n}": 1.0 for n in range(12)} | {f"b{n}": 9.0 for n in range(8)}

@@ -347,6 +347,13 @@ def test_a_cropped_label_map_fills_the_grid_of_its_image(
     assert cropped.filled(away) is cropped
 
 
+def test_names_are_read_by_label_value(tmp_path: Path, dicom_series: Series) -> None:
+    dicom_series(tmp_path / "ct")
+    names = {1: "liver", 3: "tumor"}
+    write_labels(tmp_path / "a.dcm", labels_of("full"), read_image(tmp_path / "ct"), names=names)
+    assert read_labels(tmp_path / "a.dcm").names == names | {2: "label 2"}
+
+
 def test_tables_of_values_are_read_only_when_complete() -> None:
     def item(number: int, text: str) -> pydicom.Dataset:
         segment = pydicom.Dataset()
