@@ -7,14 +7,14 @@ https://doi.org/10.1038/s41592-020-01008-z) where they suit a machine without a 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from medseg3d.config import Options, read_yaml, to_yaml, validated
-from medseg3d.data.fingerprint import CaseFingerprint
+from medseg3d.data.fingerprint import AIR_HU, CaseFingerprint
 from medseg3d.data.regions import numbered, refuse_regions
 from medseg3d.data.sides import SAGITTAL, doubts, left_and_right
 from medseg3d.data.sizes import Resources, choose_sizes, target_spacing
@@ -27,11 +27,15 @@ from medseg3d.types import Size3, Spacing
 
 log = logging.getLogger("medseg3d")
 
+Edges: TypeAlias = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+Voxels: TypeAlias = tuple[PositiveInt, PositiveInt, PositiveInt]
+"""A spacing and a shape as they may be written into a plan."""
+
 PADDING_HU = -1024.0
 """No tissue is below; scanners fill what they do not see with less."""
 
 
-class Normalization(Options):
+class Normalization(Options, allow_inf_nan=False):
     """How one channel's intensities become network input."""
 
     name: str = Field(description="Channel name.")
@@ -48,7 +52,7 @@ class Normalization(Options):
     )
 
 
-class Plan(Options):
+class Plan(Options, allow_inf_nan=False):
     """Measured facts and choices of a run; saved as YAML that may be edited and passed back."""
 
     version: Literal[1] = Field(1, description="Format of this file.")
@@ -75,7 +79,7 @@ class Plan(Options):
     channels: tuple[Normalization, ...] = Field(
         min_length=1, description="Channels in order, with their intensity normalization."
     )
-    spacing: Spacing = Field(description="Spacing of the working grid in mm, axes in RAS order.")
+    spacing: Edges = Field(description="Spacing of the working grid in mm, axes in RAS order.")
     coarse_axis: int | None = Field(
         description="Axis that is resampled on its own because it is so coarse, if any."
     )
@@ -84,13 +88,13 @@ class Plan(Options):
         description="Axis across the slices that a network of two dimensions sees; none for a "
         "network of volumes.",
     )
-    median_shape: Size3 = Field(description="Median shape of the cases on the working grid.")
-    patch_size: Size3 = Field(description="Training patch and inference window in voxels.")
+    median_shape: Voxels = Field(description="Median shape of the cases on the working grid.")
+    patch_size: Voxels = Field(description="Training patch and inference window in voxels.")
     batch_size: int = Field(gt=0, description="Patches per training step.")
-    strides: tuple[Size3, ...] = Field(
+    strides: tuple[Voxels, ...] = Field(
         description="Downsampling per axis entering each stage but the first."
     )
-    kernels: tuple[Size3, ...] = Field(description="Convolution kernel per axis in each stage.")
+    kernels: tuple[Voxels, ...] = Field(description="Convolution kernel per axis in each stage.")
     width: int = Field(gt=0, description="Channels of the finest stage; doubled at each stage.")
     max_width: int = Field(gt=0, description="Upper limit of the channels.")
     mirror_axes: tuple[Literal[0, 1, 2], ...] = Field(
@@ -398,6 +402,12 @@ def normalizations(
         declared = name.strip().lower()
         looks_like_ct = sum(f.looks_like_ct[channel] for f in fingerprints) > len(fingerprints) / 2
         is_ct = declared == "ct" or (looks_like_ct and "mr" not in declared)
+        if not is_ct and "mr" not in declared and _begin_at_air(fingerprints, channel):
+            log.warning(
+                "intensities of %s begin at %d or less, as those of CT, but are not all whole "
+                "numbers, so each image is scaled by its own; name the channel CT if it is CT",
+                *(name, AIR_HU),
+            )
         lower, upper = np.percentile(sample, [0.5, 99.5])
         clipped = sample.clip(lower, upper)
         rules.append(
@@ -412,3 +422,9 @@ def normalizations(
             )
         )
     return tuple(rules)
+
+
+def _begin_at_air(fingerprints: Sequence[CaseFingerprint], channel: int) -> bool:
+    """Whether most cases have so low intensities in a part of their voxels that counts."""
+    lows = [f.extents[channel][0] for f in fingerprints if f.extents]
+    return sum(low <= AIR_HU for low in lows) > len(fingerprints) / 2

@@ -79,6 +79,20 @@ def test_declared_or_hounsfield_channels_are_ct() -> None:
     assert plan_of([fingerprint()], "channel 0").channels[0].scheme == "zscore"
 
 
+def test_what_begins_at_air_without_being_taken_for_ct_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    air, none = ((-1000.0, 900.0),), ((0.0, 900.0),)
+    cases = [fingerprint(extents=air), fingerprint(extents=air), fingerprint(extents=none)]
+    for name in ("CT", "MR phase"):
+        plan_of(cases, name)
+    plan_of([fingerprint(is_ct=True, extents=air)], "channel 0")
+    plan_of([fingerprint(extents=none)], "channel 0")
+    assert caplog.messages == []
+    assert plan_of(cases, "channel 0").channels[0].scheme == "zscore"
+    assert "intensities of channel 0 begin at -900 or less, as those of CT" in caplog.text
+
+
 def test_ct_statistics_are_those_of_the_clipped_foreground() -> None:
     values = tuple(float(value) for value in range(1001))
     rule = plan_of([fingerprint(intensities=values)], "CT").channels[0]
@@ -275,6 +289,13 @@ def test_swapped_labels_survive_the_file_and_may_be_written_both_ways(tmp_path: 
         ({"swapped_labels": {3: 7, 20: 7}}, "in more than one pair"),
         ({"mirror_axes": (0, 0)}, "an axis twice"),
         ({"mirror_axes": (3,)}, "mirror_axes"),
+        ({"spacing": (-1.0, 1.0, 4.0)}, r"spacing.* greater than 0"),
+        ({"spacing": (0.0, 1.0, 4.0)}, r"spacing.* greater than 0"),
+        ({"spacing": (float("nan"), 1.0, 4.0)}, r"spacing.* finite"),
+        ({"spacing": (float("inf"), 1.0, 4.0)}, r"spacing.* finite"),
+        ({"patch_size": (0, 8, 8)}, r"patch_size.* greater than 0"),
+        ({"patch_size": (8, -8, 8)}, r"patch_size.* greater than 0"),
+        ({"strides": ((2, 2, 0),)}, r"strides.* greater than 0"),
         ({"labels": {0: "background", 3: "a", 7: "a"}}, "gives the name 'a' to two values"),
     ],
 )

@@ -60,6 +60,7 @@ PLANNED_GPU_GB = 10.0
 CHANNELS = 2
 """Parameters of a network that are no options: how many channels go in and come out."""
 
+SCALED = {"ct": "as CT, by those of all cases", "zscore": "each image by its own"}
 PLANNED = ("spacing", "patch_size", "batch_size", "width", "mirror", "memory_gb")
 
 
@@ -276,6 +277,10 @@ def _plan(config: FitConfig, dataset: Dataset, label_values: Sequence[int], part
         plan.batch_size,
         len(plan.kernels),
         plan.width,
+    )
+    log.info(
+        "intensities: %s",
+        ", ".join(f"{rule.name} {SCALED[rule.scheme]}" for rule in plan.channels),
     )
     return plan
 
