@@ -449,8 +449,8 @@ def test_a_description_that_cannot_be_is_refused(
     ("changes", "message"),
     [
         ({"patch_size": [1 << 20] * 3}, "patch_size (1048576, 1048576, 1048576), which cannot be"),
-        ({"patch_size": [0, 8, 8]}, "which cannot be"),
-        ({"spacing": [0, 1, 1]}, "has spacing (0.0, 1.0, 1.0), expected mm above 0"),
+        ({"patch_size": [0, 8, 8]}, "plan.patch_size.0: input should be greater than 0"),
+        ({"spacing": [0, 1, 1]}, "plan.spacing.0: input should be greater than 0"),
         ({"labels": {"1": "liver", "2": "x"}}, "no background 0"),
         ({"labels": {"0": "background"}}, "no label beside the background"),
         ({"channels": []}, "plan.channels: "),
