@@ -17,7 +17,8 @@ import medseg3d
 from medseg3d.api.fitting.diagnoses import write_diagnoses
 from medseg3d.api.fitting.planning import planned
 from medseg3d.api.fitting.rehearsal import rehearse
-from medseg3d.bundle import read_bundle
+from medseg3d.api.predicting import worker
+from medseg3d.bundle import load_network, read_bundle, save_bundle
 from medseg3d.config import FitConfig
 from medseg3d.data.plan import Plan
 from medseg3d.errors import ConfigError, DataError, RunError
@@ -72,6 +73,24 @@ def test_the_model_knows_its_classes_and_predicts(run: medseg3d.Run, data: Path)
     image = data / "imagesTr" / "case_4_0000.nii.gz"
     (found,) = medseg3d.predict(image, model=run.folder, out=run.folder / "out.nii.gz")
     assert found.path.is_file()
+
+
+def test_predict_tells_no_class_by_a_model_that_is_replaced_meanwhile(
+    run: medseg3d.Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, real = tmp_path / "model.medseg3d", worker.Diagnoses
+    bundle, network = read_bundle(run.bundle), load_network(run.bundle)
+    save_bundle(model, bundle, network)
+
+    def late(*given: Any) -> Any:
+        save_bundle(model, bundle.model_copy(update={"scores": {"mean": 0.5}}), network)
+        return real(*given)
+
+    monkeypatch.setattr(worker, "Diagnoses", late)
+    image = data / "imagesTr" / "case_4_0000.nii.gz"
+    with pytest.raises(RunError, match="is another model than when the command began"):
+        medseg3d.predict(image, model=model, out=tmp_path / "out.nii.gz")
+    assert not (tmp_path / "out.nii.gz").exists()
 
 
 def test_predict_tells_the_class_that_validation_tells(

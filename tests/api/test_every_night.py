@@ -396,6 +396,51 @@ def test_a_worker_does_not_go_on_with_a_model_that_was_replaced(
         prediction_batch.predict_job(config, ("0" * 64,), job)
 
 
+def test_a_model_that_is_replaced_meanwhile_labels_no_case_that_a_full_gpu_hands_to_the_cpu(
+    folder: Path,
+    predict: Predict,
+    tiny_model: Path,
+    other_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, real = folder / "model.medseg3d", worker.open_predictor
+    shutil.copyfile(tiny_model, model)
+
+    def full(*_: Any, **__: Any) -> Any:
+        shutil.copyfile(other_model, model)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    def opened(config: Any) -> Any:
+        predictor = real(config)
+        if config.device != "cpu":
+            predictor.device = torch.device("cuda")
+            predictor.label = full  # type: ignore[method-assign]
+        return predictor
+
+    for module in (prediction_batch, worker):
+        monkeypatch.setattr(module, "open_predictor", opened)
+    with pytest.raises(RunError, match=r"^3 of 3 .* is another model than when the command began"):
+        predict(model=model)
+    assert in_folder(folder / "out") == ["failed.csv"]
+
+
+def test_a_run_that_ends_meanwhile_is_not_taken(
+    folder: Path, tiny_model: Path, other_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    models = [Path("runs") / name / "model.medseg3d" for name in "ab"]
+    for model in models:
+        model.parent.mkdir(parents=True)
+    shutil.copyfile(tiny_model, models[0])
+    config = validated(PredictConfig, {"inputs": [folder / "in"], "out": "out"})
+    batch = prediction_batch.Batch.found(config)
+    shutil.copyfile(other_model, models[1])
+    os.utime(models[1], (2**32, 2**32))
+    assert worker.models_of(config) == [models[1]]
+    assert worker.models_of(batch.config) == [models[0]]
+    assert batch.records.options == Records.open(Path("new"), {}, config).options
+
+
 def test_what_was_written_is_printed_though_a_case_failed(
     folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import medseg3d
-from medseg3d.api.predicting import sampling
-from medseg3d.bundle import Bundle, read_bundle, save_bundle
+from medseg3d.api.predicting import sampling, worker
+from medseg3d.bundle import Bundle, load_network, read_bundle, save_bundle
 from medseg3d.errors import ConfigError, RunError
 from medseg3d.inference.planes import ONE
 from medseg3d.inference.sampling import entropy_of
@@ -81,6 +81,23 @@ def test_samples_and_their_entropy_are_written_beside_the_labels(
     expected = entropy_of(samples, 3) / ONE
     np.testing.assert_allclose(nib.load(found.entropy).get_fdata(), expected, atol=1e-6)
     assert 0 < expected.mean() < 1
+
+
+def test_a_model_that_is_replaced_meanwhile_is_not_sampled(
+    image: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, real = image.parent / "model.medseg3d", worker.Samples
+    bundle, network = read_bundle(found := models["probabilistic_unet"]), load_network(found)
+    save_bundle(model, bundle, network)
+
+    def late(*given: Any, **options: Any) -> sampling.Samples:
+        save_bundle(model, bundle.model_copy(update={"scores": {"mean": 0.5}}), network)
+        return real(*given, **options)
+
+    monkeypatch.setattr(worker, "Samples", late)
+    with pytest.raises(RunError, match="is another model than when the command began"):
+        medseg3d.predict(image, out=image.parent / "o.nii", model=model, samples=1, **EAGER)
+    assert not (image.parent / "o.nii").exists()
 
 
 def test_networks_of_slices_are_sampled_too(image: Path, models: dict[str, Path]) -> None:

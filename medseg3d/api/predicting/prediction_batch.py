@@ -32,6 +32,7 @@ from medseg3d.api.predicting.worker import (
     on_cpu,
     open_predictor,
     rules_for,
+    with_models_found,
 )
 from medseg3d.bundle import inspect_bundle, read_bundle
 from medseg3d.cluster.shard import Shard, parse_shard
@@ -123,6 +124,7 @@ class Batch:
             refuse_samples(models_of(config))
         unusable: list[Fault] = []
         cases = find_inputs(config.inputs, unusable=unusable)
+        config = with_models_found(config)
         targets = find_targets(cases, config)
         models = [path.absolute() for path in models_of(config)]  # found from any folder
         digests = {str(path): inspect_bundle(path).sha256 for path in models}
@@ -442,7 +444,7 @@ def opened(config: PredictConfig, digests: tuple[str, ...]) -> Worker:
         RunError: If the file of one holds another.
     """
     try:
-        worker = Worker(open_predictor(config), config)
+        return Worker(open_predictor(config), config, digests)
     except RuntimeError as error:
         if find_device(config.device).type == "cpu" or not out_of_memory(error):
             raise
@@ -450,14 +452,8 @@ def opened(config: PredictConfig, digests: tuple[str, ...]) -> Worker:
             "the memory of the GPU is too small for the model at present; all cases are predicted "
             "on the CPU"
         )
-        config = on_cpu(config)
-        worker = Worker(open_predictor(config), config)
-    for path, digest in zip(models_of(config), digests, strict=True):
-        if inspect_bundle(path).sha256 != digest:
-            raise RunError(
-                f"{path} is another model than when the command began; repeat the command"
-            )
-    return worker
+    config = on_cpu(config)
+    return Worker(open_predictor(config), config, digests)
 
 
 _worker = lru_cache(maxsize=1)(opened)

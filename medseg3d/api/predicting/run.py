@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg3d.api.predicting.prediction_batch import Batch, Prediction
-from medseg3d.api.predicting.worker import open_predictor, rules_for
+from medseg3d.api.predicting.worker import open_predictor, rules_for, with_models_found
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.canonical import canonical
 from medseg3d.errors import ConfigError, DataError, IncompleteError, RunError
@@ -98,6 +98,7 @@ def _predict_array(
         raise ConfigError(
             f"{', '.join(given)}: for files only; save the array as one, or leave them out"
         )
+    config = with_models_found(config)
     rules = rules_for(config)
     labels = open_predictor(config).segment(canonical(Volume.from_array(image, grid)))
     clean(labels, rules, voxel_mm3=grid.voxel_volume_ml * 1000)

@@ -19,14 +19,14 @@ from medseg3d.api.predicting.records import Record, Stamps, sizes, stamps, times
 from medseg3d.api.predicting.region import Region, lengths, masks_of, region_of, surroundings
 from medseg3d.api.predicting.sampling import Samples, in_turn, write_samples
 from medseg3d.api.predicting.targets import Target
-from medseg3d.bundle import read_bundle
+from medseg3d.bundle import inspect_bundle, read_bundle
 from medseg3d.config import PredictConfig
 from medseg3d.data.canonical import canonical
 from medseg3d.data.cases import Case
 from medseg3d.data.familiar import case_warnings
 from medseg3d.data.preprocess import WorkingCase
 from medseg3d.device import find_device
-from medseg3d.errors import DataError
+from medseg3d.errors import DataError, RunError
 from medseg3d.inference.backends import BESIDE_GPU, window_bytes
 from medseg3d.inference.cleaning import Change, clean
 from medseg3d.inference.ensemble import told
@@ -152,6 +152,11 @@ def models_of(config: PredictConfig) -> list[Path]:
     return [found for path in config.model or (None,) for found in find_bundles(path)[:most]]
 
 
+def with_models_found(config: PredictConfig) -> PredictConfig:
+    """The options with the model files of now, whatever runs end meanwhile."""
+    return config.model_copy(update={"model": tuple(models_of(config))})
+
+
 def footprint_of(config: PredictConfig) -> Footprint:
     """Memory that the models take which the options name.
 
@@ -185,12 +190,20 @@ class Worker:
     Args:
         predictor: The model.
         config: The options.
+        digests: SHA-256 of each model.
+
+    Raises:
+        RunError: If the file of a model holds another.
     """
 
-    def __init__(self, predictor: Predictor, config: PredictConfig) -> None:
+    def __init__(
+        self, predictor: Predictor, config: PredictConfig, digests: tuple[str, ...]
+    ) -> None:
         self.predictor = predictor
         self.config = config
         self.rules = rules_for(config)
+        self._digests = digests
+        self._expect_same_models()
         self._footprint = footprint_of(config)
         self._cpu: Worker | None = None
         self._samples: Samples | None = None
@@ -237,6 +250,7 @@ class Worker:
 
         Raises:
             DataError: If it takes more memory than there is.
+            RunError: If more is to be loaded of a model whose file holds another now.
         """
         with _enough_memory(job.needs):
             try:
@@ -324,6 +338,14 @@ class Worker:
             peak_memory_bytes=peak_memory(),
         )
 
+    def _expect_same_models(self) -> None:
+        """Call it after something was loaded from the files of the models."""
+        for path, digest in zip(models_of(self.config), self._digests, strict=True):
+            if inspect_bundle(path).sha256 != digest:
+                raise RunError(
+                    f"{path} is another model than when the command began; repeat the command"
+                )
+
     def _stamps(self, case: Case) -> Stamps:
         with suppress(OSError, DataError):  # reading the file says what is wrong
             return stamps(case, masks_of(self.config, case.id))
@@ -353,7 +375,9 @@ class Worker:
         """Samples of a case, cleaned as its labels are."""
         if self._samples is None:
             config, model = self.config, models_of(self.config)[0]
-            self._samples = Samples(self.predictor, model, config.samples, seed=config.seed)
+            samples = Samples(self.predictor, model, config.samples, seed=config.seed)
+            self._expect_same_models()
+            self._samples = samples
         found = tuple(self._samples(prepared.working, prepared.slab, advances))
         for labels in found:
             self._cleaned(labels, prepared)
@@ -364,7 +388,9 @@ class Worker:
         if not self.predictor.bundle.plan.classes:
             return {}
         if self._diagnoses is None:
-            self._diagnoses = Diagnoses(self.predictor, models_of(self.config))
+            diagnoses = Diagnoses(self.predictor, models_of(self.config))
+            self._expect_same_models()
+            self._diagnoses = diagnoses
         found = self._diagnoses(prepared.working.image)
         log.info("case %s: class %s", case_id, class_in_words(found))
         return found
@@ -398,7 +424,7 @@ class Worker:
         """The same model on the CPU, kept for the next case that is too large for the GPU."""
         if self._cpu is None:
             config = on_cpu(self.config)
-            self._cpu = Worker(open_predictor(config), config)
+            self._cpu = Worker(open_predictor(config), config, self._digests)
         return self._cpu
 
 
