@@ -41,7 +41,8 @@ Maps = tuple[AxisMap, AxisMap, AxisMap]
 
 SAMPLED = 8
 """Every so many voxels of a window's logits are looked at, whether they are finite: arithmetic
-that overflows in one voxel spoils, by the normalization of the features, nearly all."""
+that overflows in one voxel spoils, by the normalization of the features, nearly all. Across
+slices that are seen one by one, which are normalized alone, every one is looked at."""
 
 
 @dataclass
@@ -132,7 +133,12 @@ def stream(
     counts = [len(course.places(layer, strip)) for strip in strips for layer in course.layers]
     timing = Timing(windows=sum(counts))
     copies = mirrorings(mirror_axes)
-    feed = _Feed(network, image, window, copies, batch_size=batch_size, timing=timing)
+    feed = _Feed(
+        *(network, image, window, copies),
+        batch_size=batch_size,
+        slice_axis=slice_axis,
+        timing=timing,
+    )
     swapped = np.asarray(mirrored_labels, dtype=np.int64) if mirrored_labels else None
     # one window alone needs no weights, which would cost its logits a rounding
     single = len(strips) == 1 and timing.windows == 1
@@ -197,6 +203,15 @@ class _Feed:
 
     Mirrored copies of a window follow one another, so that the order in which logits are added
     does not depend on the size of the batches.
+
+    Args:
+        network: Sees windows.
+        image: ``(C, i, j, k)``.
+        window: Voxels per axis of a window.
+        copies: Axes along which each copy is mirrored.
+        batch_size: Windows at once.
+        slice_axis: Axis across slices that the network sees one by one, if it does.
+        timing: Where the time goes.
     """
 
     def __init__(
@@ -207,8 +222,11 @@ class _Feed:
         copies: Sequence[tuple[int, ...]],
         *,
         batch_size: int,
+        slice_axis: int | None,
         timing: Timing,
     ) -> None:
+        steps = (1 if axis == slice_axis else SAMPLED for axis in range(3))
+        self._looked_at = (..., *(slice(None, None, step) for step in steps))
         self._network = network
         self._image = image
         self._window = window
@@ -256,8 +274,7 @@ class _Feed:
                 f"the network gives {batch.shape[1]} logits per voxel where {labels} labels are "
                 "named; export or train the model again"
             )
-        every = slice(None, None, SAMPLED)
-        if not np.isfinite(batch[..., every, every, every]).all():
+        if not np.isfinite(batch[self._looked_at]).all():
             raise ModelError(
                 f"the network gives values that are not finite numbers ({self._network.backend}, "
                 f"{self._network.precision}); use --precision fp32, or train the model again"

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medseg3d.errors import ModelError
 from medseg3d.inference.course import Course
 from medseg3d.inference.slab import least_slab_bytes, slab_bytes
 from medseg3d.inference.stream import predict_labels
@@ -49,6 +50,22 @@ def test_labels_are_those_of_slices_seen_alone(axis: int, at_once: int) -> None:
         np.testing.assert_array_equal(
             found.take(number, axis), expected.argmax(axis=0).take(0, axis)
         )
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_numbers_that_are_not_finite_in_one_slice_are_refused(axis: int) -> None:
+    edges = [32, 32, 32]
+    edges[axis] = 6
+    shape = (edges[0], edges[1], edges[2])
+
+    def function(batch: Array) -> Array:
+        logits = np.zeros((len(batch), 2, *batch.shape[2:]), np.float32)
+        np.moveaxis(logits, axis + 2, 0)[3] = np.nan
+        return logits
+
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    with pytest.raises(ModelError, match="not finite numbers"):
+        predict_labels(Network(function), image, window=shape, slice_axis=axis)
 
 
 @given(
