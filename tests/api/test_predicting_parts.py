@@ -15,6 +15,7 @@ import pytest
 
 import medseg3d
 from medseg3d.api.predicting import prediction_batch, worker
+from medseg3d.bundle import load_network, read_bundle, save_bundle
 from medseg3d.errors import ConfigError, RunError
 
 SHAPE = (40, 36, 30)
@@ -276,5 +277,34 @@ def test_what_workers_get_holds_absolute_paths(
         assert all(path.is_absolute() for path in paths)
         assert paths == [path.absolute() for path in (*job.case.images, *job.target.files)]
     config = prediction_batch._for_workers(batch.config, 3, share=2)
-    assert (config.threads, config.precision) == (3, "fp32")
+    assert config.threads == 3
     assert 0 < (config.memory_limit or 0) < worker.memory_in_reach()
+
+
+@pytest.mark.parametrize(
+    ("fastest", "evidence", "expected"),
+    [
+        ("bf16", {}, "fp32"),
+        ("bf16", {"fp16": 0.0}, "fp32"),
+        ("bf16", {"bf16": 0.0}, "auto"),
+        ("bf16", {"bf16": 0.1}, "auto"),
+        ("fp16", {"bf16": 0.0}, "fp32"),
+        ("fp32", {}, "auto"),
+    ],
+)
+def test_no_worker_tries_an_arithmetic_on_its_own(
+    fastest: str,
+    evidence: dict[str, float],
+    expected: str,
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prediction_batch, "resolve_precision", lambda *_: fastest)
+    bundle = read_bundle(tiny_model).model_copy(update={"dice_changes": evidence})
+    save_bundle(tmp_path / "model.medseg3d", bundle, load_network(tiny_model))
+    models = (tmp_path / "model.medseg3d",)
+    config = medseg3d.config.PredictConfig(inputs=("a.nii",), model=models)
+    assert prediction_batch.without_trial(config).precision == expected
+    told = config.model_copy(update={"precision": "bf16"})
+    assert prediction_batch.without_trial(told) == told

@@ -40,8 +40,9 @@ from medseg3d.config import PredictConfig
 from medseg3d.data.cases import Case, find_inputs
 from medseg3d.data.partners import Fault
 from medseg3d.data.plan import Plan
-from medseg3d.device import find_device
+from medseg3d.device import find_device, resolve_precision
 from medseg3d.errors import ConfigError, DataError, MedSeg3DError, RunError
+from medseg3d.inference.evidence import is_doubtful
 from medseg3d.io import case_stem
 from medseg3d.io.atomic import sweep
 from medseg3d.io.dicom import expect_identified
@@ -413,20 +414,14 @@ def _for_workers(config: PredictConfig, threads: int | None, *, share: int) -> P
         threads: Processors for each worker, if the options do not say.
         share: How many workers share this machine; 0 if they are elsewhere.
     """
-    models = models_of(config)
-    precision = config.precision
-    if precision == "auto" and not all(read_bundle(path).dice_changes for path in models):
-        log.info("the model has no evidence for bf16, so that all workers compute in fp32")
-        precision = "fp32"
     memory = config.max_memory
     if share:
         memory = str(_allowed(config) // share)
     return config.model_copy(
         update={
-            "model": tuple(path.absolute() for path in models),
+            "model": tuple(path.absolute() for path in models_of(config)),
             "roi_mask": config.roi_mask and config.roi_mask.absolute(),
             "threads": config.threads or threads,
-            "precision": precision,
             "max_memory": memory,
         }
     )
@@ -456,7 +451,23 @@ def opened(config: PredictConfig, digests: tuple[str, ...]) -> Worker:
     return Worker(open_predictor(config), config, digests)
 
 
-_worker = lru_cache(maxsize=1)(opened)
+def without_trial(config: PredictConfig) -> PredictConfig:
+    """The options for one of several workers, whose trials on cases of their own could differ.
+
+    Only the worker knows in which arithmetic its processor is fast.
+    """
+    if config.precision != "auto":
+        return config
+    fastest = resolve_precision("auto", find_device(config.device))
+    if not any(is_doubtful(read_bundle(path), fastest) for path in models_of(config)):
+        return config
+    log.info("the model has no evidence for %s, so that a worker computes in fp32", fastest)
+    return config.model_copy(update={"precision": "fp32"})
+
+
+@lru_cache(maxsize=1)
+def _worker(config: PredictConfig, digests: tuple[str, ...]) -> Worker:
+    return opened(without_trial(config), digests)
 
 
 def _shown(jobs: Sequence[Job]) -> int | None:
