@@ -33,6 +33,14 @@ from medseg3d.io.digests import sha256_of
 from medseg3d.machine import num_processors
 from medseg3d.types import Size3
 
+RULE_OF_SLICES = (
+    "Across slice_axis the network sees each slice alone, so that other rules hold than those "
+    "below: n slices take m = ceil(n / window) windows of ceil(n / m) slices, evenly spread from 0 "
+    "to n - ceil(n / m), places rounded, without overlap; weights are 1 along this axis; and "
+    "whether a volume is seen whole is told by the voxels and edges of one slice of it and of the "
+    "window."
+)
+
 
 def export_portable(source: Path, config: ExportConfig) -> Path:
     """Write a model in the form of another library, with its description as JSON beside it.
@@ -114,7 +122,8 @@ def description(bundle: Bundle) -> dict[str, Any]:
             ],
         },
         "windows": {
-            "window": plan.patch_size,
+            "window": plan.window,
+            "slice_axis": plan.single_slices,
             "overlap": PredictConfig.model_fields["overlap"].default,
             "sigma_as_part_of_edge": SIGMA,
             "least_weight": LEAST_WEIGHT,
@@ -122,6 +131,7 @@ def description(bundle: Bundle) -> dict[str, Any]:
             "mirror_axes": plan.mirror_axes,
             "mirrored_channels": plan.mirrored_labels,
             "rules": [
+                *([] if plan.single_slices is None else [RULE_OF_SLICES]),
                 "Pad by 0 on both sides, the larger half behind, to at least the window.",
                 "Per axis of n voxels: ceil((n - window) / (window * (1 - overlap))) + 1 windows, "
                 "evenly spread from 0 to n - window, places rounded.",
@@ -151,7 +161,8 @@ def description(bundle: Bundle) -> dict[str, Any]:
                 "Cleaning, by label name: first take away parts (26-connected) of all labels that "
                 "are smaller than the label's largest (keep_largest) or than min_volume_mm3; then "
                 "(fill_holes), smaller bounding boxes first, give the label those voxels of value "
-                "0 from which no 6-connected way outside of the label leads to the image's border.",
+                "0 from which no 6-connected way outside of the label leads to the image's border; "
+                "of an image of one slice, that is the border of its plane.",
             ],
             "cleaning": bundle.model_dump(mode="json", include={"cleaning"})["cleaning"],
         },

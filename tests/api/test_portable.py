@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from medseg3d.data.plan import Normalization, Plan
 from medseg3d.errors import ConfigError, RunError
 from medseg3d.inference.backends.onnx import Exchange
 from medseg3d.inference.backends.openvino import quiet_openvino
+from medseg3d.inference.course import Course
 from medseg3d.networks import build_network
 
 OPTIONS = {"width": 2, "strides": [[2, 2, 1]]}
@@ -127,6 +129,28 @@ def test_the_description_holds_what_surrounds_the_network(run: Path) -> None:
     ]
     assert 0 <= facts["compared"]["largest_difference_as_part_of_largest_logit"] < 1e-4
     assert facts["compared"]["windows"] == [[16, 12, 8], [8, 12, 4], [8, 6, 8]]
+
+
+def test_the_description_says_how_slices_lie_in_windows() -> None:
+    volumes, slices = (
+        described.model_copy(update={"plan": described.plan.model_copy(update=facts)})
+        for described, facts in (
+            (bundle(), {}),
+            (bundle(), {"slice_axis": 2, "patch_size": (16, 12, 1), "batch_size": 9}),
+        )
+    )
+    usual, windows = (portable.description(each)["windows"] for each in (volumes, slices))
+    assert (usual["slice_axis"], usual["window"]) == (None, (16, 12, 8))
+    assert (windows["slice_axis"], windows["window"]) == (2, (16, 12, 4))
+    first, *others = windows["rules"]
+    assert others == usual["rules"]
+    assert "m = ceil(n / window) windows of ceil(n / m) slices" in first
+    for n in range(1, 30):
+        m = ceil(n / 4)
+        depth = ceil(n / m)
+        places = [round((n - depth) * place / max(1, m - 1)) for place in range(m)]
+        course = Course.through((20, 30, n), windows["window"], 0.5, slice_axis=2)
+        assert (course.window[2], course.starts[2]) == (depth, places)
 
 
 @pytest.mark.parametrize("form", FILES)
