@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -21,10 +22,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("medseg3d")
 
+MOST_SHAPES = 8
+"""Shapes of windows that a network is compiled for: each costs a minute, and the weights again."""
+
+TORCHS_LIMIT = 256
+"""Programs that torch may keep of all networks of this process; by default 8, and then it says so
+in its own words and goes on without compiling."""
+
 
 @BACKENDS.register(
     "compile",
-    title="torch.compile; needs a C++ compiler, and up to a minute at every start",
+    title="torch.compile; needs a C++ compiler, and up to a minute for each of the first "
+    f"{MOST_SHAPES} shapes of windows, others being computed by eager",
     devices=("cpu", "cuda"),
     precisions=("fp32", "bf16", "fp16"),
     speed={"fp32": 1.8, "bf16": 3.7},
@@ -34,13 +43,16 @@ log = logging.getLogger("medseg3d")
     extra="",
 )
 class Compiled:
-    """A network that is compiled anew for every shape of windows.
+    """A network that is compiled anew for every shape of windows, as long as they are few.
 
     Args:
         module: The network in ``eval()`` mode; the weights must not change any more.
         device: Where to compute; the module is moved there.
         precision: Arithmetic, float32 or torch's automatic mixed precision.
         threads: Processors to compute on.
+
+    Attributes:
+        backend: ``compile``, or ``compile, eager`` once there were too many shapes.
     """
 
     backend = "compile"
@@ -60,6 +72,7 @@ class Compiled:
         self.precision: Precision = precision
         self.divisor: Size3 = getattr(module, "divisor", (1, 1, 1))
         self._threads = threads
+        self._shapes: set[tuple[int, ...]] = set()
         # a plain function: modules are compiled in place, and a twin would share the result
         # and one program per shape, because torch 2.13 fails to freeze weights for any shape
         self._compiled = torch.compile(lambda windows: self.module(windows), dynamic=False)
@@ -84,16 +97,36 @@ class Compiled:
     def __call__(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logits ``(B, L, i, j, k)`` of windows ``(B, C, i, j, k)``."""
         import torch
+        from torch._dynamo import config as tracing
         from torch._inductor import config
 
         windows = torch.from_numpy(np.require(batch, requirements="W")).to(self.device)
         # freezing is only there without gradients, and not in inference mode
         arithmetic, frozen = autocast(self.device, self.precision), config.patch(freezing=True)
-        with torch_threads(self._threads), torch.no_grad(), arithmetic, frozen:
-            return np.asarray(self._compiled(windows).float().cpu().numpy())
+        limit = tracing.patch(recompile_limit=TORCHS_LIMIT)
+        with torch_threads(self._threads), torch.no_grad(), arithmetic, frozen, limit:
+            logits = self._network_for(batch.shape)(windows)
+            return np.asarray(logits.float().cpu().numpy())
+
+    def _network_for(self, shape: tuple[int, ...]) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Compiled, or the module itself if too many other shapes were compiled before."""
+        if shape in self._shapes:
+            return self._compiled
+        edges = " x ".join(map(str, shape[2:]))
+        if len(self._shapes) < MOST_SHAPES:
+            self._shapes.add(shape)
+            log.info("compiling the network for windows of %s, which takes up to a minute", edges)
+            return self._compiled
+        if self.backend != (both := "compile, eager"):
+            self.backend = both
+            log.warning(
+                "windows of %s and of further shapes are computed by eager, since the network was "
+                "compiled for %d shapes already; --backend auto is faster for images of many sizes",
+                *(edges, MOST_SHAPES),
+            )
+        return self.module
 
     def _warm_up(self, channels: int, window: Size3) -> None:
-        log.info("compiling the network, which takes up to a minute")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

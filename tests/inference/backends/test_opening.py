@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from medseg3d.device import Precision
 from medseg3d.errors import ConfigError, RunError
@@ -243,3 +244,22 @@ def test_compiling_changes_nothing_but_the_speed(
     for shape in ((1, 2, 4, 8, 8), (2, 2, 8, 8, 4)):
         image = windows(*shape)
         np.testing.assert_allclose(found(image), expected(image), atol=1e-5)
+
+
+def test_of_many_shapes_the_last_are_computed_by_eager_which_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    counted, plain = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **__: plain(f, backend=counted, dynamic=False))
+    monkeypatch.setattr(compiled, "MOST_SHAPES", 2)
+    images = [windows(1, 2, 2, 2, edge) for edge in range(2, 6)]
+    for _ in range(5):  # together more programs than torch keeps by default
+        module = torch.nn.Conv3d(2, 3, 1)
+        found = Compiled(module, device=CPU, precision="fp32", threads=1)
+        for image in [*images, images[0]]:
+            expected = module(torch.from_numpy(image)).detach().numpy()
+            np.testing.assert_allclose(found(image), expected, atol=1e-5)
+        assert found.backend == "compile, eager"
+    assert counted.frame_count <= 5 * 2
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [text[:43] for text in told] == ["windows of 2 x 2 x 4 and of further shapes "] * 5
