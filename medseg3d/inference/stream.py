@@ -225,8 +225,7 @@ class _Feed:
         slice_axis: int | None,
         timing: Timing,
     ) -> None:
-        steps = (1 if axis == slice_axis else SAMPLED for axis in range(3))
-        self._looked_at = (..., *(slice(None, None, step) for step in steps))
+        self._steps = [1 if axis == slice_axis else SAMPLED for axis in range(3)]
         self._network = network
         self._image = image
         self._window = window
@@ -274,7 +273,8 @@ class _Feed:
                 f"the network gives {batch.shape[1]} logits per voxel where {labels} labels are "
                 "named; export or train the model again"
             )
-        if not np.isfinite(batch[self._looked_at]).all():
+        i, j, k = (slice(None, None, step) for step in self._steps)
+        if not np.isfinite(batch[..., i, j, k]).all():
             raise ModelError(
                 f"the network gives values that are not finite numbers ({self._network.backend}, "
                 f"{self._network.precision}); use --precision fp32, or train the model again"
