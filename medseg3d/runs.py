@@ -24,6 +24,7 @@ go of however the process ends.
 
 import fcntl
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -242,7 +243,8 @@ def find_bundles(model: Path | None) -> list[Path]:
         raise ModelError(
             f"{model} is a cross-validation of which {', '.join(lacking)} "
             f"{'is' if len(lacking) == 1 else 'are'} not finished; go on with medseg3d fit DATA "
-            f"-o {model} --resume, or name those that are, such as -m {model}/fold_0"
+            f"-o {shlex.quote(str(model))} --resume, or name those that are, such as -m "
+            f"{shlex.quote(str(model / 'fold_0'))}"
         )
     return bundles
 

@@ -298,6 +298,7 @@ def test_a_budget_on_the_command_line_replaces_the_one_in_the_file(
             ["--set", "augmentation.rotation_degree=3"],
             "--set: unknown key 'augmentation.rotation_degree'; did you mean rotation_degrees?",
         ),
+        (["--device", "gpu"], "command line: device: 'gpu' does not fit (auto, cpu, cuda or"),
         (["--set", "batch_size"], "--set expects KEY=VALUE, such as batch_size=2"),
         (["--set", "batch_size=[1"], "--set batch_size: '[1' is not a YAML value"),
         (["--seed", "1", "--set", "seed=2"], "seed is given twice, as a flag and with --set"),
@@ -343,6 +344,19 @@ def test_what_is_typed_wrong_is_misuse_and_what_is_in_a_file_is_not(
     result = run("fit", *arguments, "--config", write(tmp_path / "a.yaml", text))
     assert (result.exit_code, api.calls) == (code, [])
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "perhaps"),
+    [
+        ("label_smoothing", "network.options.label_smoothing or loss.options.label_smoothing"),
+        ("loss.gamma", "loss.options.gamma"),
+    ],
+)
+def test_an_option_of_a_part_is_pointed_to(api: Recorder, key: str, perhaps: str) -> None:
+    result = run("fit", "cases", "--set", f"{key}=3")
+    assert (result.exit_code, api.calls) == (2, [])
+    assert result.stderr.endswith(f"; perhaps {perhaps}\n")
 
 
 def test_a_file_that_is_not_there_is_no_misuse(api: Recorder) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from medseg3d.config.options import ARGUMENT, FLAG, Options, flag
+from medseg3d.config.options import ARGUMENT, FLAG, Options, flag, one_by_one
 
 
 class CompareConfig(Options):
@@ -25,7 +25,8 @@ class CompareConfig(Options):
     )
     columns: tuple[str, ...] | None = Field(
         None,
-        description="Column of scores to compare, such as dice; repeatable; default all.",
+        description="Columns of scores to compare, such as dice, with commas between them or "
+        "repeated; default all.",
         json_schema_extra=FLAG,
     )
     baseline: str | None = Field(
@@ -55,6 +56,11 @@ class CompareConfig(Options):
         description="P values are corrected over all labels and pairs of models of a measure, or "
         "over all measures of the table too.",
     )
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _one_by_one(cls, value: Any) -> Any:
+        return one_by_one(value)
 
     @field_validator("out")
     @classmethod

@@ -176,9 +176,15 @@ def _problem(model: type[BaseModel], item: dict[str, Any]) -> str:
         known = _fields_at(model, item["loc"][:-1])
         close = get_close_matches(str(item["loc"][-1]), known, n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+        parts = [path for path in _options_at(model, item["loc"][:-1]) if not close]
+        if parts:
+            hint += "; perhaps " + " or ".join(f"{path}.{item['loc'][-1]}" for path in parts)
         return f"unknown key {place!r}{hint if known else ''}"
     if item["type"] == "missing":
         return f"{place} is missing"
+    if item["type"] == "string_pattern_mismatch" and isinstance(name := item["loc"][0], str):
+        expected = (model.model_fields[name].description or "").removesuffix(".")
+        return f"{place}: {item['input']!r} does not fit ({expected})"
     message = str(item["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     return f"{place}: {message}, got {item['input']!r}" if place else message
@@ -195,6 +201,30 @@ def _fields_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
             inside = get_args(kind) or (None,)
             kind = plain_type(inside[-1] if get_origin(kind) is dict else inside[0])
     return list(kind.model_fields) if is_model(kind) else []
+
+
+def _options_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
+    """Where options of networks and losses are given: of the part there, or of the parts in it."""
+    keys, here = _fields_at(model, place), [str(step) for step in place]
+    found = [(*here, "options")] if {"name", "options"} <= set(keys) else []
+    found += [
+        (*here, key, "options") for key in keys if "options" in _fields_at(model, (*place, key))
+    ]
+    return [".".join(path) for path in found]
+
+
+def one_by_one(value: Any) -> Any:
+    """Names, of which some are given with commas between them; whatever else stays.
+
+    Examples:
+        >>> one_by_one(["dice, iou", {"name": "hd95"}])
+        ['dice', 'iou', {'name': 'hd95'}]
+    """
+    items = [value] if isinstance(value, str | dict) else value
+    if not isinstance(items, list | tuple):
+        return value
+    split = [item.split(",") if isinstance(item, str) else [item] for item in items]
+    return [name.strip() if isinstance(name, str) else name for names in split for name in names]
 
 
 def is_model(kind: Any) -> TypeGuard[type[BaseModel]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from medseg3d.config.options import ARGUMENT, FLAG, Options, Part, flag
+from medseg3d.config.options import ARGUMENT, FLAG, Options, Part, flag, one_by_one
 
 TABLES = (".csv", ".xlsx", ".parquet")
 
@@ -129,13 +129,7 @@ class ScoreConfig(Options):
     @field_validator("metrics", mode="before")
     @classmethod
     def _one_by_one(cls, value: Any) -> Any:
-        items = [value] if isinstance(value, (str, dict)) else value
-        if not isinstance(items, (list, tuple)):
-            return value
-        split = [item.split(",") if isinstance(item, str) else [item] for item in items]
-        return [
-            name.strip() if isinstance(name, str) else name for names in split for name in names
-        ]
+        return one_by_one(value)
 
     @field_validator("tolerance_mm", mode="before")
     @classmethod

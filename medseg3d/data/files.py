@@ -223,7 +223,7 @@ def _images_of(folder: Path, named: dict[Path, str], faults: list[str]) -> dict[
     """The volumes without segmentations and without what prediction wrote beside its images."""
     labels = [path for path in named if is_segmentation(path)]
     images = [path for path in named if path not in labels]
-    labels += [path for path in images if _is_result(path, images)]
+    labels += results_among(images)
     images = [path for path in images if path not in labels]
     told = count([path.relative_to(folder).as_posix() for path in sorted(labels)], "label map")
     if not images and len(labels) == 1:
@@ -233,6 +233,11 @@ def _images_of(folder: Path, named: dict[Path, str], faults: list[str]) -> dict[
     elif labels:
         LOGGER.warning("%s left out of %s", told, folder)
     return {path: named[path] for path in images}
+
+
+def results_among(images: Sequence[Path]) -> list[Path]:
+    """Those of some files that prediction has made, going by their names, of others of them."""
+    return [path for path in images if _is_result(path, images)]
 
 
 def _is_result(path: Path, images: Sequence[Path]) -> bool:

@@ -18,6 +18,7 @@ from medseg3d.data.files import (
     expect_folder,
     is_segmentation,
     is_there,
+    results_among,
     subfolders,
     volumes_in,
     warn_of,
@@ -124,6 +125,10 @@ def _paired(
     """Images in one folder, label maps of the same names in another."""
     faults: list[str] = []
     images, labels = volumes_in(image_folder, faults), volumes_in(label_folder, faults)
+    if results := results_among(images):
+        told = count([file.name for file in results], "label map")
+        LOGGER.warning("%s left out of %s", told, image_folder)
+        images = [file for file in images if file not in results]
     for folder, files in ((image_folder, images), (label_folder, labels)):
         warn_of(folder, deeper_series(folder, files))
         if not files:

@@ -200,6 +200,14 @@ def test_the_command_prints_the_comparison_and_where_it_is(two: list[Path], tmp_
     assert result.stdout.splitlines()[-1] == str(tmp_path / "c.csv")
 
 
+def test_columns_may_be_given_with_commas(two: list[Path], tmp_path: Path) -> None:
+    columns = "dice, hausdorff_95_mm"
+    result = run(*two, "-o", tmp_path / "c.csv", "--columns", columns, "--figure", "none")
+    assert result.exit_code == 0, result.output
+    assert "hausdorff" in result.stdout
+    assert "surface" not in result.stdout
+
+
 def test_existing_files_are_refused_and_replaced_on_demand(two: list[Path], tmp_path: Path) -> None:
     (tmp_path / "c.png").write_bytes(b"mine")
     refused = run(*two, "-o", tmp_path / "c.csv")

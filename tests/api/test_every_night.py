@@ -114,6 +114,31 @@ def test_a_corrected_mask_makes_its_case_unfinished(folder: Path, predict: Predi
     assert [found.case_id for found in predict(roi_mask=masks)] == ["p2"]
 
 
+def test_a_folder_is_the_same_however_it_is_spelled(
+    folder: Path, predict: Predict, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From another folder, with ``..`` in the paths, and by a link."""
+    predict()
+    (folder / "job").mkdir()
+    (folder / "link").symlink_to(folder / "in")
+    monkeypatch.chdir(folder / "job")
+    up = Path("..")
+    assert medseg3d.predict(up / "in", model=tiny_model, out=up / "out") == []
+    write_image(folder / "in" / "p3.nii", seed=3)
+    done = medseg3d.predict(folder / "link", model=tiny_model, out=folder / "job" / up / "out")
+    assert [each.case_id for each in done] == ["p3"]
+    assert predict() == []
+    kept = json.loads((folder / "out" / "predictions.json").read_text())["cases"]
+    assert set(kept) == {str(folder / "out" / f"p{number}.nii.gz") for number in range(4)}
+    assert predict(probabilities=True, overwrite=True), "none of them is of another name"
+    grid = nib.load(folder / "in" / "p0.nii")
+    mask = nib.Nifti1Image(np.ones(grid.shape, np.uint8), grid.affine)
+    nib.save(mask, folder / "mask.nii")
+    predict(roi_mask=folder / "mask.nii", out=folder / "other")
+    again = {"model": tiny_model, "out": up / "other", "roi_mask": up / "mask.nii"}
+    assert medseg3d.predict(up / "in", **again) == []
+
+
 def test_one_study_sent_again_does_not_hold_up_the_new_ones(folder: Path, predict: Predict) -> None:
     predict()
     write_image(folder / "in" / "p1.nii", seed=77)

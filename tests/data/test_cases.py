@@ -596,3 +596,12 @@ def test_files_in_no_known_format_are_not_passed_over_in_silence(
 def test_voxels_without_their_header_are_a_case_for_reading_to_refuse(tmp_path: Path) -> None:
     put(tmp_path, "a.nii.gz", "b.img", "c.img", "C.HDR")
     assert [case.id for case in find_inputs([tmp_path])] == ["C", "a", "b"]
+
+
+def test_what_prediction_wrote_beside_an_image_is_no_case(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, "imagesTr/a.nii.gz", "imagesTr/a_seg.nii.gz", "labelsTr/a.nii.gz")
+    put(tmp_path, "imagesTr/b.nii.gz", "imagesTr/b_seg.nii.gz", "labelsTr/b.nii.gz")
+    assert [case.id for case in find_cases(tmp_path).cases] == ["a", "b"]
+    assert "2 label maps (a_seg.nii.gz, b_seg.nii.gz) left out of" in caplog.text

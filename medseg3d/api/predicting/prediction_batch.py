@@ -21,7 +21,14 @@ from medseg3d.api.predicting.pipeline import in_line
 from medseg3d.api.predicting.records import NAME, Record, Records, lying_beside
 from medseg3d.api.predicting.region import masks_of
 from medseg3d.api.predicting.sampling import refuse_samples
-from medseg3d.api.predicting.targets import Target, expect_new, find_targets, in_the_way, is_dicom
+from medseg3d.api.predicting.targets import (
+    Target,
+    expect_new,
+    find_targets,
+    in_the_way,
+    is_dicom,
+    place_of,
+)
 from medseg3d.api.predicting.worker import (
     Job,
     Labeled,
@@ -202,9 +209,10 @@ class Batch:
         folders = {job.target.labels.parent for job in replaced}
         beside = {folder: lying_beside(folder) for folder in folders}
         for job in replaced:
-            labels, target = job.target.labels, job.target.absolute()
+            labels = job.target.labels
+            places = set(map(place_of, (*job.target.files, *job.target.stale)))
             for file in beside[labels.parent].get(case_stem(labels), ()):
-                if file.absolute() not in (*target.files, *target.stale):
+                if place_of(file) not in places:
                     log.warning(
                         "case %s: %s is kept, but is not of the labels that are made now; remove "
                         "it if nobody needs it",
@@ -221,7 +229,7 @@ class Batch:
         skip_existing, ours = self.config.skip_existing, self._ours
         if skip_existing:
             labels = [target.labels for _, target in todo if self.records.is_as_made(target.labels)]
-            ours = {*ours, *(str(path.absolute()) for path in labels)}
+            ours = {*ours, *map(place_of, labels)}
         blocked = {
             case.id: files[0]
             for case, target in todo
@@ -257,7 +265,7 @@ class Batch:
     def _is_done(self, case: Case, target: Target) -> bool:
         if self.config.overwrite:
             return False
-        is_ours = str(target.labels.absolute()) in self._ours  # an interrupted --overwrite's
+        is_ours = place_of(target.labels) in self._ours  # an interrupted --overwrite's
         is_left_out = self.config.skip_existing and target.is_there and not is_ours
         with suppress(DataError, OSError):  # told of when it is read
             masks = masks_of(self.config, case.id)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from medseg3d import __version__
-from medseg3d.api.predicting.targets import MOST_NAMED
+from medseg3d.api.predicting.targets import MOST_NAMED, place_of
 from medseg3d.config import PredictConfig
 from medseg3d.data.cases import Case
 from medseg3d.errors import RunError
@@ -127,6 +127,8 @@ class Records:
         """
         matters = (*MATTERS, *OF_SAMPLES) if config.samples else MATTERS
         options = config.model_dump(mode="json", include=set(matters))
+        if config.roi_mask is not None:
+            options["roi_mask"] = place_of(config.roi_mask)
         records = cls._stored(path, models, options)
         records.elsewhere = [cls._stored(other, models, options) for other in _others(path)]
         every = (records, *records.elsewhere)
@@ -194,7 +196,7 @@ class Records:
         Raises:
             RunError: Naming some that are on record and would stay, or may not be replaced.
         """
-        now = {each.absolute().with_name(case_stem(each)) for each in labels}
+        now = {Path(place_of(each)).with_name(case_stem(each)) for each in labels}
         of_others = [
             (each, place)
             for each in (self, *self.elsewhere)
@@ -221,7 +223,7 @@ class Records:
             files: Outputs of the case that are made now, its labels first.
             ours: As :attr:`ours` says.
         """
-        labels, wanted = files[0].absolute(), {str(file.absolute()) for file in files}
+        labels, wanted = Path(place_of(files[0])), set(map(place_of, files))
         made = set().union(*(each.made.get(str(labels), ()) for each in (self, *self.elsewhere)))
         if str(labels) in ours:  # a killed --overwrite has noted what it was to remove
             stem = re.escape(str(labels.with_name(case_stem(labels))))
@@ -238,7 +240,7 @@ class Records:
             files: Its outputs.
             beside: What decides them beside its images.
         """
-        place = str(files[0].absolute())
+        place = place_of(files[0])
         known = self._known(place)
         if not known:
             return False
@@ -260,12 +262,12 @@ class Records:
             beside: What decides them beside its images.
         """
         now = sizes(files)
-        known = [each for each in self._known(str(files[0].absolute())) if each.outputs == now]
+        known = [each for each in self._known(place_of(files[0])) if each.outputs == now]
         return bool(known) and stamps(case, beside) not in [each.inputs for each in known]
 
     def is_as_made(self, labels: Path) -> bool:
         """Whether this work has made a label map that nobody has changed since."""
-        place = str(labels.absolute())
+        place = place_of(labels)
         known = [(each.outputs.get(place), each.written.get(place)) for each in self._known(place)]
         with suppress(OSError):
             status = labels.stat()
@@ -277,7 +279,7 @@ class Records:
 
         What any work with this folder has on record of them counts no more.
         """
-        new = {str(file.absolute()) for file in files}
+        new = set(map(place_of, files))
         if not new and not self._mine:
             return
         if not self.is_kept:
@@ -314,7 +316,7 @@ class Records:
         """
         if not self.is_kept:
             return
-        ended = self._begun.union(str(file.absolute()) for file in files)
+        ended = self._begun.union(map(place_of, files))
         with _one_at_a_time(self.path.parent):
             self._catch_up()
             self.planned = {
@@ -383,18 +385,18 @@ def stamps(case: Case, beside: Sequence[Path] = ()) -> Stamps:
     for path in (*case.images, *beside):
         for file in sources(path):
             status = file.stat()
-            found[str(file.absolute())] = (status.st_size, status.st_mtime_ns)
+            found[place_of(file)] = (status.st_size, status.st_mtime_ns)
     return found
 
 
 def sizes(files: Sequence[Path]) -> dict[str, int]:
     """Bytes of each file that is there."""
-    return {str(file.absolute()): file.stat().st_size for file in files if file.is_file()}
+    return {place_of(file): file.stat().st_size for file in files if file.is_file()}
 
 
 def times(files: Sequence[Path]) -> dict[str, int]:
     """Time of the last change in ns of each file that is there."""
-    return {str(file.absolute()): file.stat().st_mtime_ns for file in files if file.is_file()}
+    return {place_of(file): file.stat().st_mtime_ns for file in files if file.is_file()}
 
 
 def _every(folder: Path) -> list[Path]:

@@ -191,16 +191,16 @@ def _longest_name(folder: Path) -> int:
 def _expect_apart(cases: Sequence[Case], targets: Sequence[Target], config: PredictConfig) -> None:
     """No output may take the place of an input, of another output, or lie among the inputs."""
     images = [image for case in cases for image in case.images]
-    taken = {_place(image) for image in images} | {_real(image) for image in images}
+    taken = {place for image in images for place in (place_of(image), str(_real(image)))}
     same = {identity for image in images if (identity := _identity(image))}
     owners: dict[str, Path] = {}
     for target in targets:
         for file in target.files:
-            if _place(file) in taken or _identity(file) in same:
+            if place_of(file) in taken or _identity(file) in same:
                 raise RunError(f"{file} is an input; choose another -o so that nothing is lost")
             if file.is_dir() and not file.is_symlink():
                 raise RunError(f"{file} is a folder; remove it or choose another -o")
-            other = owners.setdefault(str(_place(file)).casefold(), file)
+            other = owners.setdefault(place_of(file).casefold(), file)
             if other is not file:
                 raise RunError(f"two cases would be written to {file}; rename one, or split them")
     if config.out is None or _names_a_file(config.out):
@@ -250,6 +250,11 @@ def expect_new(
     )
 
 
+def place_of(file: Path) -> str:
+    """One text for a file however its folder is spelled; a link of its own is not followed."""
+    return str(_real(file.parent) / file.name)
+
+
 def in_the_way(target: Target, *, skip_existing: bool, ours: Collection[str] = ()) -> list[Path]:
     """Files of a case that are there already and may not be replaced or removed unasked.
 
@@ -263,18 +268,13 @@ def in_the_way(target: Target, *, skip_existing: bool, ours: Collection[str] = (
         file
         for file in (*target.files, *target.stale)
         if os.path.lexists(file)
-        and not (file.is_file() and (file in replaced or str(file.absolute()) in ours))
+        and not (file.is_file() and (file in replaced or place_of(file) in ours))
     ]
 
 
 def _real(path: Path) -> Path:
     """The path with its links followed, as far as they do not lead in a circle."""
     return Path(os.path.realpath(path))
-
-
-def _place(path: Path) -> Path:
-    """The absolute path with the links of its folders followed, but not its own."""
-    return _real(path.parent) / path.name
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
