@@ -103,7 +103,7 @@ class Compiled:
         windows = torch.from_numpy(np.require(batch, requirements="W")).to(self.device)
         # freezing is only there without gradients, and not in inference mode
         arithmetic, frozen = autocast(self.device, self.precision), config.patch(freezing=True)
-        limit = tracing.patch(recompile_limit=TORCHS_LIMIT)
+        limit = tracing.patch(cache_size_limit=TORCHS_LIMIT)  # its name in torch 2.6 and later
         with torch_threads(self._threads), torch.no_grad(), arithmetic, frozen, limit:
             logits = self._network_for(batch.shape)(windows)
             return np.asarray(logits.float().cpu().numpy())
