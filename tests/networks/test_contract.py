@@ -248,3 +248,22 @@ def test_wiring_matches_its_fingerprint(name: str) -> None:
     fingerprint = (logits * waves(logits.shape, phase=0.0)).sum().item()
     found = (sum(p.numel() for p in network.parameters()), fingerprint)
     assert found == (ROWS[name].parameters, pytest.approx(ROWS[name].fingerprint, rel=1e-6))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("u_det", {"fuse_coarsest": True}),
+        ("hierarchical_probabilistic_unet", {"whole_posterior": True}),
+    ],
+)
+def test_weights_that_only_the_published_network_has_may_idle(
+    name: str, options: dict[str, bool]
+) -> None:
+    network = build_network(name, 1, 2, options=ROWS[name].options | options).train()
+    own = getattr(network, "objective", None)
+    image, labels = torch.randn(2, 1, 8, 8, 8), torch.randint(0, 2, (2, 1, 8, 8, 8))
+    loss = network(image).sum() if own is None else own(None, image, labels)
+    loss.backward()
+    assert any(each.grad is None for each in network.parameters())
+    assert network.may_idle

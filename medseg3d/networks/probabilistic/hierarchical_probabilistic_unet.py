@@ -101,6 +101,7 @@ class HierarchicalProbabilisticUNet(nn.Module):
         )
         _refuse(latents, strides, objective)
         self.divisor = stages.divisor
+        self.may_idle = whole_posterior
         self.latents = tuple(latents)
         self.latent_size = sum(latents)
         self.num_labels = out_channels

@@ -74,6 +74,7 @@ class UDet(nn.Module):
         style = Style(norm=norm, activation="mish", spatial_dims=spatial_dims)
         stages = Stages.of("u_det", width, max_width, strides, spatial_dims)
         self.divisor = stages.divisor
+        self.may_idle = fuse_coarsest
         self.encoder = nn.ModuleList(
             ConvStack(before, here, style=style)
             for before, here in pairwise((in_channels, *stages.widths))
