@@ -7,6 +7,7 @@ from typing import TypeAlias
 from torch import nn
 
 from medseg3d.errors import ConfigError
+from medseg3d.networks.blocks.batch_norm import BatchNorm2d, BatchNorm3d
 from medseg3d.networks.blocks.conv3d import Conv3d, ConvTranspose3d
 
 Size: TypeAlias = int | Sequence[int]
@@ -28,8 +29,8 @@ class Operators:
 
 
 OPERATORS = {
-    2: Operators(nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d),
-    3: Operators(Conv3d, ConvTranspose3d, nn.BatchNorm3d, nn.MaxPool3d, nn.AvgPool3d),
+    2: Operators(nn.Conv2d, nn.ConvTranspose2d, BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d),
+    3: Operators(Conv3d, ConvTranspose3d, BatchNorm3d, nn.MaxPool3d, nn.AvgPool3d),
 }
 
 
