@@ -258,7 +258,8 @@ class FitConfig(Options):
         gt=0,
         le=1,
         description="Deep supervision: weight of each coarser level of logits over that of the "
-        "finer one; default as the network's paper has it, 0.5 or 1.",
+        "finer one; default as the network's paper has it, 0.5 or 1. Networks that return one "
+        "level, and voxresnet, whose side losses fade, do not listen to it.",
     )
     gradient_clip: float = Field(
         12.0, gt=0, description="Largest norm of the gradient; longer ones are cut."

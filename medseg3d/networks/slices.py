@@ -141,6 +141,8 @@ class SliceNetwork(nn.Module):
             def of_slices(logits: Logits, sliced: Tensor) -> Tensor:
                 return loss(self._stacked(logits, len(image)), self._stack(sliced, len(image)))
 
+            if (decay := getattr(loss, "decay", None)) is not None:  # of the weights of levels
+                of_slices.decay = decay  # type: ignore[attr-defined]
             whole: Tensor = own(of_slices, self._sliced(image, self.slab), self._sliced(labels, 1))
             return whole
 

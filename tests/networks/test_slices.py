@@ -9,6 +9,7 @@ from torch.nn import functional
 from medseg3d.errors import ConfigError
 from medseg3d.inference.backends.conversion import convert
 from medseg3d.inference.backends.openvino import Intermediate
+from medseg3d.losses.deep_supervision import DeepSupervision
 from medseg3d.networks import NETWORKS, build_network
 from medseg3d.networks.topology import Topology
 
@@ -121,6 +122,22 @@ def test_an_objective_gets_slices_and_its_loss_gets_volumes() -> None:
     torch.testing.assert_close(found, network.network.objective(loss, *flat))
     assert seen == [(2, 1, 16, 16, 3), (6, 1, 16, 16)]
     assert sliced().objective is None
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.1])
+def test_contours_of_slices_are_weighed_as_their_levels_are(decay: float) -> None:
+    options = {"stem": 4, "growth": 2, "layers": (1, 1, 1), "lateral": 2, "slice_axis": 2}
+    network = build_network("slices:cia_net", 1, 3, options=options).train()
+    image, labels = torch.randn(2, 1, 16, 16, 3), torch.randint(3, (2, 1, 16, 16, 3))
+
+    class CrossEntropy(nn.Module):
+        def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+            return functional.cross_entropy(logits, target[:, 0])
+
+    loss = DeepSupervision(CrossEntropy(), decay)
+    flat = [volume.permute(0, 4, 1, 2, 3).flatten(0, 1) for volume in (image, labels)]
+    expected = network.network.objective(loss, *flat)
+    torch.testing.assert_close(network.objective(loss, image, labels), expected)
 
 
 def test_an_answer_is_the_same_in_all_slices() -> None:

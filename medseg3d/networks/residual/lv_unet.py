@@ -4,7 +4,7 @@ Reference:
     Yan et al., "The domain shift problem of medical image segmentation and vendor-adaptation by
     Unet-GAN", MICCAI 2019. arXiv:1910.13681
 
-Read off the paper's figure: each stage is a pair of residual blocks, the first two with kernels
+Read off the paper's figure: each stage is a pair of residual blocks, the very first with kernels
 of 7 voxels, and the decoder brings both the skip and what comes from below to one number of
 channels. How it upsamples is not told: linearly here.
 """

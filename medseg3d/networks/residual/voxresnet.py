@@ -5,7 +5,7 @@ Reference:
     images", NeuroImage 170, 2018. arXiv:1608.05895
 
 The weight of the side losses falls during training, by how much is not printed; here from 1 to
-0.01, by the same factor in equal parts of the budget.
+0.01, by the same factor in equal parts of the budget; ``level_decay`` has no say in it.
 """
 
 from collections.abc import Callable, Sequence
