@@ -67,14 +67,14 @@ class Registry(Generic[T]):
         """Call the part of that name.
 
         Raises:
-            ConfigError: If the name or an option is unknown, or a value is of a wrong kind.
+            ConfigError: If the name or an option is unknown, or a value is of a wrong kind or size.
         """
         self.expect_options(name, options, taken=len(args))
         try:
             return self[name](*args, **options)
         except MedSeg3DError:
             raise
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:
             given = ", ".join(f"{key}={value!r}" for key, value in options.items())
             raise ConfigError(
                 f"{self.kind} {name!r} cannot be built with {given}: {error}"

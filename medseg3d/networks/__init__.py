@@ -36,7 +36,8 @@ normal numbers ``(latent_size,)``.
 of two dimensions that labels volumes slice by slice.
 """
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -72,6 +73,32 @@ class _Networks(Registry[type[nn.Module]]):
                 return False
             return True
         return super().__contains__(name)
+
+    def build(self, name: str, *args: Any, **options: Any) -> Any:
+        """Build the network of that name.
+
+        Raises:
+            ConfigError: As of any registry, or if a number such as a width is below 1.
+        """
+        if not name.startswith((MONAI, SLICES)):
+            self.expect_options(name, options, taken=len(args))
+            parameters = inspect.signature(self[name]).parameters
+            for option, value in options.items():
+                least = min(_integers(parameters[option].default), default=0)
+                if least > 0 and any(number < 1 for number in _integers(value)):
+                    raise ConfigError(
+                        f"network {name!r}: {option} must be 1 or more, got {value!r}"
+                    )
+        return super().build(name, *args, **options)
+
+
+def _integers(value: object) -> Iterator[int]:
+    """All integers of a number or of sequences of numbers."""
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _integers(each)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield value
 
 
 NETWORKS: Registry[type[nn.Module]] = _Networks("network", __name__)

@@ -131,6 +131,16 @@ def test_channels_are_not_options() -> None:
         ("wnet", {"segments": 1}, "2 labels need at least as many segments, got 1"),
         ("wnet_density", {"sigma": 0.0}, r"sigma above 0, got 2 channels and sigma 0\.0"),
         ("unet_gan", {"stage": "both"}, "stage must be one of"),
+        ("unet", {"width": 0}, "network 'unet': width must be 1 or more, got 0"),
+        ("unet3d", {"max_width": 0}, "max_width must be 1 or more, got 0"),
+        ("segnet", {"width": -1}, "width must be 1 or more, got -1"),
+        ("slices:unet", {"width": -1}, "width must be 1 or more, got -1"),
+        ("denseunet_2d", {"slice_chunk": -1}, "slice_chunk must be 1 or more slices"),
+        ("hdenseunet", {"slice_chunk": -1}, "slice_chunk must be 1 or more slices"),
+        ("fc_densenet", {"layers": 0}, "layers must be 1 or more, got 0"),
+        ("fc_densenet", {"layers": [1, 0]}, r"layers must be 1 or more, got \[1, 0\]"),
+        ("ynet_2d", {"depths": [1]}, "ynet_2d needs 2 depths, got 1"),
+        ("ynet_2d", {"classes": -1}, "cannot be built with classes=-1: .* negative dimension"),
     ],
 )
 def test_wrong_values_are_explained(name: str, options: dict[str, object], message: str) -> None:

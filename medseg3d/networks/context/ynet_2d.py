@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from medseg3d.errors import ConfigError
 from medseg3d.networks import NETWORKS
 from medseg3d.networks.blocks import (
     ConvNormAct,
@@ -64,6 +65,9 @@ class YNet2D(Diagnosing):
     Shape:
         - input: ``(B, C, *sp)``, any size; multiples of 8 need no padding
         - output: ``(B, L, *sp)``
+
+    Raises:
+        ConfigError: If there are not two depths.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class YNet2D(Diagnosing):
         spatial_dims: int = 3,
     ) -> None:
         super().__init__()
+        if len(depths) != 2:
+            raise ConfigError(f"ynet_2d needs 2 depths, got {len(depths)}")
         style = Style(norm=norm, activation="relu", spatial_dims=spatial_dims)
         self.divisor = (8,) * spatial_dims
 

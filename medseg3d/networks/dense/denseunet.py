@@ -64,7 +64,8 @@ class DenseUNet2D(nn.Module):
         - output: ``(B, L, I, J, K)``
 
     Raises:
-        ConfigError: If there are fewer than two blocks, or the axis does not exist.
+        ConfigError: If there are fewer than two blocks, the axis does not exist, or a chunk is
+            negative.
     """
 
     def __init__(
@@ -80,6 +81,10 @@ class DenseUNet2D(nn.Module):
         slice_chunk: int | None = None,
     ) -> None:
         super().__init__()
+        if slice_chunk is not None and slice_chunk < 0:
+            raise ConfigError(
+                f"slice_chunk must be 1 or more slices, or null for all, got {slice_chunk}"
+            )
         self.slice_chunk = slice_chunk
         self.frame = SliceFrame(slice_axis, in_plane=2 ** (len(layers) + 1), across=1)
         self.divisor = self.frame.divisor
