@@ -188,7 +188,8 @@ class FitConfig(Options):
         default_factory=dict,
         description="Unions of label values by name, such as {whole_tumor: [1, 2, 3], "
         "tumor_core: [2, 3], enhancing: [3]}: each is trained and scored as a target of its own, "
-        "by the loss of its inside against all else. What is predicted stays one label map.",
+        "by the loss of its inside against all else. What is predicted stays one label map. Not for "
+        "networks that learn by a loss of their own.",
     )
     ignore_label: int | None = Field(
         None,
@@ -227,7 +228,8 @@ class FitConfig(Options):
         None,
         gt=0,
         description="Channels of the finest stage; by default 32, or 16 for volumes on a CPU whose "
-        "minutes are too few for 32 (pipelines/recipe.md).",
+        "minutes are too few for 32 (pipelines/recipe.md). A network that takes no width from the "
+        "plan has its own in network.options.",
     )
     memory_gb: float | None = Field(
         None,

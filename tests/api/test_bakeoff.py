@@ -146,6 +146,15 @@ def test_all_are_wide_however_short_the_time_unless_a_plan_says_otherwise(tmp_pa
     assert own_options(shared(), {"batch_size": 2}, "vnet").width == 32
 
 
+def test_a_width_of_all_passes_by_the_networks_that_take_none(tmp_path: Path) -> None:
+    config = BakeoffConfig(data=tmp_path, networks=("all",), fit={"width": 16})
+    recipe = shared_options(config, tmp_path / "runs")
+    for name in contest.network_names(config):
+        assert own_options(recipe, {}, name).width == 16, "part of the plan that all share"
+    with pytest.raises(ConfigError, match=r"'ce_net' .*network\.options\.width=8 instead"):
+        own_options(recipe, {"width": 8}, "ce_net")
+
+
 def test_the_table_holds_what_the_runs_found(
     cases: Path, small: dict[str, Any], processes: Processes, tmp_path: Path
 ) -> None:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import medseg3d
+from medseg3d.api.fitting.planning import planned
 from medseg3d.bundle import read_bundle
+from medseg3d.config import FitConfig
 from medseg3d.errors import ConfigError
 from medseg3d.networks.dense import saunet
 
@@ -54,8 +56,10 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_learns_and_its_model_predicts(
     name: str, options: dict[str, Any], boxes: Path, tmp_path: Path
 ) -> None:
-    network = {"name": name, "options": options}
-    run = medseg3d.fit(boxes, out=tmp_path / "run", cache=tmp_path / "c", network=network, **SMALL)
+    settings = SMALL | {"network": {"name": name, "options": options}, "cache": tmp_path / "c"}
+    run = medseg3d.fit(
+        boxes, out=tmp_path / "run", **settings | ({"width": None} if options else {})
+    )
     assert read_bundle(run.bundle).network == name
     (found,) = medseg3d.predict(
         boxes / "images" / "case_0.nii.gz", model=run.folder, out=tmp_path / "out.nii.gz"
@@ -100,6 +104,50 @@ def test_a_network_of_several_answers_is_trained_and_sampled(
     )
     assert len(found.samples) == 2
     assert all(nib.load(path).shape == SHAPE for path in found.samples)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"network": "danet"},
+            r"width 4 would have no effect, .* 'danet' .*give network\.options\.width=4 instead",
+        ),
+        ({"network": "danet", "dims": 2, "patch_size": None}, "width 4 would have no effect"),
+        ({"network": "fc_densenet"}, "'fc_densenet' takes .* has no such option; leave it out"),
+        ({"network": "monai:SegResNet"}, "'monai:SegResNet' takes .* no such option"),
+        (
+            {"network": {"name": "ynet_3d", "options": {"classes": 4}}},
+            r"network\.options: classes cannot be given, because the CSV .* decides",
+        ),
+        (
+            {"network": {"name": "ynet_2d", "options": {"classes": 4}}, "dims": 2},
+            r"network\.options: classes cannot be given",
+        ),
+        (
+            {"network": "siamese_unet", "dims": 2, "spacing": (4, 1, 1), "patch_size": None},
+            r"sagittal slices .* leave out --dims 2, or .* network\.options\.mirror_axis",
+        ),
+    ],
+)
+def test_options_without_effect_are_refused(
+    options: dict[str, Any], told: str, boxes: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        medseg3d.fit(boxes, out=tmp_path / "run", **SMALL | options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["hierarchical_probabilistic_unet", "wnet", "wnet_density"])
+def test_regions_are_refused_where_a_loss_of_its_own_ignores_them(
+    name: str, boxes: Path, tmp_path: Path
+) -> None:
+    options = SMALL | {"network": name, "regions": {"all": (1,)}, "width": None}
+    with pytest.raises(ConfigError, match=f"'{name}' learns by a loss of its own.*regions all;"):
+        medseg3d.fit(boxes, out=tmp_path / "run", **options)
+    network = {"name": "hierarchical_probabilistic_unet", "options": {"objective": "elbo"}}
+    config = FitConfig.model_validate(options | {"data": boxes, "network": network})
+    assert planned(config, tmp_path)[1].regions
 
 
 def test_an_unknown_class_is_refused_before_anything_is_written(

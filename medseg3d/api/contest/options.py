@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg3d.api.fitting.planning import refuse_what_cannot_be_built
+from medseg3d.api.fitting.planning import refuse_idle_options, refuse_what_cannot_be_built
 from medseg3d.config import BakeoffConfig, FitConfig, validated
 from medseg3d.config.bakeoff import ALL_NETWORKS
 from medseg3d.config.options import default_part, laid_over
@@ -68,7 +68,7 @@ def own_options(recipe: FitConfig, own: Mapping[str, Any], name: str) -> FitConf
         name: Of the network.
 
     Raises:
-        ConfigError: If one of its own is wrong.
+        ConfigError: If one of its own is wrong or would have no effect.
     """
     assert recipe.out is not None
     place = recipe.out / name.replace(":", "_")  # which not all file systems allow
@@ -78,7 +78,10 @@ def own_options(recipe: FitConfig, own: Mapping[str, Any], name: str) -> FitConf
     if own.get("plan") is not None:
         for option in ("width", "memory_gb"):  # not those of all, beside a plan that has chosen
             values[option] = own.get(option)
-    return validated(FitConfig, values, source=f"own.{name}")
+    options = validated(FitConfig, values, source=f"own.{name}")
+    # the width of all is part of the plan that they share, whoever takes it
+    refuse_idle_options(options if "width" in own else options.model_copy(update={"width": None}))
+    return options
 
 
 def place_of(options: FitConfig) -> Path:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from medseg3d.api.fitting.building import make_loss, make_network, own_loss, stages_of
 from medseg3d.api.fitting.preparing import learns_from_labels, maps_that_change_sides
@@ -21,6 +22,7 @@ from medseg3d.api.fitting.splitting import (
     write_split,
 )
 from medseg3d.api.fitting.starting import (
+    CLASSES,
     as_the_model,
     like_the_model,
     refuse_other_network,
@@ -29,7 +31,7 @@ from medseg3d.api.fitting.starting import (
     started,
 )
 from medseg3d.api.fitting.target_domain import refuse_other_domains
-from medseg3d.config import FitConfig
+from medseg3d.config import FitConfig, NetworkPart
 from medseg3d.data.augment import Augmentation
 from medseg3d.data.case_table import with_patients
 from medseg3d.data.cases import Case, Dataset
@@ -75,6 +77,8 @@ def refuse_what_cannot_be_built(config: FitConfig) -> None:
     whole = started(config)
     network, name = NETWORKS[whole.network.name], whole.network.name.removeprefix(SLICES)
     NETWORKS.expect_options(name, config.network.options, taken=CHANNELS)
+    if not config.resume:  # a run that was begun goes on as it was
+        refuse_idle_options(config)
     if config.stages and not hasattr(network, "set_stage"):
         raise ConfigError(
             f"network {name!r} has no training stages; leave out stages, or set "
@@ -119,6 +123,32 @@ def _refuse_decided_options(config: FitConfig) -> None:
         raise ConfigError(
             f"network.options: {', '.join(taken)} cannot be given, because dims"
             f"{' and slab decide' if config.dims == 2 else ' decides'}; leave it out"
+        )
+
+
+def refuse_idle_options(config: FitConfig) -> None:
+    """Refuse options that the network has no use for, or that the cases decide.
+
+    Raises:
+        ConfigError: Saying which.
+    """
+    name = started(config).network.name.removeprefix(SLICES)
+    if CLASSES in config.network.options and hasattr(NETWORKS[name], "classify"):
+        raise ConfigError(
+            f"network.options: {CLASSES} cannot be given, because the CSV with the class of each "
+            "case decides how many there are; give that as classes, or leave it out"
+        )
+    if config.width is None or config.start_from is not None:  # the model has a width, checked
+        return
+    if not _differs_by_width(NetworkPart(name=name)):
+        has_own = "width" in inspect.signature(NETWORKS[name]).parameters
+        instead = (
+            f"give network.options.width={config.width} instead" if has_own else "leave it out"
+        )
+        raise ConfigError(
+            f"width {config.width} would have no effect, because network {name!r} takes no width "
+            f"from the plan{'' if has_own else ' and has no such option'}; {instead} (width=null "
+            "takes back what a file says)"
         )
 
 
@@ -181,8 +211,8 @@ def _planned_now(config: FitConfig, folder: Path) -> tuple[Dataset, Plan, Split]
             network, options = make_network(config, plan)
         refuse_other_weights(network, options, plan, config)
         maps_that_change_sides(network, make_loss(started(config), plan), plan)
-        if getattr(network, "has_own_loss", False):
-            _refuse_unused_loss(config, config.network.name)
+        _refuse_what_own_loss_ignores(network, plan, config)
+        _refuse_slices_of_one_side(plan, config)
     except Exception:
         if not config.resume:
             stored.unlink(missing_ok=True)
@@ -198,6 +228,31 @@ def _refuse_unused_loss(config: FitConfig, network: str) -> None:
         raise ConfigError(
             f"network {network!r} learns by a loss of its own, so {config.loss.name} would have no "
             "effect; leave out --loss"
+        )
+
+
+def _refuse_what_own_loss_ignores(network: nn.Module, plan: Plan, config: FitConfig) -> None:
+    """Refuse a loss and regions for a network that learns by a loss of its own."""
+    name, has_own_loss = config.network.name, getattr(network, "has_own_loss", False)
+    if has_own_loss:
+        _refuse_unused_loss(config, name)
+    if plan.regions and (has_own_loss or own_loss(config) is not None):
+        raise ConfigError(
+            f"network {name!r} learns by a loss of its own, so it would not learn the regions "
+            f"{', '.join(plan.regions)}; leave out regions (or set regions={{}} if they come from "
+            "a file) and give them to score, or choose another network"
+        )
+
+
+def _refuse_slices_of_one_side(plan: Plan, config: FitConfig) -> None:
+    """Refuse to compare left with right in slices that do not hold both."""
+    name, mirror_axis = config.network.name.removeprefix(SLICES), "mirror_axis"
+    if plan.slice_axis != 0 or mirror_axis in config.network.options:
+        return
+    if mirror_axis in inspect.signature(NETWORKS[name]).parameters:
+        raise ConfigError(
+            f"network {name!r} compares left with right, which sagittal slices do not hold both "
+            f"of; leave out --dims 2, or name another axis by network.options.{mirror_axis}"
         )
 
 
@@ -334,14 +389,15 @@ def _processor_minutes(config: FitConfig) -> float | None:
     That is so if steps and not time are counted, if the network has a width of its own, and for
     slices.
     """
-    if config.epochs is not None or slab_of(config) is not None or not _has_planned_width(config):
+    if config.epochs is not None or slab_of(config) is not None:
+        return None
+    if not _differs_by_width(started(config).network):
         return None
     return (config.max_minutes or DEFAULT_MINUTES) * num_processors()
 
 
-def _has_planned_width(config: FitConfig) -> bool:
-    """Whether the width of a plan changes the network."""
-    network = started(config).network
+def _differs_by_width(network: NetworkPart) -> bool:
+    """Whether the width of a plan changes the network with these options."""
     common = Topology(patch_size=(64,) * 3, strides=((2,) * 3,) * 4, kernels=((3,) * 3,) * 5)
     narrow, wide = (
         planned_options(network.name, replace(common, width=width)) | network.options
