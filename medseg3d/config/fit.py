@@ -188,8 +188,8 @@ class FitConfig(Options):
         default_factory=dict,
         description="Unions of label values by name, such as {whole_tumor: [1, 2, 3], "
         "tumor_core: [2, 3], enhancing: [3]}: each is trained and scored as a target of its own, "
-        "by the loss of its inside against all else. What is predicted stays one label map. Not for "
-        "networks that learn by a loss of their own.",
+        "by the loss of its inside against all else. What is predicted stays one label map. Not "
+        "for networks that learn by a loss of their own.",
     )
     ignore_label: int | None = Field(
         None,

@@ -35,7 +35,7 @@ PADDING_HU = -1024.0
 """No tissue is below; scanners fill what they do not see with less."""
 
 
-class Normalization(Options, allow_inf_nan=False):
+class Normalization(Options):
     """How one channel's intensities become network input."""
 
     name: str = Field(description="Channel name.")
@@ -52,7 +52,7 @@ class Normalization(Options, allow_inf_nan=False):
     )
 
 
-class Plan(Options, allow_inf_nan=False):
+class Plan(Options):
     """Measured facts and choices of a run; saved as YAML that may be edited and passed back."""
 
     version: Literal[1] = Field(1, description="Format of this file.")

@@ -240,7 +240,12 @@ class _Session:
             decay = float(getattr(network, "level_decay", LEVEL_DECAY))
         module = SegmentationModule(
             network,
-            DeepSupervision(loss, decay, finest_apart=getattr(network, "finest_apart", False)),
+            DeepSupervision(
+                loss,
+                decay,
+                finest_apart=getattr(network, "finest_apart", False),
+                divisor=getattr(network, "divisor", None),
+            ),
             settings.optimizer,
             course,
             interrupts.hold,

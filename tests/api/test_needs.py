@@ -17,14 +17,16 @@ import pytest
 import medseg3d
 from medseg3d.api.predicting.needs import RESERVE, Footprint, Needs, disk_of, estimate, needs_of
 from medseg3d.api.predicting.targets import Target
-from medseg3d.api.predicting.worker import footprint_of
+from medseg3d.api.predicting.worker import Worker, footprint_of
 from medseg3d.bundle import read_bundle, save_bundle
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.cases import find_inputs
 from medseg3d.data.plan import Plan
+from medseg3d.device import resolve_device
 from medseg3d.errors import ConfigError, RunError
 from medseg3d.geometry.grid import Grid
 from medseg3d.inference.planes import Entropy, PlaneFile, Probabilities
+from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.restoration import Restoration
 from medseg3d.inference.stream import stream
 from medseg3d.networks import build_network
@@ -169,6 +171,28 @@ def test_many_cases_fit_where_they_do(
         medseg3d.predict(tmp_path / "in", out=tmp_path / "out", **options)
     monkeypatch.setattr("medseg3d.machine.free_disk", lambda _: RESERVE + int(2.4 * one))
     assert len(medseg3d.predict(tmp_path / "in", out=tmp_path / "out", **options)) == 6
+
+
+def test_windows_grow_by_the_divisor_of_the_network(tiny_model: Path) -> None:
+    shape = (41, 41, 41)
+    plan: Plan = read_bundle(tiny_model).plan.model_copy(
+        update={"patch_size": (40, 40, 40), "strides": ((2, 2, 2),)}
+    )
+
+    def computing(divisor: tuple[int, int, int] | None, per_label: int) -> int:
+        footprint = Footprint(0, per_label, divisor=divisor)
+        place = {"working": shape, "part": shape, "footprint": footprint}
+        return estimate(Grid(shape, np.eye(4)), plan, _config(), **place).computing  # type: ignore[arg-type]
+
+    def window(divisor: tuple[int, int, int] | None) -> int:
+        step = 10_000
+        more = computing(divisor, 3 * step) - computing(divisor, 2 * step)
+        return more // step // plan.num_labels
+
+    assert [window(None), window((2, 2, 2)), window((8, 8, 8))] == [42**3, 42**3, 48**3]
+    predictor = Predictor.open(tiny_model, device=resolve_device("cpu"), overlap=0.5)
+    predictor = predictor.with_network(Network(lambda batch: batch, (8, 8, 8)))
+    assert Worker(predictor, _config(model=(tiny_model,)))._footprint.divisor == (8, 8, 8)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -8,7 +8,8 @@ from torch.nn.functional import interpolate
 from medseg3d.errors import DataError
 from medseg3d.losses import LOSSES
 from medseg3d.losses.building import build_loss
-from medseg3d.losses.deep_supervision import DeepSupervision, resize_labels
+from medseg3d.losses.case_maps import CutMaps
+from medseg3d.losses.deep_supervision import DeepSupervision, resize_labels, resize_maps
 
 
 class FirstLogit(nn.Module):
@@ -100,6 +101,31 @@ def test_labels_are_resized_as_torch_resizes_floats(size, dtype: torch.dtype) ->
     found = resize_labels(labels, size)
     assert found.dtype == dtype
     torch.testing.assert_close(found.double(), expected)
+
+
+@pytest.mark.parametrize("length", range(1, 34))
+@pytest.mark.parametrize("scale", [1, 2, 4, 16])
+def test_a_level_of_a_padded_grid_gets_the_labels_in_its_voxels(length: int, scale: int) -> None:
+    labels, divisor = torch.arange(length)[None, None], 16
+    wanted = -(-length // scale)
+    found = resize_labels(labels, (wanted,), (divisor,)).flatten()
+    if length % divisor == 0:
+        assert torch.equal(found, resize_labels(labels, (wanted,)).flatten())
+    if wanted > 1:
+        middles = torch.arange(wanted) * scale + scale // 2
+        assert found.tolist() == middles.clamp(max=length - 1).tolist()
+    assert (found // scale == torch.arange(wanted)).all()
+
+
+def test_deep_supervision_knows_the_padded_grid() -> None:
+    inner = FirstLogit()
+    target = torch.arange(6).reshape(1, 1, 6, 1, 1)
+    logits = [torch.zeros(1, 2, size, 1, 1) for size in (6, 2)]
+    DeepSupervision(inner, divisor=(4, 1, 1))(logits, target)
+    assert [each.flatten().tolist() for each in inner.targets] == [[0, 1, 2, 3, 4, 5], [2, 5]]
+    cut = CutMaps.of(target.float())
+    assert resize_maps(cut, (2, 1, 1), (4, 1, 1)).coarseness == (4, 1, 1)
+    assert resize_maps(cut, (2, 1, 1)).coarseness == (3, 1, 1)
 
 
 def test_every_level_gets_gradients() -> None:

@@ -45,11 +45,13 @@ class Footprint:
         per_channel: Per voxel of a window and channel of the finest stage.
         per_label: Per voxel of a window and label: logits, and of several models copies.
         cleaning: Per voxel of the image, if labels are cleaned; 0 if not.
+        divisor: Of the network, by which windows grow; that of the plan until it is loaded.
     """
 
     per_channel: int
     per_label: int = FLOAT
     cleaning: int = 0
+    divisor: Size3 | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,8 @@ def estimate(
     image, prepared = FLOAT * channels * voxels, FLOAT * channels * prod(working)
     labels = np.min_scalar_type(max(plan.labels)).itemsize * voxels
     held = labels * (1 + config.samples) + (SHORT * voxels if config.samples else 0)
-    divisor = size3(prod(axis) for axis in zip((1, 1, 1), *plan.strides, strict=True))
+    planned = size3(prod(axis) for axis in zip((1, 1, 1), *plan.strides, strict=True))
+    divisor = footprint.divisor or planned
     window = fit_window(working, plan.window, divisor, plan.single_slices)
     per_voxel = footprint.per_channel * plan.width + footprint.per_label * plan.num_labels
     network = per_voxel * prod(window) + _planes_at_work(plan, config, working, part)

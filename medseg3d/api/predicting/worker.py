@@ -204,7 +204,7 @@ class Worker:
         self.rules = rules_for(config)
         self._digests = digests
         self._expect_same_models()
-        self._footprint = footprint_of(config)
+        self._footprint = replace(footprint_of(config), divisor=predictor.network.divisor)
         self._cpu: Worker | None = None
         self._samples: Samples | None = None
         self._diagnoses: Diagnoses | None = None
