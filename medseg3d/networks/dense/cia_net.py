@@ -146,8 +146,8 @@ class CIANet(nn.Module):
         weights = [getattr(loss, "decay", 0.5) ** stage for stage in range(len(contours))]
         of_contours = torch.stack(
             [
-                weight * contour_loss(contour, edges, known)
-                for weight, contour in zip(weights, contours, strict=True)
+                weight * contour_loss(contour, edges, known, scale)
+                for weight, contour, scale in zip(weights, contours, self.scales, strict=True)
             ]
         )
         return loss(logits, labels) + of_contours.sum() / sum(weights)
@@ -205,13 +205,17 @@ class Exchange(nn.Module):
         return self.to_region(shared), self.to_contour(shared)
 
 
-def contour_loss(logits: Tensor, edges: Tensor, known: Tensor) -> Tensor:
+def contour_loss(
+    logits: Tensor, edges: Tensor, known: Tensor, scale: Sequence[int] | None = None
+) -> Tensor:
     """Dice loss of contours, the mean over images; a coarse voxel with any edge in it is one.
 
     Args:
         logits: ``(B, 1, *sp)``, perhaps coarser than the edges.
         edges: ``(B, 1, *full)``, true on contours.
         known: ``(B, 1, *full)``, true on voxels that count.
+        scale: Voxels of the edges per coarse voxel, the last of which may reach beyond them;
+            without it the edges are parted evenly.
 
     Examples:
         >>> edges = torch.tensor([[[True, False, False, False]]])
@@ -223,6 +227,9 @@ def contour_loss(logits: Tensor, edges: Tensor, known: Tensor) -> Tensor:
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     both = torch.cat([edges, known], dim=1).to(logits)
     if both.shape[2:] != logits.shape[2:]:
+        for axis, step in enumerate(scale or ()):
+            missing = -both.shape[axis + 2] % step
+            both = functional.pad(both, [0, 0] * (both.ndim - 3 - axis) + [0, missing])
         both = _largest(both, logits.shape[2:])
     reference, counted = both.chunk(2, dim=1)
     probability = (logits.sigmoid() * counted).flatten(1)

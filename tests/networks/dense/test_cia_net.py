@@ -38,6 +38,16 @@ def test_a_thin_contour_survives_coarse_logits() -> None:
     assert contour_loss(-sure, edges, known) > 0.8
 
 
+def test_a_contour_at_the_end_of_a_padded_patch_is_in_the_last_coarse_voxel() -> None:
+    edges = torch.zeros(1, 1, 6, 4, dtype=torch.bool)
+    edges[0, 0, 3, 0] = True
+    known = torch.ones_like(edges)
+    sure = torch.full((1, 1, 2, 1), -30.0)
+    sure[0, 0, 0, 0] = 30.0  # holds the first four of six voxels; an even half, three
+    torch.testing.assert_close(contour_loss(sure, edges, known, (4, 4)), torch.tensor(0.0))
+    assert contour_loss(sure, edges, known) > 0.5
+
+
 def test_the_objective_adds_the_contours_of_all_stages() -> None:
     torch.manual_seed(0)
     network = build_network("cia_net", 1, LABELS, options=ROWS["cia_net"].options).train()
