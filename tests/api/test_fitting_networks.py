@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import medseg3d
-from medseg3d.api.fitting.planning import planned
+from medseg3d.api.fitting.planning import planned, refuse_what_cannot_be_built
 from medseg3d.bundle import read_bundle
 from medseg3d.config import FitConfig
 from medseg3d.errors import ConfigError
@@ -136,6 +136,12 @@ def test_options_without_effect_are_refused(
     with pytest.raises(ConfigError, match=told):
         medseg3d.fit(boxes, out=tmp_path / "run", **SMALL | options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("network", ["danet", {"name": "ynet_3d", "options": {"classes": 4}}])
+def test_a_run_that_was_begun_with_them_goes_on(network: Any, boxes: Path) -> None:
+    options = SMALL | {"data": boxes, "network": network}
+    refuse_what_cannot_be_built(FitConfig.model_validate(options | {"resume": True}))
 
 
 @pytest.mark.parametrize("name", ["hierarchical_probabilistic_unet", "wnet", "wnet_density"])

@@ -171,7 +171,7 @@ def test_the_stage_that_nothing_reads_changes_nothing() -> None:
     [
         ({"latents": ()}, "for each of 1 to 2 stages, got "),
         ({"latents": (1, 1, 1)}, "for each of 1 to 2 stages"),
-        ({"latents": (1, 0)}, "a positive number"),
+        ({"latents": (1, 0)}, "latents must be 1 or more"),
         ({"strides": ()}, "at least one stride"),
         ({"objective": "vae"}, "objective must be one of 'geco', 'elbo', got 'vae'"),
     ],
