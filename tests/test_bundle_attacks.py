@@ -421,7 +421,7 @@ def test_a_file_larger_than_any_bundle_is_refused_unread(good: bytes, path: Path
         ({"network": "../unet3d"}, "it names the network '../unet3d'"),
         ({"options": {"width": 1 << 40}}, "gives the network an option of"),
         ({"options": {"width": [[[1 << 40]]]}}, "gives the network an option of"),
-        ({"options": {"width": 0}}, "weights do not fit"),
+        ({"options": {"width": 0}}, "width must be 1 or more, got 0"),
         ({"options": {"width": -3}}, "cannot be built from its options"),
         ({"options": {"width": {}}}, "cannot be built from its options"),
         ({"options": {"strides": 3}}, "cannot be built from its options"),

@@ -262,7 +262,10 @@ def test_a_refused_fit_leaves_no_empty_folders(
     ("options", "message"),
     [
         ({"network": "wnet", "loss": "dise"}, "'wnet' learns by a loss of its own, so dise would"),
-        ({"network": "wnet_density", "loss": "focal"}, "so focal would have no effect; leave out"),
+        (
+            {"network": "wnet_density", "loss": "focal", "width": None},
+            "so focal would have no effect; leave out",
+        ),
         ({"network": "hierarchical_probabilistic_unet", "loss": "focal"}, "so focal would have"),
         (
             {"loss": {"name": "cross_entropy", "options": {"weight": [1, 2, 3, 4, 5]}}},
@@ -274,7 +277,7 @@ def test_a_refused_loss_leaves_no_run(
     cases: Path, places: dict[str, Path], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        medseg3d.fit(cases, **places, **SMALL, **options)
+        medseg3d.fit(cases, **places, **SMALL | options)
     assert not places["out"].exists()
 
 
