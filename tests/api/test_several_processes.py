@@ -110,6 +110,7 @@ def steps_done(run: Path) -> int:
 def test_weights_that_make_no_logits_are_waited_for_by_nobody(cases: Path, tmp_path: Path) -> None:
     network = {"name": "monai:BasicUNetPlusPlus", "options": {"features": [2, 2, 2, 2, 2, 2]}}
     small = {"epochs": 1, "steps_per_epoch": 3, "patch_size": (32, 32, 32), "network": network}
+    small["width"] = None  # which this network does not take
     ranks = launch(2, words(cases, tmp_path / "run", **small), tmp_path)
     assert ranks.wait() == [0, 0], ranks.texts()
     assert steps_done(tmp_path / "run") == 3
