@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
@@ -140,7 +139,7 @@ class ScoreConfig(Options):
     @classmethod
     def _lengths(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         for tolerance, times in Counter(value).items():
-            if not (math.isfinite(tolerance) and tolerance > 0):
+            if tolerance <= 0:
                 raise ValueError("expected distances in mm above 0")
             if times > 1:
                 raise ValueError(f"{tolerance:g} mm is given twice")

@@ -334,7 +334,7 @@ def test_a_file_that_changes_meanwhile_does_not_enter_the_cache(
     told = r"case box_\d: its files have changed since this fit began; start a new run"
     with struck("preprocess", 1, brighten), pytest.raises(RunError, match=told):
         medseg3d.fit(data, **places, **SMALL)
-    assert len(list(places["cache"].iterdir())) < 4
+    assert len(list(places["cache"].glob("*"))) < 4
 
 
 def test_too_little_memory_names_the_case(cases: Path, places: dict[str, Path]) -> None:

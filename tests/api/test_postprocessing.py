@@ -311,7 +311,9 @@ def final(cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(final_validation, "Predictor", stub)
         return FinalValidation(
             config=FitConfig(data=tmp_path, **options),
-            plan=SimpleNamespace(foreground={VALUE: "box"}, ignore_label=None, region_numbers={}),  # type: ignore[arg-type]
+            plan=SimpleNamespace(  # type: ignore[arg-type]
+                foreground={VALUE: "box"}, ignore_label=None, regions={}, region_numbers={}
+            ),
             cases=cases,
             model=tmp_path / "best.medseg3d",
             folder=tmp_path / "validation",

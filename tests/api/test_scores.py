@@ -378,7 +378,7 @@ def test_voxels_that_nobody_annotated_do_not_count_as_background(tmp_path: Path)
         ({"metrics": ["auroc"]}, "metric 'auroc' is one of probabilities, not of masks or labels"),
         ({"metrics": [Part(name="dice", options={"beta": 1})]}, "'dice' has no option 'beta'"),
         ({"tolerance_mm": [1, 0]}, "tolerance_mm: expected distances in mm above 0"),
-        ({"tolerance_mm": [1, float("inf")]}, "tolerance_mm: expected distances in mm above 0"),
+        ({"tolerance_mm": [1, float("inf")]}, "tolerance_mm.1: input should be a finite number"),
         ({"tolerance_mm": [2, 2]}, "tolerance_mm: 2 mm is given twice"),
         ({"tolerance_mm": []}, "tolerance_mm: "),
         ({"out": "scores.txt"}, r"out: the name of the table must end in \.csv, \.xlsx, \.parquet"),
