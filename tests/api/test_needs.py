@@ -18,7 +18,7 @@ import medseg3d
 from medseg3d.api.predicting.needs import RESERVE, Footprint, Needs, disk_of, estimate, needs_of
 from medseg3d.api.predicting.targets import Target
 from medseg3d.api.predicting.worker import Worker, footprint_of
-from medseg3d.bundle import read_bundle, save_bundle
+from medseg3d.bundle import inspect_bundle, read_bundle, save_bundle
 from medseg3d.config import PredictConfig, validated
 from medseg3d.data.cases import find_inputs
 from medseg3d.data.plan import Plan
@@ -192,7 +192,9 @@ def test_windows_grow_by_the_divisor_of_the_network(tiny_model: Path) -> None:
     assert [window(None), window((2, 2, 2)), window((8, 8, 8))] == [42**3, 42**3, 48**3]
     predictor = Predictor.open(tiny_model, device=resolve_device("cpu"), overlap=0.5)
     predictor = predictor.with_network(Network(lambda batch: batch, (8, 8, 8)))
-    assert Worker(predictor, _config(model=(tiny_model,)))._footprint.divisor == (8, 8, 8)
+    digests = (inspect_bundle(tiny_model).sha256,)
+    worker = Worker(predictor, _config(model=(tiny_model,)), digests)
+    assert worker._footprint.divisor == (8, 8, 8)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
