@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medseg3d.config.fit import ALL_FOLDS
-from medseg3d.config.options import ARGUMENT, FLAG, Options, flag
+from medseg3d.config.options import ARGUMENT, FLAG, Options, flag, one_by_one
 
 ALL_NETWORKS = "all"
 NOT_OF_FIT = frozenset({"data", "out", "resume", "dry_run", "start_from", "max_minutes"})
@@ -57,11 +57,10 @@ class BakeoffConfig(Options):
     @field_validator("networks", mode="before")
     @classmethod
     def _one_by_one(cls, value: Any) -> Any:
-        items = [value] if isinstance(value, str) else value
-        if not (isinstance(items, (list, tuple)) and all(isinstance(each, str) for each in items)):
+        names = one_by_one(value)
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             return value
-        names = [name.strip() for each in items for name in each.split(",")]
-        return tuple(dict.fromkeys(name for name in names if name))
+        return tuple(dict.fromkeys(filter(None, names)))
 
     @field_validator("fit")
     @classmethod

@@ -182,8 +182,8 @@ def _problem(model: type[BaseModel], item: dict[str, Any]) -> str:
         return f"unknown key {place!r}{hint if known else ''}"
     if item["type"] == "missing":
         return f"{place} is missing"
-    if item["type"] == "string_pattern_mismatch" and isinstance(name := item["loc"][0], str):
-        expected = (model.model_fields[name].description or "").removesuffix(".")
+    if item["type"] == "string_pattern_mismatch" and place in model.model_fields:
+        expected = (model.model_fields[place].description or "").removesuffix(".")
         return f"{place}: {item['input']!r} does not fit ({expected})"
     message = str(item["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]

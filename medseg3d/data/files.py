@@ -34,7 +34,7 @@ CHOICE = re.compile(r"_[a-z]+=.*")
 LOOKED_FOR = (
     "images/ + labels/ (also masks/, segs/, segmentations/), nnU-Net's imagesTr/ + labelsTr/, "
     "a dataset.json that lists 'training' pairs, or one folder per patient with the images and "
-    "a *seg or *label file"
+    "a *seg, *label, *mask or .seg.nrrd file"
 )
 
 

@@ -63,6 +63,8 @@ CHANNELS = 2
 """Parameters of a network that are no options: how many channels go in and come out."""
 
 SCALED = {"ct": "as CT, by those of all cases", "zscore": "each image by its own"}
+"""By what the intensities of a channel are scaled, by its scheme in words."""
+
 PLANNED = ("spacing", "patch_size", "batch_size", "width", "mirror", "memory_gb")
 
 
